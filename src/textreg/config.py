@@ -1,0 +1,204 @@
+"""Settings: one frozen dataclass per stage, and profiles that fill them.
+
+Stage name = notebook stem = section of a profile = name here.  The defaults of these classes *are* the laptop profile, and
+they are what a notebook's ``parameters`` cell shows, so a notebook run by itself does what the book describes.  A profile is
+a YAML file of sections; ``-p key=value`` overrides a key of the stages that have it (``tune.steps=200`` of one stage only).
+Pydantic checks types and ranges and turns YAML's ``1e-4`` (a string there) into a float; an unknown key is refused with a
+suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from textreg.errors import InputError, did_you_mean
+
+STRICT = ConfigDict(extra="forbid", validate_default=True)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0)]
+Languages = list[str]
+Precision = Literal["fp32", "bf16", "4bit"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stage:
+    """What every stage knows: where the run lives, at which scale, and its seed."""
+
+    run: str = "runs/laptop"
+    scale: Literal["scenes", "hub"] = "scenes"
+    seed: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Backbone(Stage):
+    """``00_backbone``: pre-training of the shipped micro LLM and tower (not part of a normal run)."""
+
+    out: str = "runs/backbone"
+    vocabulary: Positive = 3000
+    hidden: Positive = 160
+    layers: Positive = 4
+    heads: Positive = 4
+    llm_steps: Positive = 6000
+    llm_batch: Positive = 64
+    llm_learning_rate: Rate = 3e-3
+    tower_hidden: Positive = 96
+    tower_layers: Positive = 3
+    tower_heads: Positive = 4
+    image_size: Positive = 48
+    patch_size: Positive = 12
+    tower_steps: Positive = 3000
+    tower_batch: Positive = 128
+    tower_learning_rate: Rate = 2e-3
+    held_out_scenes: Positive = 200
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PrepareData(Stage):
+    """``01_prepare_data``: row files, requests and the text mixture.
+
+    ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM but never
+    in the text rows.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
+    """
+
+    languages: Languages = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])
+    text_languages: Languages = Field(
+        default_factory=lambda: ["es", "ca", "fr", "de", "pt", "it", "pl", "gl", "el", "uk", "eu", "lt", "ga"]
+    )
+    held_out: Languages = Field(default_factory=lambda: ["sv"])
+    align_rows: Positive = 16000
+    visual_rows: Positive = 16000
+    text_rows: Positive = 16000
+    text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    validation_images: Positive = 48
+    test_images: Positive = 200
+    align_data: str = "liuhaotian/LLaVA-Pretrain"
+    visual_data: Languages = Field(default_factory=lambda: ["liuhaotian/LLaVA-Instruct-150K"])
+    text_data: Languages = Field(default_factory=lambda: ["CohereLabs/aya_dataset"])
+    evaluation_data: str = "floschne/xm3600"
+    visual_check: str = ""
+    image_folder: str = ""
+    max_broken_images: Share = 0.01
+    prompt_condition: Literal["native", "english"] = "native"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Training(Stage):
+    """What ``align`` and ``tune`` share.  ``batch_size`` counts rows per optimizer step, over all processes."""
+
+    steps: Positive = 500
+    batch_size: Positive = 64
+    micro_batch: Count = 0
+    learning_rate: Rate = 3e-3
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_length: Positive = 256
+    packing: bool = False
+    cache_features: bool = True
+    precision: Precision = "fp32"
+    activation_checkpointing: bool = False
+    checkpoint_steps: Count = 0
+    log_steps: Positive = 10
+    workers: Count = 0
+    threads: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Align(Training):
+    """``02_align``: projector only, English captions.  ``vlm`` starts from a published LLaVA instead of assembling one."""
+
+    llm: str = "shipped"
+    tower: str = "shipped"
+    vlm: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tune(Training):
+    """``03_tune``: LoRA tuning of one arm.
+
+    ``text`` says what the text-only rows are: ``none`` (BM), ``multilingual`` (TR) or ``english`` (EN, the control);
+    ``text_phases`` in how many of the three thirds of training they appear (1: last only, 2: last two, 3: throughout);
+    ``text_image`` puts a blank or an unrelated image in front of them.
+    """
+
+    arm: str = "TR"
+    text: Literal["none", "multilingual", "english"] = "multilingual"
+    text_share: Share = 0.25
+    text_phases: Annotated[int, Field(ge=1, le=3)] = 3
+    text_image: Literal["none", "blank", "distractor"] = "none"
+    rank: Positive = 16
+    alpha: Positive = 32
+    learning_rate: Rate = 5e-3
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Merge(Stage):
+    """``04_merge``: the lambda sweep of one arm on the validation split, the choice, and the merged checkpoint."""
+
+    arm: str = "TR"
+    lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    tolerated_visual_loss: Share = 0.02
+    batch_size: Positive = 128
+    max_new_tokens: Positive = 40
+    precision: Precision = "fp32"
+    threads: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Evaluate(Stage):
+    """``05_evaluate``: answers of every system in every language and arm, and their scores."""
+
+    systems: list[str] = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "BM+M", "TR+M"])
+    frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
+    arms: list[Literal["image", "blank", "text"]] = Field(default_factory=lambda: ["image", "blank", "text"])
+    identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
+    judge: Literal["exact", "llm", "none"] = "exact"
+    judge_endpoint: str = ""
+    judge_model: str = ""
+    batch_size: Positive = 128
+    max_new_tokens: Positive = 40
+    bootstrap: Positive = 1000
+    precision: Precision = "fp32"
+    workers: Positive = 2
+    threads: Positive = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Figures(Stage):
+    """``06_figures``: every figure and table.  ``results`` names a folder of ``seed-*`` folders; empty: this run alone."""
+
+    results: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mechanism(Stage):
+    """``07_mechanism``: first-token effect, blank image, probe, held-out languages."""
+
+    arms: list[str] = Field(default_factory=lambda: ["BM", "TR"])
+    probe_images: Positive = 100
+    batch_size: Positive = 128
+    max_new_tokens: Positive = 40
+    threads: Positive = 1
+
+
+def stages() -> dict[str, type[Stage]]:
+    """Stage name -> settings class, in the order in which they run."""
+    return {
+        "backbone": Backbone,
+        "prepare_data": PrepareData,
+        "align": Align,
+        "tune": Tune,
+        "merge": Merge,
+        "evaluate": Evaluate,
+        "figures": Figures,
+        "mechanism": Mechanism,
+    }
