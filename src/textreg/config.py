@@ -79,6 +79,7 @@ class PrepareData(Stage):
     visual_rows: Positive = 16000
     text_rows: Positive = 16000
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    text_mixture: Literal["temperature", "paper"] = "temperature"
     validation_images: Positive = 48
     test_images: Positive = 200
     align_data: str = "liuhaotian/LLaVA-Pretrain"
