@@ -1,0 +1,147 @@
+"""Threads, device, number format, and the fast fp32 matrix product on CPU.
+
+The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX PyTorch
+sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN (``mkldnn.matmul.fp32_precision``)
+gets it back *while still computing in fp32 there*.  Because on other CPUs the same switch may really round to bf16, its
+error is measured first and the switch stays off above 1e-6.  It slows the fused attention kernel's small products down, so
+attention runs on PyTorch's math backend while it is on.  Nothing is switched globally: ``fast_fp32`` restores what it found.
+
+    >>> with fast_fp32(set_up(threads=1)):
+    ...     loss = model(**batch).loss
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from textreg.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+ERROR_LIMIT = 1e-6
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "4bit": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a process computes with; ``note`` is the sentence for the log."""
+
+    device: str
+    dtype: "torch.dtype"
+    threads: int
+    fast_fp32: bool
+    note: str
+
+
+def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -> Compute:
+    """Set the number of threads and choose device and number format for this process.
+
+    Args:
+        threads: threads of one tensor operation; 1 for small models, whose rate falls with more.
+        precision: ``fp32``, ``bf16`` or ``4bit`` (weights in 4 bits, arithmetic in bf16; CUDA only).
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: CUDA asked for and absent, or 4-bit weights without CUDA.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError("device=cuda, but PyTorch sees no CUDA device here: use device=auto or cpu")
+    chosen = "cuda" if device != "cpu" and has_cuda else "cpu"
+    if precision not in DTYPES:
+        raise InputError(f"precision={precision!r} is not one of {', '.join(DTYPES)}")
+    if precision == "4bit" and chosen == "cpu":
+        raise InputError("precision=4bit needs a CUDA device: use precision=fp32 or bf16 on CPU")
+    fast, note = False, f"{chosen}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
+    if chosen == "cpu" and precision == "fp32":
+        error = switch_error()
+        fast = error <= ERROR_LIMIT
+        note += f"; oneDNN fp32 products {'on' if fast else 'off'} (relative error {error:.1e}, limit {ERROR_LIMIT:.0e})"
+    return Compute(chosen, getattr(torch, DTYPES[precision]), threads, fast, note)
+
+
+@contextmanager
+def fast_fp32(compute: Compute) -> Iterator[None]:
+    """Fast fp32 products inside the block where ``compute.fast_fp32``; elsewhere nothing changes."""
+    if not compute.fast_fp32:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with _switch("bf16"), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def _switch(value: str) -> Iterator[None]:
+    import torch
+
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = value
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+@lru_cache(maxsize=1)
+def switch_error() -> float:
+    """Largest relative error (Frobenius norm against float64) of fp32 products with the switch on, over four shapes.
+
+    Returns infinity where the switch or oneDNN does not exist, so that it stays off.
+    """
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
+        return float("inf")
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    with _switch("bf16"):
+        for rows, inner, columns in ((64, 96, 160), (512, 160, 448), (1024, 448, 160), (33, 1024, 65)):
+            a = torch.randn(rows, inner, generator=generator)
+            b = torch.randn(inner, columns, generator=generator)
+            exact = a.double() @ b.double()
+            worst = max(worst, float(((a @ b).double() - exact).norm() / exact.norm()))
+    return worst
+
+
+def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:
+    """Measured rate of one large matrix product, in FLOP/s: the denominator of the logged MFU.
+
+    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024 on
+    CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
+    """
+    import torch
+
+    side = 8192 if device.startswith("cuda") else 1024
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    b = torch.randn(side, side, device=device, dtype=dtype)
+    best, deadline = 0.0, perf_counter() + seconds
+    for _ in range(50):
+        start = perf_counter()
+        torch.mm(a, b)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = max(best, 2 * side**3 / (perf_counter() - start))
+        if perf_counter() > deadline:
+            break
+    return best
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory in MiB: of the CUDA allocator where the model is there, else of this process."""
+    import resource
+    import sys
+
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

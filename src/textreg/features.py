@@ -1,0 +1,280 @@
+"""Images and the features of the frozen vision tower, computed once or on the fly.
+
+A frozen tower gives the same features for an image in every epoch, arm and seed, so they can be kept.  The choices that are
+not obvious: what is kept is ``hidden_states[vision_feature_layer]`` *before* the projector, which is trained and runs on
+every batch (and not ``last_hidden_state``, which differs by the tower's last normalisation); the file is keyed by the hashes
+of the images and of the tower's weights, its layer and its size, so a stale cache cannot be read; both kinds of source go
+into the model through the same door, ``mm_encoder_outputs`` (transformers >= 5.18).
+
+    >>> features = open_features(model, processor, ImageTable.read("prepare_data/images.parquet"), "features")
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from textreg.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from transformers import PreTrainedModel
+
+BLANK = "blank"
+GREY = (127, 127, 127)
+
+
+class Features(Protocol):
+    """A source of tower inputs or outputs for a batch, in the order of the ids."""
+
+    def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
+        """``image_features`` [images, tokens, width] or ``pixel_values`` [images, 3, side, side]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """``images.parquet``: encoded pictures, or paths relative to ``root``, by image id.
+
+    The id ``blank`` is always known: the table's own row if it has one, else a uniform mid-grey picture.
+    """
+
+    encoded: dict[str, bytes]
+    paths: dict[str, str]
+    root: Path
+    blank_side: int = 48
+
+    @classmethod
+    def read(cls, table: str | Path, root: str | Path | None = None) -> "ImageTable":
+        """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path)."""
+        import pyarrow.parquet as parquet
+
+        try:
+            columns = parquet.read_table(table, columns=["image_id", "image"])
+        except FileNotFoundError:
+            raise InputError(f"{table}: no such file: run the stage `prepare_data` first") from None
+        encoded: dict[str, bytes] = {}
+        paths: dict[str, str] = {}
+        for image_id, image in zip(columns["image_id"].to_pylist(), columns["image"].to_pylist(), strict=True):
+            if image["bytes"] is not None:
+                encoded[image_id] = image["bytes"]
+            else:
+                paths[image_id] = image["path"]
+        return cls(encoded, paths, Path(root) if root else Path(table).parent)
+
+    def __len__(self) -> int:
+        return len(self.encoded) + len(self.paths)
+
+    @property
+    def ids(self) -> list[str]:
+        """All image ids, those with bytes first."""
+        return [*self.encoded, *self.paths]
+
+    def data(self, image_id: str) -> bytes:
+        """Encoded bytes of one image.
+
+        Raises:
+            InputError: unknown id, or a path that is missing or leads out of the data folder.
+        """
+        if image_id in self.encoded:
+            return self.encoded[image_id]
+        if image_id == BLANK and image_id not in self.paths:
+            return _png(GREY, self.blank_side)
+        if image_id not in self.paths:
+            raise InputError(f"image {image_id!r} is not in the image table{did_you_mean(image_id, self.ids[:5000])}")
+        path = (self.root / self.paths[image_id]).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise InputError(f"image {image_id!r}: its path leads out of {self.root}: use a path inside the data folder")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"image {image_id!r}: {error.strerror} ({self.paths[image_id]} in {self.root})") from None
+
+    def image(self, image_id: str) -> "Image":
+        """The decoded picture, RGB."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(self.data(image_id))) as picture:
+                return picture.convert("RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f"image {image_id!r} cannot be decoded ({error}): remove it from the data") from None
+
+
+def _png(colour: tuple[int, int, int], side: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decodes and preprocesses on every call (in loader workers, if there are any); the tower runs in the training step."""
+
+    image_processor: Any
+    images: ImageTable
+
+    def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
+        """``pixel_values`` float32 [images, 3, side, side]."""
+        return {"pixel_values": pixels(self.image_processor, [self.images.image(image_id) for image_id in image_ids])}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Features computed before: ``array`` [unique images, tokens, width] in memory or memory-mapped."""
+
+    array: np.ndarray
+    rows: dict[str, int]
+    bf16: bool = False
+
+    def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
+        """``image_features`` [images, tokens, width], float32 or bfloat16 as kept."""
+        import torch
+
+        try:
+            rows = [self.rows[image_id] for image_id in image_ids]
+        except KeyError as error:
+            raise InputError(f"image {error} has no kept features: open them with all ids that are used") from None
+        chosen = torch.from_numpy(np.ascontiguousarray(self.array[rows]))
+        return {"image_features": chosen.view(torch.bfloat16) if self.bf16 else chosen}
+
+
+def open_features(
+    model: "PreTrainedModel",
+    processor: Any,
+    images: ImageTable,
+    folder: str | Path | None = None,
+    *,
+    ids: Iterable[str] | None = None,
+    cache: bool = True,
+    batch_size: int = 128,
+) -> Features:
+    """Features of the model's frozen tower for ``ids`` (default: every image of the table), and for the blank image.
+
+    With ``cache`` they are computed now, in the tower's number format, and kept in memory or, given a ``folder``, in a
+    memory-mapped file there that later calls with the same images and tower reuse; the size is printed before.  Without,
+    the tower runs on every batch.
+    """
+    if not cache:
+        return Pixels(processor.image_processor, images)
+    wanted = list(dict.fromkeys([*(images.ids if ids is None else map(str, ids)), BLANK]))
+    digests = {image_id: hashlib.sha256(images.data(image_id)).hexdigest() for image_id in wanted}
+    unique = list(dict.fromkeys(digests.values()))
+    place = {digest: row for row, digest in enumerate(unique)}
+    first = {digests[image_id]: image_id for image_id in reversed(wanted)}
+    shape = (len(unique), *feature_shape(model))
+    bf16 = next(model.model.vision_tower.parameters()).element_size() == 2
+    dtype = np.dtype(np.uint16 if bf16 else np.float32)
+    size = int(np.prod(shape)) * dtype.itemsize
+    rows = {image_id: place[digest] for image_id, digest in digests.items()}
+    if folder is None:
+        return Kept(_compute(model, processor, images, [first[digest] for digest in unique], np.empty(shape, dtype), batch_size), rows, bf16)
+    key = hashlib.sha256(json.dumps([tower_identity(model), unique, shape, dtype.str]).encode()).hexdigest()[:16]
+    path = Path(folder) / f"features-{key}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"features: {len(unique)} images, {size / 2**20:.1f} MiB at {path.name}")
+        require_space(path.parent, size)
+        partial = path.with_suffix(".partial")
+        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+        _compute(model, processor, images, [first[digest] for digest in unique], array, batch_size)
+        array.flush()
+        partial.replace(path)
+    return Kept(np.load(path, mmap_mode="r"), rows, bf16)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Refuse, before the work, what the disk cannot hold."""
+    import shutil
+
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.05:
+        raise InputError(
+            f"{folder}: kept features need {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: set cache_features=false"
+        )
+
+
+def _compute(
+    model: "PreTrainedModel", processor: Any, images: ImageTable, ids: list[str], array: np.ndarray, batch_size: int
+) -> np.ndarray:
+    import torch
+
+    for start in range(0, len(ids), batch_size):
+        pictures = [images.image(image_id) for image_id in ids[start : start + batch_size]]
+        found = tower_features(model, pixels(processor.image_processor, pictures)).cpu()
+        array[start : start + batch_size] = (found.view(torch.uint16) if found.element_size() == 2 else found).numpy()
+    return array
+
+
+def pixels(image_processor: Any, pictures: list["Image"]) -> "torch.Tensor":
+    """float32 [pictures, 3, side, side] as the tower was trained on."""
+    return image_processor(pictures, return_tensors="pt")["pixel_values"]
+
+
+def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "torch.Tensor":
+    """The hidden states the projector reads, [images, tokens, width], without gradient.
+
+    Equal to what the model computes from ``pixel_values`` itself, before its projector.
+    """
+    import torch
+
+    config, tower = model.config, model.model.vision_tower
+    parameter = next(tower.parameters())
+    with torch.no_grad():
+        states = tower(pixel_values.to(parameter.device, parameter.dtype), output_hidden_states=True).hidden_states
+    layers = config.vision_feature_layer
+    chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+    cut = int(config.vision_feature_select_strategy == "default")
+    return torch.cat([state[:, cut:] for state in chosen], dim=-1)
+
+
+def feature_shape(model: "PreTrainedModel") -> tuple[int, int]:
+    """Tokens per image and width of the features that the projector reads."""
+    from textreg.assembly import image_tokens
+
+    layers = model.config.vision_feature_layer
+    count = 1 if isinstance(layers, int) else len(layers)
+    return image_tokens(model), model.config.vision_config.hidden_size * count
+
+
+def tower_identity(model: "PreTrainedModel") -> list[Any]:
+    """What the features depend on: a hash of the tower's weights, its layer, the class token rule and the picture size."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.model.vision_tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    config = model.config
+    return [
+        digest.hexdigest(),
+        config.vision_feature_layer,
+        config.vision_feature_select_strategy,
+        config.vision_config.image_size,
+    ]
+
+
+def projected(model: "PreTrainedModel", inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """``mm_encoder_outputs`` for the model from what :class:`Features` fetched, or None without images.
+
+    Kept features are put on the projector's device; gradients flow into the projector.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    features = inputs.get("image_features")
+    if features is None and inputs.get("pixel_values") is not None:
+        features = tower_features(model, inputs["pixel_values"])
+    if features is None:
+        return None
+    projector = model.model.multi_modal_projector
+    parameter = next(projector.parameters())
+    out = projector(features.to(parameter.device, parameter.dtype))  # [images, tokens, hidden]
+    return {"image": BaseModelOutputWithPooling(pooler_output=list(out))}

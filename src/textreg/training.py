@@ -1,0 +1,332 @@
+"""Training of the projector (align) or of LoRA and projector (tune), through ``transformers.Trainer`` with our loss.
+
+The choices that are not obvious: the language head runs on supervised positions only; the summed loss is divided by the
+supervised tokens of the *whole* optimizer step, so accumulation and several processes change nothing; a batch without images
+still calls the projector on zero rows, which gives it true zero gradients and keeps every process in step; a checkpoint is
+written under a temporary name and renamed, so a killed run resumes from a whole one, bit for bit on CPU.
+
+    >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+
+from textreg import checkpointing, compute, flops
+from textreg.adapters import plain
+from textreg.batches import IGNORE, StepBatches, encode, shuffled_order
+from textreg.errors import InputError, RunError
+from textreg.features import feature_shape, projected
+from textreg.progress import StepLog
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from textreg.config import Training
+    from textreg.features import Features
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What a training did: ``loss`` is the mean per supervised token over the last logged window; ``mfu`` is the share of
+    this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0."""
+
+    steps: int
+    loss: float
+    rows: int
+    tokens: int
+    supervised: int
+    seconds: float
+    rows_per_s: float
+    tokens_per_s: float
+    mfu: float
+    peak_memory_mb: float
+    micro_batch: int
+    resumed_from: int
+    note: str
+
+
+class Learner(nn.Module):
+    """The model as the Trainer sees it: a batch in, the loss out."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._no_split_modules = getattr(plain(model), "_no_split_modules", None)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **images: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Summed cross-entropy of supervised positions over ``num_items_in_batch`` (default: this batch's own count).
+
+        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``position_ids`` likewise for packed rows; ``images`` as fetched.
+        """
+        vlm = plain(self.model)
+        seen = projected(vlm, images)
+        hidden = vlm.model(
+            input_ids=input_ids, position_ids=position_ids, mm_encoder_outputs=seen, use_cache=False
+        ).last_hidden_state  # [rows, tokens, hidden]
+        targets = labels[:, 1:]
+        scored = targets != IGNORE
+        logits = vlm.lm_head(hidden[:, :-1][scored])  # [supervised, vocabulary]
+        loss = cross_entropy(logits.float(), targets[scored], reduction="sum")
+        if seen is None:
+            projector = vlm.model.multi_modal_projector
+            weight = next(projector.parameters())
+            loss = loss + projector(weight.new_zeros(0, *feature_shape(vlm))).sum()
+        count = scored.sum() if num_items_in_batch is None else num_items_in_batch
+        return {"loss": loss / count}
+
+
+class StepTrainer(Trainer):
+    """``Trainer`` with checkpoints of the trained weights alone, written whole or not at all, and a stop at NaN."""
+
+    def __init__(self, *, checkpoints: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.checkpoints = checkpoints
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch; on CPU the loss is checked at once, on CUDA at the next log, because looking costs a wait."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise self.not_finite()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Refuse to go on from a loss or a gradient that is not a number."""
+        if not all(np.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
+            raise self.not_finite()
+        super().log(logs, start_time)
+
+    def not_finite(self) -> RunError:
+        """The error of a diverged run: where it stopped, and the last good checkpoint."""
+        kept = checkpointing.latest(self.checkpoints)
+        where = f"the last good checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+        return RunError(
+            f"the loss is not a number at step {self.state.global_step + 1}: training stopped, {where}: "
+            "lower learning_rate or raise warmup"
+        )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(checkpointing.staging(self.checkpoints))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        state = self.model.state_dict()
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if not self.is_fsdp_enabled and not all(torch.isfinite(state[name]).all() for name in trained):
+            raise self.not_finite()
+        super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:
+            torch.distributed.barrier()
+        if self.args.should_save:
+            checkpointing.publish(self.checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            checkpointing.save_trained(self.model, Path(output_dir), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        checkpointing.load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+
+
+def train(
+    model: nn.Module,
+    processor: Any,
+    rows: "pd.DataFrame",
+    features: "Features | None",
+    settings: "Training",
+    out: str | Path,
+    *,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> TrainLog:
+    """Train ``model`` in place: its projector, or with an adapter attached LoRA and projector.
+
+    Args:
+        model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it.
+        rows: row file (``messages``, ``image_id``); see :func:`textreg.batches.encode`.
+        features: where images come from; None when no row has one.
+        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`.
+        out: folder for ``log.csv``, TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same plan in
+            it is resumed, one of another plan is discarded with a word in the log.
+        order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.
+
+    Raises:
+        InputError: rows or settings that cannot be trained on.
+        RunError: the loss is not a number, or one row does not fit into the GPU.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    vlm = plain(model)
+    device = vlm.device.type
+    how = compute.set_up(settings.threads, precision=settings.precision, device=device)
+    prepare_parameters(model, settings.activation_checkpointing)
+    tokens, _ = feature_shape(vlm)
+    wanted = settings.steps * settings.batch_size
+    order = shuffled_order(len(rows), wanted, settings.seed) if order is None else np.asarray(order)
+    used, positions = np.unique(order[:wanted], return_inverse=True)
+    samples = encode(processor, rows.iloc[used], image_tokens=tokens, max_length=settings.max_length)
+    learner = Learner(model)
+    world = _world_size()
+    micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device, world)
+    plan = {
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "features": features,
+        "packing": settings.packing,
+        "pad_id": processor.tokenizer.pad_token_id,
+    }
+    if settings.batch_size % (micro * world):
+        raise InputError(
+            f"batch_size={settings.batch_size} is not a multiple of micro_batch={micro} x {world} processes: adjust one of them"
+        )
+    dataset = StepBatches(samples, positions, groups=settings.batch_size // micro, **plan)
+    folder = out / "checkpoints"
+    resume = checkpointing.resumable(folder, checkpointing.plan_key(learner, settings, samples, positions))
+    start = checkpointing.step_of(resume)
+    work = flops.per_step(model, samples, dataset.order, cached=not hasattr(features, "image_processor"))
+    steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
+    trainer = StepTrainer(
+        checkpoints=folder,
+        model=learner,
+        args=arguments(settings, folder, accumulation=settings.batch_size // (micro * world), device=device),
+        data_collator=first,
+        train_dataset=dataset,
+        callbacks=[steps_log],
+    )
+    trainer.remove_callback(_printer())
+    began = perf_counter()
+    with compute.fast_fp32(how):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = perf_counter() - began
+    model.eval()
+    checkpointing.discard(folder)
+    done = dataset.order[start:]
+    count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
+    return TrainLog(
+        steps=settings.steps,
+        loss=steps_log.loss,
+        rows=int(dataset.order.size),
+        tokens=int(steps_log.lengths[dataset.order].sum()),
+        supervised=int(supervised),
+        seconds=seconds,
+        rows_per_s=done.size / seconds,
+        tokens_per_s=float(count) / seconds,
+        mfu=float(work[start:].sum()) / seconds / (steps_log.peak * world),
+        peak_memory_mb=compute.peak_memory_mb(device),
+        micro_batch=micro,
+        resumed_from=start,
+        note=how.note,
+    )
+
+
+def first(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collator: an item of :class:`~textreg.batches.StepBatches` already is a batch."""
+    return items[0]
+
+
+def prepare_parameters(model: nn.Module, activation_checkpointing: bool) -> None:
+    """Freeze everything but the projector and, where there are any, the adapters."""
+    vlm = plain(model)
+    if model is vlm:
+        model.requires_grad_(False)
+        vlm.model.multi_modal_projector.requires_grad_(True)
+    if activation_checkpointing:
+        vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def arguments(settings: "Training", folder: Path, *, accumulation: int, device: str) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,  # an item of the dataset is a micro-batch
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=settings.precision != "fp32",
+        use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" and _world_size() > 1 else None,
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=device != "cpu",
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if settings.checkpoint_steps else "no",
+        save_steps=settings.checkpoint_steps or settings.steps,
+        seed=settings.seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+
+
+def probe_micro_batch(
+    learner: Learner, samples: Sequence[Any], features: "Features | None", settings: "Training", device: str, world: int
+) -> int:
+    """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
+
+    Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free wins.
+    """
+    share = settings.batch_size // world
+    if device == "cpu" or share < 1:
+        return max(share, 1)
+    longest = np.argsort([-len(sample) for sample in samples])[:share]
+    longest = np.resize(longest, share)
+    total = torch.cuda.get_device_properties(0).total_memory
+    micro, fits = 1, 0
+    while micro <= share and share % micro == 0:
+        trial = StepBatches(
+            samples, longest[:micro], steps=1, batch_size=micro, groups=1, features=features, packing=settings.packing
+        )
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            batch = {name: tensor.to(device) for name, tensor in trial[0].items()}
+            with torch.autocast(device, torch.bfloat16, enabled=settings.precision != "fp32"):
+                learner(**batch)["loss"].backward()
+        except torch.cuda.OutOfMemoryError:
+            break
+        finally:
+            learner.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        if torch.cuda.max_memory_allocated() > 0.9 * total:
+            break
+        fits, micro = micro, micro * 2
+    if not fits:
+        raise RunError(
+            f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: set "
+            "precision=4bit, activation_checkpointing=true, or a smaller max_length"
+        )
+    return fits
+
+
+def _world_size() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _printer() -> type:
+    from transformers import PrinterCallback
+
+    return PrinterCallback

@@ -1,0 +1,145 @@
+"""Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their folders."""
+
+from pathlib import Path
+
+import pytest
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = (
+    "Describe the image in one sentence. A small red square above a large blue circle. Describe la imagen. "
+    "Un cuadrado rojo pequeño. What colour is the circle? Blue. Ein kleines gelbes Quadrat. Πράσινος κύκλος. "
+    "user assistant system Translate into English: yes no left right below star cross triangle"
+)
+
+
+def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False):
+    """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"] + (["<image>"] if image else [])
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([CORPUS] * 3, trainer)
+    options = {"pad_token": "<|pad|>"} if pad else {}
+    options |= {"extra_special_tokens": {"image_token": "<image>"}} if image else {}
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"], **options
+    )
+    wrapped.chat_template = template
+    return wrapped
+
+
+def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, **tokenizer_options) -> Path:
+    """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding rows."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = tiny_tokenizer(**tokenizer_options)
+    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    config_class, model_class = classes[kind]
+    torch.manual_seed(0)
+    config = config_class(
+        vocab_size=len(tokenizer) + spare,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_tower(folder: Path, kind: str = "siglip", *, head: bool = False, side: int = 24, processor_side: int = 0) -> Path:
+    """A tiny random SigLIP or CLIP vision tower with its image processor; 4 patches."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    torch.manual_seed(1)
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "patch_size": 12,
+    }
+    size = processor_side or side
+    if kind == "siglip":
+        SiglipVisionModel(SiglipVisionConfig(**shape, vision_use_head=head)).save_pretrained(folder)
+        SiglipImageProcessorPil(size={"height": size, "width": size}).save_pretrained(folder)
+    else:
+        CLIPVisionModel(CLIPVisionConfig(**shape)).save_pretrained(folder)
+        CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory) -> Path:
+    """Tied Llama without an image token."""
+    return write_llm(tmp_path_factory.mktemp("llama-tied"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tower(tmp_path_factory) -> Path:
+    """SigLIP without a pooling head, as the shipped tower."""
+    return write_tower(tmp_path_factory.mktemp("siglip"))
+
+
+@pytest.fixture
+def tiny_vlm(tiny_llm, tiny_tower):
+    """A freshly assembled model and its processor."""
+    from textreg.assembly import assemble
+
+    return assemble(str(tiny_llm), str(tiny_tower), seed=0)
+
+
+@pytest.fixture
+def tiny_images():
+    """Eight pictures of different colours."""
+    import io
+
+    from PIL import Image
+
+    from textreg.features import ImageTable
+
+    encoded = {}
+    for number in range(8):
+        buffer = io.BytesIO()
+        Image.new("RGB", (24, 24), (30 * number, 255 - 30 * number, 128)).save(buffer, "PNG")
+        encoded[f"image-{number}"] = buffer.getvalue()
+    return ImageTable(encoded, {}, Path(), blank_side=24)
+
+
+@pytest.fixture
+def tiny_rows():
+    """Sixteen rows, twelve with an image, of several lengths and languages."""
+    import pandas as pd
+
+    answers = ["A small red square.", "Un cuadrado rojo.", "Blue", "Ein kleines gelbes Quadrat above a large circle."]
+    rows = []
+    for number in range(16):
+        image = f"image-{number % 8}" if number % 4 else None
+        prompt = ("<image>\n" if image else "") + ["Describe the image.", "What colour is the circle?"][number % 2]
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answers[number // 4]}]
+        rows.append({"row_id": f"row-{number}", "image_id": image, "messages": messages})
+    return pd.DataFrame(rows)
