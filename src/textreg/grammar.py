@@ -17,7 +17,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 
 from textreg import languages
 from textreg.errors import InputError, did_you_mean
@@ -87,7 +87,7 @@ class Grammar:
                         text = " ".join(words[slot] for slot in order if words[slot])
                         written[group] = text
                         if read.setdefault(_key(text), group) != group:
-                            raise InputError(f"{language.code}.yaml: {text!r} ({case}) stands for two different groups")
+                            raise InputError(f"{language.code}.yaml: {text!r} ({case}) stands for two groups")
         self._phrases[case], self._groups[case] = written, read
 
     def phrase(self, group: Group, case: str) -> str:
@@ -100,7 +100,7 @@ class Grammar:
         return len(self._frames)
 
     def caption(self, scene: Scene, frame: int | None = None, rng: random.Random | None = None) -> str:
-        """The scene in words. ``frame`` 0 is the bare phrase; None is a sentence, drawn by ``rng`` or else the first."""
+        """The scene in words. ``frame`` 0 is the bare phrase; None a sentence, drawn by ``rng`` or the first one."""
         if frame is None:
             frame = rng.randrange(1, len(self._frames)) if rng else 1
         case, pieces = self._frames[frame]
@@ -246,7 +246,7 @@ def _group_meaning(group: Group) -> str:
     return " ".join(w for w in (group.size, group.colour, group.shape) if w) + f"|{group.count}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def grammar(code: str) -> Grammar:
     """The grammar of a shipped language, built once."""
     return Grammar(languages.load(code))
@@ -288,7 +288,7 @@ def answer_meaning(text: str, code: str, task: str) -> str | None:
     return grammar(code).answer_meaning(text, task)
 
 
-@lru_cache(maxsize=None)
+@cache
 def words(code: str) -> frozenset[str]:
     """See :meth:`Grammar.words`."""
     return grammar(code).words()
@@ -300,7 +300,7 @@ def split_words(text: str) -> list[str]:
 
 
 def exclusive_share(text: str, code: str, rival: str = "en") -> float | None:
-    """Of the words that only one of two languages has, the share the asked language has: 0..1, or None if there is none.
+    """Of the words that only one of two languages has, the share the asked one has: 0..1, or None if there is none.
 
     Words both lists hold ("a", "no") count for neither, so a native caption scores 1 and an English one 0.  None too
     where the language is its own rival.  Ours.

@@ -90,7 +90,8 @@ def question(scene: Scene, code: str, rng: random.Random, kind: str | None = Non
         group = rng.choice(scene.groups) if there else _absent(scene, rng)
         asked = Group(group.colour, group.shape)
         prompt = _fill(template, object=lambda case: spell.phrase(asked, case))
-        return Instruction(kind, code, prompt, *((answers.affirmative[0], "yes") if there else (answers.negative[0], "no")))
+        answer, meaning = (answers.affirmative[0], "yes") if there else (answers.negative[0], "no")
+        return Instruction(kind, code, prompt, answer, meaning)
     if kind == "shape":
         group = rng.choice(_named_by(scene, "colour"))
         prompt = _fill(template, colour=lambda form: language.adjectives[group.colour][form])

@@ -10,7 +10,7 @@ Use: ``load("eu").prompts``; ``load_file("my/cy.yaml")`` for a language outside 
 """
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -117,14 +117,14 @@ class Language(_Checked):
     texts: Texts
 
 
-@lru_cache(maxsize=1)
+@cache
 def codes() -> tuple[str, ...]:
     """Codes of the shipped languages: English first, the others in alphabetical order."""
     found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return tuple(sorted(found, key=lambda code: code != "en"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(code: str) -> Language:
     """The shipped language of this code; an unknown one is an :class:`InputError` with a suggestion."""
     if code not in codes():
@@ -155,7 +155,7 @@ def load_file(path: str | Path) -> Language:
     if problem:
         raise InputError(f"{path.name}: {problem}")
     if path.stem != language.code:
-        raise InputError(f"{path.name}: code: {language.code!r} is not the name of the file; call it {language.code}.yaml")
+        raise InputError(f"{path.name}: code: {language.code!r} differs from the file; call it {language.code}.yaml")
     return language
 
 
@@ -206,7 +206,7 @@ def _problems(language: Language):
         yield from _template(key, template, {"scene": cases})
         if template.count("[") > 1 or template.count("[") != len(re.findall(r"\[[^\[\]|]*\|[^\[\]|]*\]", template)):
             yield f"{key}: at most one pair of brackets, [one|several]; found {template!r}"
-    if language.phrase.startswith("{") is False or PLACEHOLDER.sub("", language.phrase):
+    if PLACEHOLDER.sub("", language.phrase):
         yield "phrase: the bare phrase is one placeholder, such as {scene.nom}"
     forms = tuple(language.adjectives["red"])
     holds = {"colour": {"definite": tuple(language.definites)}, "where": {"definite": tuple(language.definites)}}
@@ -257,11 +257,10 @@ def _template(where: str, template: str, roles: dict[str, tuple[str, ...] | None
     """A template holds each role exactly once, with a form the tables have (None: the role takes no form)."""
     found = []
     for name in PLACEHOLDER.findall(template):
-        role, dot, form = name.partition(".")
         allowed = [r if forms is None else f"{r}.{f}" for r, forms in roles.items() for f in (forms or ("",))]
         if name not in allowed:
             yield f"{where}: unknown placeholder {{{name}}}{did_you_mean(name, allowed)}"
-        found.append(role)
+        found.append(name.partition(".")[0])
     if sorted(found) != sorted(roles):
         wanted = ", ".join("{%s}" % (r if forms is None else f"{r}.CASE") for r, forms in roles.items())
         yield f"{where}: {template!r} must hold {wanted or 'no placeholder'} exactly once"

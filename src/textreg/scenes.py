@@ -160,7 +160,7 @@ def from_json(text: str) -> Scene:
         return Scene(tuple(Group(**group) for group in data["groups"]), data["relation"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         start = text[:60] if isinstance(text, str) else repr(text)[:60]
-        raise InputError(f"scene: not a scene in JSON ({type(error).__name__}): {start}; write it with to_json") from None
+        raise InputError(f"not a scene in JSON ({type(error).__name__}): {start}; write it with to_json") from None
 
 
 # ---------------------------------------------------------------------------------------------------- drawing
@@ -193,7 +193,7 @@ def _anchors(scene: Scene) -> tuple[list[tuple[float, float]], bool]:
     if len(scene.groups) == 3:
         return [(1 / 6, 0.5), (0.5, 0.5), (5 / 6, 0.5)], True
     if scene.relation is None:
-        raise InputError("scene: two groups without a relation have no unambiguous picture; sample(rng, canonical=True)")
+        raise InputError("scene: a pair without a relation has no unambiguous picture; sample(rng, canonical=True)")
     first, second = (near, far) if scene.relation in ("above", "left") else (far, near)
     if scene.relation in ("above", "below"):
         return [(0.5, first), (0.5, second)], False
@@ -204,7 +204,7 @@ def _cluster(count: int, relation: str | None, diameter: float, rng: random.Rand
     """Offsets of a group's objects. In a relation they line up across its axis, so the group stays on its side."""
     if count == 1:
         return [(0.0, 0.0)]
-    step = diameter * rng.uniform(1.15, 1.25)
+    step = diameter * rng.uniform(1.22, 1.32)
     if count == 3:  # a group of three is alone in its scene
         radius = step / math.sqrt(3)
         start = rng.uniform(0, 2 * math.pi)
