@@ -1,0 +1,231 @@
+"""Tables behind the figures: read a run (or the seeds of one), and reduce it to what is drawn.
+
+A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder of ``seed-*`` folders, read together.  Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval
+is the 95 % bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without
+bounds); with several seeds it is the range over seeds, because two or three seeds support no finer statement.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from textreg.errors import InputError
+
+ENGLISH = "en"
+FIDELITY_COLUMNS = (
+    "seed",
+    "system",
+    "lambda",
+    "language",
+    "arm",
+    "n",
+    "n_scored",
+    "lf",
+    "lf_low",
+    "lf_high",
+    "lf_plus",
+    "grounded",
+)
+VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the figures are drawn from; a table that the run did not write is empty.
+
+    ``losses`` holds ``seed, arm, step, loss``; ``sweep`` holds ``seed, system, lambda, split, lf, lf_plus, grounded,
+    visual`` and whatever else the merge stage wrote.
+    """
+
+    folder: Path
+    fidelity: pd.DataFrame
+    visual: pd.DataFrame
+    answers: pd.DataFrame
+    mixture: pd.DataFrame
+    losses: pd.DataFrame
+    sweep: pd.DataFrame
+
+    @property
+    def seeds(self) -> int:
+        return self.fidelity["seed"].nunique()
+
+
+def seed_folders(folder: str | Path) -> list[Path]:
+    """The runs of a results folder: its ``seed-*`` folders, or the folder itself when it is a run."""
+    folder = Path(folder)
+    runs = sorted(folder.glob("seed-*/"), key=lambda path: (len(path.name), path.name)) or [folder]
+    for run in runs:
+        if not (run / "evaluate" / "fidelity.csv").is_file():
+            raise InputError(
+                f"{run}: no evaluate/fidelity.csv here; give an evaluated run folder, or a folder of seed-* folders"
+            )
+    return runs
+
+
+def load_results(folder: str | Path) -> Results:
+    """Read every table of a results folder.  Raises :class:`InputError` on a missing file or column."""
+    runs = seed_folders(folder)
+    losses, sweeps = [], []
+    for position, run in enumerate(runs):
+        seed = _seed_of(run, position)
+        for log in sorted(run.glob("tune/*/log.csv")):
+            losses.append(_read(log, ("step", "loss")).assign(seed=seed, arm=log.parent.name))
+        for sweep in sorted(run.glob("merge/*/sweep.csv")):
+            sweeps.append(_read(sweep, ("lambda", "lf")).pipe(_with_defaults, seed=seed, system=sweep.parent.name))
+    return Results(
+        folder=Path(folder),
+        fidelity=pd.concat(
+            [_read(run / "evaluate/fidelity.csv", FIDELITY_COLUMNS) for run in runs], ignore_index=True
+        ),
+        visual=_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS),
+        answers=_together([run / "evaluate/answers.parquet" for run in runs], ("system", "language", "arm", "answer")),
+        mixture=_together([run / "prepare_data/mixture.csv" for run in runs], ("source", "language", "rows", "share")),
+        losses=_concat(losses),
+        sweep=_concat(sweeps),
+    )
+
+
+def headline(table: pd.DataFrame, chosen: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """One lambda per system: the tuned model itself (1, or 0 for the backbone), and for ``+M`` systems the chosen one.
+
+    ``chosen`` maps a merged system to its lambda and is needed only where a table holds several lambdas of it.
+    """
+    kept = []
+    for (_, system), rows in table.groupby(["seed", "system"], sort=False):
+        lambdas = sorted(rows["lambda"].dropna().unique())
+        if len(lambdas) > 1:
+            if system.endswith("+M"):
+                if not chosen or system not in chosen:
+                    raise InputError(
+                        f"system {system}: several lambdas {lambdas} and none named as chosen; pass chosen="
+                    )
+                rows = rows[(rows["lambda"] - chosen[system]).abs() < 1e-9]
+            else:
+                rows = rows[rows["lambda"] == lambdas[-1]]
+        kept.append(rows)
+    return _concat(kept)
+
+
+def per_language(
+    fidelity: pd.DataFrame, metric: str = "lf", arm: str = "image", systems: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """``system, language, value, low, high, seeds, n``: one row per system and language, averaged over seeds."""
+    rows = _select(fidelity, metric, arm, systems)
+    table = []
+    for (system, language), group in rows.groupby(["system", "language"], sort=False):
+        values = group[metric].dropna()
+        value = values.mean() if len(values) else float("nan")
+        low, high = _interval(group.loc[values.index], metric)
+        table.append((system, language, value, low, high, len(values), int(group["n"].sum())))
+    return pd.DataFrame(table, columns=["system", "language", "value", "low", "high", "seeds", "n"])
+
+
+def macro(
+    fidelity: pd.DataFrame,
+    metric: str = "lf",
+    arm: str = "image",
+    systems: Iterable[str] | None = None,
+    languages: Collection[str] | None = None,
+) -> pd.DataFrame:
+    """``system, value, low, high, seeds, languages``: mean over languages (default: all but English), then over seeds.
+
+    With one seed the interval is left undefined: bounds per language cannot be combined, since languages share images.
+    """
+    rows = _select(fidelity, metric, arm, systems)
+    rows = rows[rows["language"] != ENGLISH] if languages is None else rows[rows["language"].isin(languages)]
+    table = []
+    for system, group in rows.groupby("system", sort=False):
+        by_seed = group.groupby("seed")[metric].mean().dropna()
+        several = len(by_seed) > 1
+        low, high = (by_seed.min(), by_seed.max()) if several else (float("nan"), float("nan"))
+        value = by_seed.mean() if len(by_seed) else float("nan")
+        table.append((system, value, low, high, len(by_seed), group["language"].nunique()))
+    return pd.DataFrame(table, columns=["system", "value", "low", "high", "seeds", "languages"])
+
+
+def visual_accuracy(visual: pd.DataFrame, language: str | None = ENGLISH) -> pd.DataFrame:
+    """``system, value, low, high, seeds``: visual accuracy, the mean over tasks and then over seeds."""
+    rows = visual if language is None else visual[visual["language"] == language]
+    by_seed = rows.groupby(["system", "seed"], sort=False)["accuracy"].mean().reset_index()
+    grouped = by_seed.groupby("system", sort=False)["accuracy"]
+    return grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
+
+
+def group_small(mixture: pd.DataFrame, threshold: float = 0.03) -> pd.DataFrame:
+    """``language, share``: summed over sources, largest first; languages below ``threshold`` become ``Others``."""
+    require(mixture, ("language", "share"), "mixture table")
+    shares = mixture.groupby("language")["share"].sum() / mixture["share"].sum()
+    large = shares[shares >= threshold].sort_values(ascending=False, kind="stable")
+    small = shares[shares < threshold]
+    table = large.rename_axis("language").reset_index(name="share")
+    if len(small):
+        table.loc[len(table)] = ["Others", small.sum()]
+    return table
+
+
+def describe(table: pd.DataFrame, value: str = "value") -> str:
+    """``"BM 41 %, TR 96 %"``: the mean of ``value`` per system in per cent, for alternative texts."""
+    means = table.groupby("system", sort=False)[value].mean()
+    shown = {system: "undefined" if pd.isna(mean) else f"{100 * mean:.0f} %" for system, mean in means.items()}
+    return ", ".join(f"{system} {mean}" for system, mean in shown.items())
+
+
+def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    """Raise :class:`InputError` unless ``table`` has all ``columns``."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise InputError(f"{what}: column {missing[0]!r} is missing (found: {', '.join(map(str, table.columns))})")
+
+
+def _select(fidelity: pd.DataFrame, metric: str, arm: str, systems: Iterable[str] | None) -> pd.DataFrame:
+    require(fidelity, ("seed", "system", "language", "arm", "n", metric), "fidelity table")
+    rows = fidelity[fidelity["arm"] == arm]
+    if systems is None:
+        return rows
+    wanted = list(systems)
+    rows = rows[rows["system"].isin(wanted)]
+    return rows.sort_values("system", key=lambda column: column.map(wanted.index), kind="stable")
+
+
+def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
+    if not len(group):
+        return float("nan"), float("nan")
+    if len(group) > 1:
+        return group[metric].min(), group[metric].max()
+    row = group.iloc[0]
+    if metric == "lf" and pd.notna(row.get("lf_low")):
+        return row["lf_low"], row["lf_high"]
+    from scipy.stats import binomtest
+
+    scored = int(row.get("n_scored", row["n"]))
+    bounds = binomtest(round(row[metric] * scored), scored).proportion_ci(method="wilson")
+    return bounds.low, bounds.high
+
+
+def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    table = (
+        pd.read_parquet(path)
+        if path.suffix == ".parquet"
+        else pd.read_csv(path, keep_default_na=False, na_values=[""])
+    )
+    require(table, columns, str(path))
+    return table
+
+
+def _together(paths: Iterable[Path], columns: Iterable[str]) -> pd.DataFrame:
+    return _concat([_read(path, columns) for path in paths if path.is_file()])
+
+
+def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _with_defaults(table: pd.DataFrame, **columns: object) -> pd.DataFrame:
+    return table.assign(**{name: value for name, value in columns.items() if name not in table.columns})
+
+
+def _seed_of(run: Path, position: int) -> int:
+    suffix = run.name.removeprefix("seed-")
+    return int(suffix) if run.name.startswith("seed-") and suffix.isdigit() else position

@@ -1,0 +1,320 @@
+"""The figures: each function takes a table and returns a drawing; none reads or writes a file.
+
+Languages stand on the vertical axis and shares run from 0 to 100 %, so that a figure stays readable on a telephone.
+Systems differ by colour *and* marker or hatch (``figure_marks``); sizes are named (``figure_files.SIZES``); undefined
+values are left out or written "n/a", never drawn as zero.  ``make figures`` redraws all of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from textreg.figure_data import group_small, macro, per_language, require
+from textreg.figure_extensions import confusion, fidelity_and_grounding, gallery, held_out, loss_curves
+from textreg.figure_files import SIZES, Saved, save_figure, size, smallest_text, style
+from textreg.figure_marks import (
+    ARMS,
+    MEASURES,
+    SHORT_MEASURES,
+    handle,
+    language_names,
+    language_order,
+    language_rows,
+    legend_above,
+    note,
+    offsets,
+    per_cent,
+    refuse_empty,
+    system_marks,
+)
+
+__all__ = [
+    "SIZES",
+    "Saved",
+    "arms",
+    "confusion",
+    "fidelity_and_grounding",
+    "frontier",
+    "gallery",
+    "held_out",
+    "interval_plot",
+    "language_fidelity",
+    "loss_curves",
+    "mixture",
+    "save_figure",
+    "smallest_text",
+]
+
+PAPER_SYSTEMS = ("BM", "TR", "TR+M")
+
+
+def language_fidelity(
+    fidelity: pd.DataFrame,
+    systems: Sequence[str] = PAPER_SYSTEMS,
+    *,
+    metric: str = "lf",
+    arm: str = "image",
+    left_out: Iterable[str] = (),
+) -> Figure:
+    """Fidelity per prompt language with intervals (counterpart of the paper's Fig. 1).
+
+    ``fidelity`` has the columns of ``fidelity.csv``, one lambda per system (``figure_data.headline``); ``left_out``
+    languages are starred as absent from the text rows.
+    """
+    table = per_language(fidelity, metric, arm, systems)
+    return per_language_plot(table, MEASURES[metric], systems, left_out=left_out)
+
+
+def per_language_plot(
+    table: pd.DataFrame, label: str, systems: Sequence[str] | None = None, *, left_out: Iterable[str] = ()
+) -> Figure:
+    """Points with intervals from a table ``system, language, value, low, high`` (shares in 0..1)."""
+    require(table, ("system", "language", "value", "low", "high"), "table of a figure")
+    refuse_empty(table, "per-language figure")
+    left_out = set(left_out)
+    systems = [system for system in systems or table["system"].unique() if system in set(table["system"])]
+    codes = language_order(table["language"], left_out)
+    marks = system_marks(systems)
+    with style():
+        fig = Figure(figsize=size("page", height=1.15 + 0.3 * len(codes)))
+        ax = fig.subplots()
+        for system, offset in zip(systems, offsets(len(systems)), strict=True):
+            rows = table[table["system"] == system].set_index("language").reindex(codes)
+            places = np.arange(len(codes)) + offset
+            ax.hlines(places, rows["low"], rows["high"], color=marks[system].colour, linewidth=1.6)
+            ax.plot(
+                rows["value"],
+                places,
+                marks[system].marker,
+                color=marks[system].colour,
+                markersize=5,
+                label=marks[system].label,
+                markeredgecolor="white",
+                markeredgewidth=0.4,
+                clip_on=False,
+            )
+        language_rows(ax, codes, left_out)
+        per_cent(ax, label)
+        legend_above(fig, ax, len(systems))
+        if left_out & set(codes):
+            note(ax, "* absent from the multilingual text")
+    return fig
+
+
+def interval_plot(
+    fidelity: pd.DataFrame, systems: Sequence[str] = PAPER_SYSTEMS, *, left_out: Iterable[str] = ()
+) -> Figure:
+    """For each language a bar from LF+ (hollow end) up to LF (filled end) (counterpart of the paper's Fig. 3)."""
+    upper, lower = per_language(fidelity, "lf", "image", systems), per_language(fidelity, "lf_plus", "image", systems)
+    refuse_empty(upper, "interval plot")
+    systems = [system for system in systems if system in set(upper["system"])]
+    codes, marks = language_order(upper["language"], left_out), system_marks(systems)
+    with style():
+        fig = Figure(figsize=size("page", height=1.35 + 0.32 * len(codes)))
+        ax = fig.subplots()
+        for system, offset in zip(systems, offsets(len(systems), 0.56), strict=True):
+            lf = upper[upper["system"] == system].set_index("language").reindex(codes)["value"]
+            lf_plus = lower[lower["system"] == system].set_index("language").reindex(codes)["value"]
+            places, look = np.arange(len(codes)) + offset, marks[system]
+            ax.hlines(places, lf_plus, lf, color=look.colour, linewidth=3, alpha=0.55)
+            ax.plot(lf, places, look.marker, color=look.colour, markersize=5, clip_on=False)
+            ax.plot(
+                lf_plus, places, look.marker, color=look.colour, markersize=5, markerfacecolor="white", clip_on=False
+            )
+        language_rows(ax, codes, left_out)
+        per_cent(ax, "share of answers (%): LF+ hollow, LF filled")
+        legend_above(fig, ax, len(systems), [handle(marks[system]) for system in systems])
+        if set(left_out) & set(codes):
+            note(ax, "* absent from the multilingual text")
+    return fig
+
+
+def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, threshold: float = 0.03) -> Figure:
+    """Languages of the text rows, small ones as Others (counterpart of the paper's Fig. 2).
+
+    ``table`` has ``language, share`` (``mixture.csv``).  ``paper`` maps the languages that the caption of Fig. 2 names
+    to the shares (0..1) it gives; they are drawn below, beside ours.
+    """
+    ours = group_small(table, threshold)
+    shares = table.groupby("language")["share"].sum() / table["share"].sum()
+    named = sorted(paper, key=paper.__getitem__, reverse=True) if paper else []
+    names = language_names([*ours["language"], *named])
+    with style():
+        heights = [len(ours), len(named)] if named else [len(ours)]
+        fig = Figure(figsize=size("page", height=1.3 + 0.27 * sum(heights) + (0.5 if named else 0)))
+        axes = fig.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        places = np.arange(len(ours))
+        others = (ours["language"] == "Others").to_numpy()
+        bars = axes[0].barh(places, 100 * ours["share"], color=np.where(others, "#bbbbbb", "#0072B2"), height=0.7)
+        for bar, is_other in zip(bars, others, strict=True):
+            bar.set_hatch("////" if is_other else "")
+            bar.set_edgecolor("white")
+        for place, share in zip(places, ours["share"], strict=True):
+            axes[0].annotate(
+                f"{100 * share:.1f}", (100 * share, place), (3, 0), textcoords="offset points", va="center"
+            )
+        small = f"Others (< {100 * threshold:.0f} %)"
+        axes[0].set_yticks(places, [small if code == "Others" else names[code] for code in ours["language"]])
+        axes[0].set(ylim=(len(ours) - 0.4, -0.6), title="Our multilingual text rows", xlabel="share of the rows (%)")
+        axes[0].margins(x=0.12)
+        if named:
+            places = np.arange(len(named))
+            theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
+            axes[1].hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
+            axes[1].plot(theirs, places, "D", color="#D55E00", label="paper, caption of its Fig. 2", clip_on=False)
+            axes[1].plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
+            axes[1].set_yticks(places, [names[code] for code in named])
+            axes[1].set(
+                ylim=(len(named) - 0.4, -0.6), title="Languages the paper names", xlabel="share of the text (%)"
+            )
+            axes[1].legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    return fig
+
+
+def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[str, float] | None = None) -> Figure:
+    """Fidelity on image prompts against visual accuracy along lambda, one curve per tuned system.
+
+    ``sweep`` has ``system, lambda, visual`` and the column ``fidelity`` (one of lf, lf_plus, grounded), over languages
+    already averaged; several seeds are averaged and drawn faintly one by one.  ``chosen`` circles a system's lambda.
+    """
+    require(sweep, ("seed", "system", "lambda", "visual", fidelity), "lambda sweep")
+    refuse_empty(sweep, "lambda frontier")
+    marks = system_marks(sweep["system"].unique())
+    with style():
+        fig = Figure(figsize=size("page", height=3.9))
+        ax = fig.subplots()
+        for system, rows in sweep.groupby("system", sort=False):
+            look = marks[system]
+            if rows["seed"].nunique() > 1:
+                ax.plot(
+                    rows["visual"],
+                    rows[fidelity],
+                    look.marker,
+                    color=look.colour,
+                    alpha=0.25,
+                    markersize=4,
+                    clip_on=False,
+                )
+            curve = rows.groupby("lambda")[["visual", fidelity]].mean().sort_index()
+            ax.plot(
+                curve["visual"],
+                curve[fidelity],
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                clip_on=False,
+            )
+            for (lam, point), dodge in zip(curve.iterrows(), _label_places(curve.to_numpy()), strict=True):
+                if dodge is not None:
+                    ax.annotate(
+                        f"{lam:g}", point.to_numpy(), dodge, textcoords="offset points", color=look.colour, ha="right"
+                    )
+            if chosen and system in chosen and chosen[system] in curve.index:
+                point = curve.loc[chosen[system]]
+                ax.plot(*point, "o", markersize=13, markerfacecolor="none", markeredgecolor="#222222", clip_on=False)
+        per_cent(ax, MEASURES["visual"])
+        per_cent(ax, MEASURES[fidelity], axis="y")
+        for axis, values in (("x", sweep["visual"]), ("y", sweep[fidelity])):
+            ax.set(**{f"{axis}lim": (np.floor(max(values.min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
+        ax.grid(axis="both")
+        handles = [handle(look, line=True) for look in marks.values()]
+        if chosen:
+            ring = Line2D(
+                [], [], marker="o", linestyle="", markersize=10, markerfacecolor="none", markeredgecolor="#222222"
+            )
+            ring.set_label("chosen lambda")
+            handles.append(ring)
+        ax.legend(
+            handles=handles, loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", title="numbers: lambda"
+        )
+    return fig
+
+
+def arms(
+    fidelity: pd.DataFrame, systems: Sequence[str] | None = None, metrics: Sequence[str] = ("lf", "lf_plus")
+) -> Figure:
+    """Image, blank and text arms of the same requests, mean over non-English languages; text minus image is IFL."""
+    systems = [system for system in systems or fidelity["system"].unique() if system in set(fidelity["system"])]
+    marks = system_marks(systems)
+    with style():
+        fig = Figure(figsize=size("page", height=0.8 + len(metrics) * (0.75 + 0.32 * len(systems))))
+        axes = fig.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
+        for ax, metric in zip(axes, metrics, strict=True):
+            values = {arm: macro(fidelity, metric, arm, systems).set_index("system")["value"] for arm in ARMS}
+            for place, system in enumerate(systems):
+                found = {arm: values[arm].get(system, np.nan) for arm in ARMS}
+                if not np.isnan(list(found.values())).all():
+                    ax.hlines(
+                        place,
+                        np.nanmin(list(found.values())),
+                        np.nanmax(list(found.values())),
+                        color="#cccccc",
+                        linewidth=3,
+                    )
+                for arm, look in ARMS.items():
+                    ax.plot(
+                        found[arm],
+                        place,
+                        look.marker,
+                        color=marks[system].colour,
+                        clip_on=False,
+                        markerfacecolor=marks[system].colour if arm == "image" else "white",
+                        markersize=11 if arm == "text" else 6,
+                        markeredgewidth=3 if arm == "text" else 1.4,
+                    )
+                loss = found["text"] - found["image"]
+                ax.annotate(
+                    "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}",
+                    (1.0, place),
+                    (28, 0),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
+                    va="center",
+                    ha="right",
+                    annotation_clip=False,
+                )
+            ax.annotate(
+                "IFL",
+                (1.0, 1.0),
+                (28, 5),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="right",
+                weight="bold",
+            )
+            ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
+            ax.set(ylim=(len(systems) - 0.4, -0.6), title=SHORT_MEASURES[metric])
+            per_cent(ax, "mean over non-English languages (%); IFL in points" if ax is axes[-1] else "")
+        handles = [
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=look.marker,
+                color="#444444",
+                label=look.label,
+                markerfacecolor="#444444" if arm == "image" else "white",
+                markersize=11 if arm == "text" else 6,
+                markeredgewidth=3 if arm == "text" else 1.4,
+            )
+            for arm, look in ARMS.items()
+        ]
+        fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return fig
+
+
+def _label_places(points: np.ndarray, apart: float = 0.055) -> list[tuple[int, int] | None]:
+    """Where to write each lambda beside its point; None where it would stand on its neighbour's label.
+
+    Labels are given from the last point (lambda 1, the tuned model) backwards, because the ends matter most.
+    """
+    places: list[tuple[int, int] | None] = []
+    last = None
+    for point in points[::-1]:
+        crowded = last is not None and np.abs(point - last).max() < apart
+        places.append(None if crowded else (-6, -11))
+        last = last if crowded else point
+    return places[::-1]

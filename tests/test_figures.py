@@ -1,0 +1,345 @@
+"""Figures: the tables behind them, what they show, how they are saved, and that everybody can read them."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from textreg import figures
+from textreg.errors import InputError
+from textreg.figure_data import describe, group_small, headline, load_results, macro, per_language
+from textreg.figure_extensions import Shown
+from textreg.figure_marks import SYSTEMS, system_marks
+
+LANGUAGES = ("en", "de", "el", "eu", "fr", "it", "pl", "sv", "uk")
+LEVELS = {"BM": 0.35, "TR": 0.95, "TR+M": 0.98, "BM+M": 0.7, "EN": 0.36, "backbone": 0.99}
+PAPER = {"pt": 0.021, "it": 0.007, "pl": 0.0047, "sv": 0.0042}
+
+
+def fidelity_table(seeds=1, systems=LEVELS, arms=("image", "blank", "text")):
+    """A synthetic ``fidelity.csv``: LF+ below LF, GF below LF+, the text arm above the image arm."""
+    random, rows = np.random.default_rng(0), []
+    for seed in range(seeds):
+        for system in systems:
+            for language in LANGUAGES:
+                for arm, gain in zip(arms, (0.0, 0.1, 0.3), strict=False):
+                    level = LEVELS[system] + gain + random.normal(0, 0.04)
+                    lf = 1.0 if language == "en" else float(np.clip(level, 0, 1))
+                    plus = lf * 0.9 if arm == "text" else lf * (0.5 if system in ("BM", "EN") else 0.93)
+                    rows.append(
+                        {
+                            "seed": seed,
+                            "system": system,
+                            "lambda": 0.6 if system.endswith("+M") else 1.0,
+                            "language": language,
+                            "arm": arm,
+                            "n": 200,
+                            "n_scored": 200,
+                            "lf": lf,
+                            "lf_low": max(lf - 0.05, 0),
+                            "lf_high": min(lf + 0.05, 1),
+                            "english_rate": 1 - lf,
+                            "other_rate": 0.0,
+                            "lf_plus": plus,
+                            "grounded": plus * 0.9,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def sweep_table(seeds=1):
+    rows = []
+    for seed in range(seeds):
+        for system, floor in (("TR", 0.9), ("BM", 0.2)):
+            for lam in (0.25, 0.5, 0.75, 1.0):
+                fidelity = floor + (1 - floor) * (1 - lam) + 0.01 * seed
+                rows.append((seed, system, lam, "validation", fidelity, fidelity * 0.95, min(1, 0.4 + 0.8 * lam)))
+    return pd.DataFrame(rows, columns=["seed", "system", "lambda", "split", "lf", "lf_plus", "visual"])
+
+
+def mixture_table():
+    shares = {"es": 0.3, "ca": 0.2, "fr": 0.2, "de": 0.15, "eu": 0.1, "pt": 0.021, "it": 0.02, "pl": 0.009}
+    return pd.DataFrame({"source": "scenes", "language": list(shares), "rows": 1, "share": list(shares.values())})
+
+
+def loss_table(seeds=2):
+    return pd.DataFrame(
+        [
+            (seed, arm, step, 3 * np.exp(-step / 80) + 0.1 + 0.02 * seed + 0.05 * number)
+            for seed in range(seeds)
+            for number, arm in enumerate(("BM", "TR", "EN"))
+            for step in range(0, 500, 10)
+        ],
+        columns=["seed", "arm", "step", "loss"],
+    )
+
+
+def confusion_tables():
+    asked = list(LANGUAGES)
+    english = pd.DataFrame(10.0, index=asked, columns=[*asked, "nl", "und"])
+    english["en"] = 200.0
+    own = pd.DataFrame(np.eye(len(asked)) * 190 + 1, index=asked, columns=asked)
+    return {"BM": english, "TR": own}
+
+
+def shown_items():
+    texts = {
+        "de": ("Beschreibe das Bild.", "Auf dem Bild sieht man ein kleines rotes Kreuz über einem blauen Quadrat."),
+        "el": ("Περιέγραψε την εικόνα.", "Στην εικόνα φαίνεται ένας μικρός κόκκινος σταυρός πάνω από ένα τετράγωνο."),
+        "uk": ("Опиши зображення.", "На зображенні видно маленький червоний хрест над великим синім квадратом."),
+    }
+    picture = Image.fromarray(np.full((48, 48, 3), 200, dtype=np.uint8))
+    return [
+        Shown(
+            picture,
+            code,
+            prompt,
+            (
+                ("BM", "The picture shows a small red cross.", "wrong"),
+                ("TR", answer, "right"),
+                ("TR+M", answer, "language"),
+            ),
+        )
+        for code, (prompt, answer) in texts.items()
+    ]
+
+
+def all_figures(fidelity, seeds=2):
+    """Every figure of the project with its data: ``(name, figure, table)``."""
+    head = headline(fidelity)
+    return [
+        ("fidelity", figures.language_fidelity(head, left_out=["sv"]), per_language(head)),
+        ("mixture", figures.mixture(mixture_table(), PAPER), group_small(mixture_table())),
+        ("intervals", figures.interval_plot(head, left_out=["sv"]), per_language(head, "lf_plus")),
+        ("frontier", figures.frontier(sweep_table(seeds), chosen={"TR": 0.75}), sweep_table(seeds)),
+        ("arms", figures.arms(head), macro(head)),
+        ("confusion", figures.confusion(confusion_tables()), confusion_tables()["BM"]),
+        ("losses", figures.loss_curves(loss_table(seeds)), loss_table(seeds)),
+        ("gallery", figures.gallery(shown_items()), pd.DataFrame({"answer": ["..."]})),
+        ("grounding", figures.fidelity_and_grounding(head), macro(head, "grounded")),
+        ("held_out", figures.held_out(head, ["sv"]), macro(head)),
+    ]
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0, applied to linear RGB.
+DEFICIENCIES = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(colour, deficiency=None):
+    """CIE Lab (D65) of a hex colour as somebody with the deficiency sees it."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    if deficiency:
+        linear = np.clip(np.array(DEFICIENCIES[deficiency]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ linear / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return all_figures(fidelity_table(seeds=2))
+
+
+@pytest.fixture(scope="module")
+def saved_twice(drawn, tmp_path_factory):
+    """Two folders of files from two separate drawings of the same tables."""
+    folders = [tmp_path_factory.mktemp(turn) for turn in ("first", "second")]
+    for folder, figs in zip(folders, (drawn, all_figures(fidelity_table(seeds=2))), strict=True):
+        for name, fig, table in figs:
+            figures.save_figure(fig, folder / name, alt="a figure drawn from synthetic numbers", data=table)
+    return folders
+
+
+def write_run(folder, seed):
+    """A run folder with the files the figures read."""
+    for name in ("evaluate", "prepare_data", "tune/BM", "merge/TR"):
+        (folder / name).mkdir(parents=True)
+    table = fidelity_table().assign(seed=seed)
+    table.to_csv(folder / "evaluate/fidelity.csv", index=False)
+    mixture_table().to_csv(folder / "prepare_data/mixture.csv", index=False)
+    loss_table(1)[["step", "loss"]].to_csv(folder / "tune/BM/log.csv", index=False)
+    sweep_table().drop(columns=["seed", "system"]).to_csv(folder / "merge/TR/sweep.csv", index=False)
+    return folder
+
+
+def test_every_figure_can_be_read_on_a_telephone(drawn):
+    """Nothing is smaller than 8.5 CSS pixels when the figure is 360 pixels wide."""
+    for name, fig, _ in drawn:
+        pixels = figures.smallest_text(fig) / 72 * 360 / fig.get_size_inches()[0]
+        assert pixels >= 8.5, f"{name}: {pixels:.1f} px"
+
+
+def test_every_figure_has_a_named_width(drawn):
+    widths = {width for width, _ in figures.SIZES.values()}
+    assert {fig.get_size_inches()[0] for _, fig, _ in drawn} <= widths
+
+
+def test_no_text_is_cut_off_at_the_edge_of_a_figure(saved_twice):
+    """The outermost pixels of every picture are white: nothing runs over the edge."""
+    for path in sorted(saved_twice[0].glob("*.png")):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert (edge > 250).all(), path.name
+
+
+def test_drawing_the_same_table_twice_gives_the_same_bytes(saved_twice):
+    first, second = saved_twice
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 5 * 10
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_saved_figure_carries_no_date_and_no_program_version(drawn, tmp_path):
+    _, fig, table = drawn[0]
+    saved = figures.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
+    drawing = saved.paths["svg"].read_text()
+    assert "dc:date" not in drawing and "Matplotlib v" not in drawing
+    assert b"CreationDate" not in saved.paths["pdf"].read_bytes()
+
+
+def test_the_drawing_the_page_and_the_side_file_carry_the_alternative_text(drawn, tmp_path):
+    _, fig, table = drawn[0]
+    alt = 'BM < TR & "TR+M": a figure drawn from synthetic numbers'
+    saved = figures.save_figure(fig, tmp_path / "f", alt=alt, data=table)
+    assert json.loads(saved.paths["json"].read_text())["alt"] == alt
+    assert "<title>BM &lt; TR &amp; " in saved.paths["svg"].read_text()
+    assert 'alt="BM &lt; TR &amp; &quot;TR+M&quot;' in saved._repr_html_()
+
+
+@pytest.mark.parametrize("alt", ["", "   ", "Figure 1", "see the caption"])
+def test_a_figure_without_a_description_is_refused_and_writes_nothing(drawn, tmp_path, alt):
+    _, fig, table = drawn[0]
+    with pytest.raises(InputError, match="alternative text"):
+        figures.save_figure(fig, tmp_path / "f", alt=alt, data=table)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_numbers_beside_a_figure_are_the_numbers_drawn(tmp_path):
+    table = per_language(headline(fidelity_table()), "lf", "image", ["BM"])
+    fig = figures.language_fidelity(fidelity_table(), ["BM"])
+    saved = figures.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
+    again = pd.read_csv(saved.paths["csv"]).set_index("language")["value"]
+    drawn_points = np.sort(fig.axes[0].lines[0].get_xdata().astype(float))
+    assert np.allclose(np.sort(again.to_numpy()), drawn_points, atol=1e-5)
+
+
+def test_a_stem_with_a_dot_keeps_its_name(drawn, tmp_path):
+    _, fig, table = drawn[0]
+    saved = figures.save_figure(fig, tmp_path / "lambda_0.5", alt="a figure drawn from synthetic numbers", data=table)
+    assert saved.paths["svg"].name == "lambda_0.5.svg" and saved.paths["svg"].is_file()
+
+
+@pytest.mark.parametrize("deficiency", [None, *DEFICIENCIES])
+def test_systems_of_the_headline_figure_differ_in_colour_for_everyone(deficiency):
+    for one, other in combinations(("BM", "TR", "TR+M"), 2):
+        distance = np.linalg.norm(lab(SYSTEMS[one].colour, deficiency) - lab(SYSTEMS[other].colour, deficiency))
+        assert distance > 15, f"{one} and {other} look alike ({distance:.0f})"
+
+
+def test_every_system_has_a_marker_and_a_hatch_of_its_own():
+    marks = system_marks([*SYSTEMS, *(f"arm {number}" for number in range(6))]).values()
+    assert len({mark.marker for mark in marks}) == len(marks)
+    assert len({mark.hatch for mark in marks}) == len(marks)
+
+
+def test_small_languages_are_grouped_and_shares_still_sum_to_one():
+    table = group_small(mixture_table())
+    assert table["share"].sum() == pytest.approx(1)
+    assert table.iloc[-1]["language"] == "Others"
+    assert table.iloc[-1]["share"] == pytest.approx(0.05)
+    assert (table["share"][:-1] >= 0.03).all()
+
+
+def test_english_is_left_out_of_the_mean_over_languages():
+    table = fidelity_table(systems=["BM"])
+    expected = table[(table["arm"] == "image") & (table["language"] != "en")]["lf"].mean()
+    assert macro(table)["value"].item() == pytest.approx(expected)
+
+
+def test_one_seed_shows_the_bootstrap_bounds_and_several_their_range():
+    one = per_language(fidelity_table(1), "lf", "image", ["TR"]).set_index("language").loc["de"]
+    assert one["high"] - one["low"] == pytest.approx(0.05 + min(0.05, 1 - one["value"]), abs=1e-9)
+    several = fidelity_table(3)
+    german = several.query("system == 'TR' and language == 'de' and arm == 'image'")["lf"]
+    row = per_language(several, "lf", "image", ["TR"]).set_index("language").loc["de"]
+    assert (row["low"], row["high"], row["seeds"]) == (german.min(), german.max(), 3)
+
+
+def test_undefined_fidelity_stays_undefined_and_is_drawn_nowhere():
+    table = fidelity_table(systems=["BM", "TR"])
+    table.loc[table["system"] == "BM", ["lf", "lf_low", "lf_high", "lf_plus", "grounded"]] = np.nan
+    assert macro(table).set_index("system")["value"].isna()["BM"]
+    assert "BM undefined" in describe(macro(table))
+    fig = figures.language_fidelity(table, ["BM", "TR"])
+    assert np.isnan(fig.axes[0].lines[0].get_xdata().astype(float)).all()
+    bars = figures.fidelity_and_grounding(table)
+    assert "n/a" in [text.get_text() for text in bars.axes[0].texts]
+
+
+def test_the_arms_figure_writes_text_minus_image_as_the_loss():
+    table = fidelity_table(systems=["BM"])
+    means = table[table["language"] != "en"].groupby("arm")["lf"].mean()
+    texts = [text.get_text() for text in figures.arms(table, metrics=["lf"]).axes[0].texts]
+    assert f"{100 * (means['text'] - means['image']):+.0f}" in texts
+
+
+def test_several_lambdas_of_a_merged_system_need_the_chosen_one():
+    table = pd.concat([fidelity_table(), fidelity_table(systems=["TR+M"]).assign(**{"lambda": 0.25})])
+    with pytest.raises(InputError, match="several lambdas"):
+        headline(table)
+    kept = headline(table, chosen={"TR+M": 0.25, "BM+M": 0.6})
+    assert set(kept[kept["system"] == "TR+M"]["lambda"]) == {0.25}
+
+
+def test_seeds_of_a_results_folder_are_read_together(tmp_path):
+    for seed in (0, 1, 2):
+        write_run(tmp_path / f"seed-{seed}", seed)
+    results = load_results(tmp_path)
+    assert results.seeds == 3
+    assert set(results.losses["seed"]) == {0, 1, 2} and set(results.losses["arm"]) == {"BM"}
+    assert set(results.sweep["system"]) == {"TR"}
+    assert results.answers.empty
+
+
+def test_a_folder_without_results_is_named_with_the_cure(tmp_path):
+    with pytest.raises(InputError, match="no evaluate"):
+        load_results(tmp_path)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    run = write_run(tmp_path / "run", 0)
+    fidelity_table().drop(columns="lf_plus").to_csv(run / "evaluate/fidelity.csv", index=False)
+    with pytest.raises(InputError, match="'lf_plus' is missing"):
+        load_results(run)
+
+
+def test_answers_with_formula_signs_and_control_characters_are_drawn_as_they_are(tmp_path):
+    picture = Image.new("RGB", (48, 48))
+    answers = (
+        ("BM", "costs $5 and $x^{$ <b>bold</b> \x00\x1b[31m \u202e", "wrong"),
+        ("TR", "", "wrong"),
+        ("TR+M", "x" * 9000, "right"),
+    )
+    fig = figures.gallery([Shown(picture, "de", "Beschreibe das Bild.", answers)])
+    figures.save_figure(
+        fig, tmp_path / "f", alt="a figure drawn from hostile answers only", data=pd.DataFrame({"a": [1]})
+    )
+    assert any("(empty)" in text.get_text() for text in fig.texts)
+
+
+def test_a_callers_own_style_is_left_alone(drawn):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 31.0, "svg.hashsalt": "mine"}):
+        figures.language_fidelity(fidelity_table(), ["BM"])
+        assert mpl.rcParams["font.size"] == 31.0 and mpl.rcParams["svg.hashsalt"] == "mine"
