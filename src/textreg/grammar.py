@@ -55,7 +55,7 @@ class Grammar:
         self._between, self._last = language.conjunction.between, language.conjunction.last
         self._endings = [  # what parse looks for: case, words before and after, and the number they agree with
             (case, before.lower(), after.rstrip(".").lower(), None if one is several else number == 1)
-            for case, (one, several) in self._frames
+            for case, (one, several) in self._frames[::-1]  # the bare phrase, which fits any text, comes last
             for number, (before, after) in enumerate((one,) if one is several else (one, several))
         ]
         self._places = {
