@@ -1,0 +1,366 @@
+"""Merging a tuned VLM with its language backbone, streaming, at any size.
+
+Every tensor is read in blocks, merged in float32 and written to its place in the output file; a worker owns a few fixed
+buffers, so memory does not grow with the model.  Choices: the output has the shards, names, order and dtypes of the tuned
+model, so everything that loaded it loads the merge; what is not the language model is copied byte for byte; lambda 0 and 1
+copy bytes too, so the end points are exact; the folder is built beside its final place, read back, and renamed only when
+every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean.
+
+    merge("runs/tuned-llava", "BSC-LT/salamandra-2b-instruct", "merged", lam=0.5)
+    merge("runs/laptop/tune/TR/adapter", "my-llava", "merged", method="trim", density=0.2, patterns={"*.mlp.*": 0.3})
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from errno import ENOSPC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textreg.checkpoints import INDEX, SINGLE, WIDTH, Entry, Files, header_bytes, open_checkpoint
+from textreg.errors import InputError, RunError
+from textreg.layouts import canonical
+from textreg.merge_plan import Plan, Step, plan_merge
+from textreg.merge_report import REPORT, MergeReport, TensorReport
+from textreg.methods import BLOCK, Recipe, merged_blocks, spans
+from textreg.reload import finish_check, refuse_incomplete, reload_keys, start_check
+from textreg.tuned_weights import ADAPTER_CONFIG, Reader, Weights, open_weights
+
+if TYPE_CHECKING:
+    import torch
+
+SPARE = 64 * 2**20  # bytes left free beside the output: side files, and room for whoever else writes
+COPIED = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
+NOT_COPIED = {ADAPTER_CONFIG, REPORT, "trainer_state.json", "all_results.json"}
+
+
+def merge(
+    tuned: str | Path | Sequence[str | Path],
+    base: str | Path,
+    out: str | Path,
+    lam: float = 0.5,
+    method: str = "linear",
+    *,
+    density: float = 1.0,
+    gamma: float = 0.0,
+    seed: int = 0,
+    patterns: Mapping[str, float] | None = None,
+    keep: Sequence[str] = (),
+    adapter_base: str | Path | None = None,
+    overwrite: bool = False,
+    check_reload: bool = True,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> MergeReport:
+    """Merges ``tuned`` (one or several VLMs, LLMs or LoRA adapters) with the backbone ``base`` into the folder ``out``.
+
+    Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
+    :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an earlier
+    merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal.
+
+    Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or the disk
+    is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
+    """
+    began = time.monotonic()
+    recipe = Recipe(method, lam, density, gamma, seed, dict(patterns or {}))
+    sources = [tuned] if isinstance(tuned, str | Path) else list(tuned)
+    if not sources:
+        raise InputError("nothing to merge: give at least one tuned model")
+    models = [open_weights(source, adapter_base) for source in sources]
+    backbone = open_checkpoint(base)
+    plan = plan_merge(models, backbone, recipe, keep)
+    out = Path(out).expanduser()
+    check_place(out, [*(file for model in models for file in model.files), *backbone.files], overwrite)
+    with building(out, plan.nbytes) as folder:
+        outputs = lay_out(plan, models[0], folder)
+        copy_side_files(models[0], folder)
+        checker = start_check(folder) if check_reload and "transformers.modeling_utils" not in sys.modules else None
+        try:
+            job = Job(recipe, plan, tuple(models), tuple(backbone.files), outputs)
+            tensors = run(job, workers or min(4, len(os.sched_getaffinity(0))), progress)
+            verify_headers(plan, folder)
+            answer: dict[str, Any] = {"checked": False, "reason": "not asked for"}
+            if check_reload:
+                answer = finish_check(checker) if checker else reload_keys(folder)
+                refuse_incomplete(answer)
+        finally:
+            if checker and checker.poll() is None:
+                checker.kill()
+                checker.wait()
+        report = MergeReport(
+            tuple(map(str, sources)), str(base), str(out), asdict(recipe), round(time.monotonic() - began, 3), plan.nbytes,
+            tuple(sorted(file.name for file in {entry.file for entry in outputs.values()})), plan.notes, answer, tensors,
+        )  # fmt: skip
+        report.write(folder)
+    return report
+
+
+def check_place(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Raises :class:`InputError` when ``out`` cannot or must not be written."""
+    if any(out.resolve() == file.parent.resolve() for file in inputs):
+        raise InputError(f"{out} is one of the inputs; write the merge somewhere else")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not (out / REPORT).exists():
+        raise InputError(f"{out} exists and is no earlier merge; choose another folder or remove it")
+    if not overwrite:
+        raise InputError(f"{out} already holds a merge; choose another folder, or --force to replace it")
+
+
+@contextmanager
+def building(out: Path, nbytes: int) -> Iterator[Path]:
+    """A hidden folder beside ``out`` that becomes ``out`` when the block ends well, and disappears when it does not.
+
+    The lock keeps a second merge to the same place out; leftovers of a killed one are removed first.  Renaming guards against
+    interruption of this process; the files are not forced to disk.
+    """
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.partial"
+    lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another merge is writing {out}; wait for it to end") from None
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        free = shutil.disk_usage(out.parent).free
+        if free < nbytes + SPARE:
+            raise InputError(
+                f"the merge needs {(nbytes + SPARE) / 1e9:.2f} GB and {out.parent} has {free / 1e9:.2f} GB free; "
+                f"make room or choose another disk"
+            )
+        folder.mkdir()
+        yield folder
+        old = out.parent / f".{out.name}.replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
+        folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno != ENOSPC:
+            raise
+        raise RunError(
+            f"the disk of {out.parent} is full; nothing was left behind, make room and run again"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def lay_out(plan: Plan, first: Weights, folder: Path) -> dict[str, Entry]:
+    """Creates the output files with their headers and full length, and returns where each tensor goes.
+
+    A replaced tensor has the dtype of the checkpoint it goes into.
+    """
+    outputs: dict[str, Entry] = {}
+    for file in first.checkpoint.files:
+        entries = [step.target for step in plan.steps if step.target.file == file]
+        header = header_bytes(entries, first.checkpoint.metadata[file.name])
+        start = len(header)
+        with (folder / file.name).open("wb") as stream:
+            stream.write(header)
+            stream.truncate(start + sum(entry.nbytes for entry in entries))
+        for entry in entries:
+            outputs[entry.name] = replace(entry, file=folder / file.name, start=start)
+            start += entry.nbytes
+    return outputs
+
+
+def copy_side_files(first: Weights, folder: Path) -> None:
+    """Configuration, tokenizer, processor and template; an adapter's own files win over those of its base."""
+    left_out = NOT_COPIED | ({INDEX} if first.checkpoint.files[0].name == SINGLE else set())
+    for source in filter(None, (first.checkpoint.folder, first.adapter)):
+        for path in sorted(source.iterdir()):
+            wanted = path.suffix in COPIED or path.name.startswith(("LICENSE", "NOTICE"))
+            if path.is_file() and wanted and path.name not in left_out:
+                shutil.copyfile(path, folder / path.name)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the workers share; nothing in it changes."""
+
+    recipe: Recipe
+    plan: Plan
+    models: tuple[Weights, ...]
+    base_files: tuple[Path, ...]
+    outputs: Mapping[str, Entry]
+
+
+def run(job: Job, workers: int, progress: bool | None) -> tuple[TensorReport, ...]:
+    """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker.
+
+    torch is held to one thread per worker: two workers on two tensors share the cores better than one operator does.
+    """
+    import torch
+    from tqdm import tqdm
+
+    steps = sorted(
+        job.plan.steps, key=lambda step: -step.target.nbytes
+    )  # the largest first, so that none is left to the end
+    stop = threading.Event()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ExitStack() as stack:
+            sources = [*(file for model in job.models for file in model.files), *job.base_files]
+            inputs = stack.enter_context(Files(sources))
+            outputs = stack.enter_context(Files((entry.file for entry in job.outputs.values()), writable=True))
+            bar = stack.enter_context(
+                tqdm(
+                    total=job.plan.nbytes,
+                    unit="B",
+                    unit_scale=True,
+                    disable=None if progress is None else not progress,
+                )
+            )
+            pool = stack.enter_context(ThreadPoolExecutor(workers))
+            local, lock = threading.local(), threading.Lock()
+
+            def advance(nbytes: int) -> None:
+                with lock:
+                    bar.update(nbytes)
+
+            def work(step: Step) -> TensorReport:
+                if not hasattr(local, "worker"):
+                    local.worker = Worker(job, inputs, outputs, stop, advance)
+                return local.worker.write(step)
+
+            futures = {step.name: pool.submit(work, step) for step in steps}
+            try:
+                wait(futures.values(), return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+            failed = [f.exception() for f in futures.values() if not f.cancelled() and f.exception()]
+            for error in sorted(failed, key=lambda error: isinstance(error, Stopped)):
+                raise error
+            return tuple(futures[step.name].result() for step in job.plan.steps)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Stopped(Exception):
+    """Another worker failed, or the user interrupted; this one ends early."""
+
+
+class Worker:
+    """One thread's readers and buffers; writes one tensor at a time."""
+
+    def __init__(
+        self, job: Job, inputs: Files, outputs: Files, stop: threading.Event, advance: Callable[[int], object]
+    ):
+        import torch
+
+        self.job, self.outputs, self.stop, self.advance = job, outputs, stop, advance
+        self.readers = [Reader(model, inputs) for model in job.models]
+        self.base = torch.empty(BLOCK)
+        self.changes = [torch.empty(BLOCK) for _ in job.models]
+        self.output = self.readers[0].buffer  # free again by the time a block is written
+
+    def write(self, step: Step) -> TensorReport:
+        """Writes the tensor, reads it back, compares the hashes, and says what was done."""
+        import xxhash
+
+        if self.stop.is_set():
+            raise Stopped
+        entry, digest = self.job.outputs[step.name], xxhash.xxh3_128()
+        change = base = 0.0
+        position = 0
+
+        def put(data: memoryview) -> None:
+            nonlocal position
+            if self.stop.is_set():
+                raise Stopped
+            digest.update(data)
+            self.outputs.write(entry.file, entry.start + position, data)
+            position += len(data)
+            self.advance(len(data))
+
+        if step.base is not None:
+            for merged in merged_blocks(
+                self.reading(step), step.merged, len(self.readers), self.job.recipe, step.lam, canonical(step.name)
+            ):
+                change, base = change + merged.change, base + merged.base
+                if not (change + base) < float("inf"):
+                    raise RunError(
+                        f"{step.name} holds values that are not finite, in the tuned model or in the backbone"
+                    )
+                put(self.final(step, merged.start, merged.stop, merged.values))
+        for start, stop in spans(entry.count - step.merged):
+            put(self.kept(step, step.merged + start, step.merged + stop))
+        self.read_back(step, entry, digest.hexdigest())
+        compared = step.base is not None
+        return TensorReport(
+            step.name, step.action, entry.count, step.merged, step.lam if compared else None,
+            change**0.5 if compared else None, base**0.5 if compared else None, digest.hexdigest(),
+        )  # fmt: skip
+
+    def reading(self, step: Step) -> "Callable[[int, int], tuple[torch.Tensor, list[torch.Tensor]]]":
+        """The ``read(start, stop)`` of :func:`~textreg.methods.merged_blocks` for one tensor."""
+
+        def read(start: int, stop: int) -> "tuple[torch.Tensor, list[torch.Tensor]]":
+            base = self.base[: stop - start]
+            self.readers[0].cast(step.base, start, stop, base)
+            changes = [change[: stop - start] for change in self.changes]
+            for reader, name, change in zip(self.readers, step.tuned, changes, strict=True):
+                reader.floats(name, start, stop, change)
+                change.sub_(base)
+            return base, changes
+
+        return read
+
+    def final(self, step: Step, start: int, stop: int, values: "torch.Tensor") -> memoryview:
+        """Bytes of one merged block in the output dtype; stored bytes at the end points of an interpolation."""
+        width = WIDTH[step.target.dtype]
+        if self.job.recipe.method in {"linear", "slerp"} and len(self.readers) == 1:
+            stored = self.readers[0].stored(step.name)
+            if step.lam == 0 and step.base.dtype == step.target.dtype:
+                return self.readers[0].raw(step.base, start * width, (stop - start) * width)
+            if step.lam == 1 and stored.dtype == step.target.dtype and step.name not in self.job.models[0].changes:
+                return self.readers[0].raw(stored, start * width, (stop - start) * width)
+        self.output.view(step.target.dtype, stop - start).copy_(values)
+        return self.output.bytes[: (stop - start) * width]
+
+    def kept(self, step: Step, start: int, stop: int) -> memoryview:
+        """Bytes of one block of a tensor that is not merged: the first tuned model's own."""
+        reader, width = self.readers[0], WIDTH[step.target.dtype]
+        stored = reader.stored(step.name)
+        if stored.dtype == step.target.dtype and step.name not in reader.weights.changes:
+            return reader.raw(stored, start * width, (stop - start) * width)
+        values = self.base[: stop - start]
+        reader.floats(step.name, start, stop, values)
+        self.output.view(step.target.dtype, stop - start).copy_(values)
+        return self.output.bytes[: (stop - start) * width]
+
+    def read_back(self, step: Step, entry: Entry, expected: str) -> None:
+        """Raises :class:`RunError` when the bytes on disk are not those that were written."""
+        import xxhash
+
+        digest, width = xxhash.xxh3_128(), WIDTH[entry.dtype]
+        for start, stop in spans(entry.count):
+            view = self.output.bytes[: (stop - start) * width]
+            self.outputs.read(entry.file, entry.start + start * width, view)
+            digest.update(view)
+        if digest.hexdigest() != expected:
+            raise RunError(f"{step.name} reads back differently from what was written; check the disk and run again")
+
+
+def verify_headers(plan: Plan, folder: Path) -> None:
+    """Raises :class:`RunError` unless the folder holds every planned tensor in its shape and dtype, and no other."""
+    written = open_checkpoint(folder).tensors
+    wanted = {step.name: (step.target.dtype, step.target.shape) for step in plan.steps}
+    found = {name: (entry.dtype, entry.shape) for name, entry in written.items()}
+    if wanted != found:
+        odd = sorted(set(wanted.items()) ^ set(found.items()))[0]
+        raise RunError(f"the merged checkpoint lacks {odd[0]} as planned; this is a defect, please report it")

@@ -1,0 +1,76 @@
+"""Would a checkpoint folder load in transformers with every weight in its place?
+
+The model is built on the meta device, so no weight is read into memory and the check costs the import of transformers.
+A merge that runs in a process without transformers asks in a process of its own, which also keeps the merge's memory small:
+
+    python -m textreg.reload FOLDER        # prints one JSON object
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textreg.errors import InputError, RunError
+
+
+def reload_keys(folder: str | Path) -> dict[str, Any]:
+    """What ``from_pretrained`` says of the folder.
+
+    Returns ``class`` (from the config's ``architectures``) and the lists ``missing``, ``unexpected`` and ``mismatched`` of
+    tensor names.  A class that transformers does not have gives ``checked`` False and the reason instead of a guess.
+    """
+    import transformers
+
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    name = (config.get("architectures") or [""])[0]
+    model_class = getattr(transformers, name, None) if name else None
+    if model_class is None:
+        return {"checked": False, "reason": f"transformers has no class {name!r}"}
+    level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        _, info = model_class.from_pretrained(
+            folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
+        )
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bar:
+            transformers.logging.enable_progress_bar()
+    lists = {key: sorted(map(str, info[f"{key}_keys"])) for key in ("missing", "unexpected", "mismatched")}
+    return {"checked": True, "class": name, **lists}
+
+
+def start_check(folder: Path) -> "subprocess.Popen[str]":
+    """Starts :func:`reload_keys` in a process of its own."""
+    command = [sys.executable, "-m", "textreg.reload", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish_check(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """The answer of :func:`start_check`'s process; :class:`RunError` when it failed."""
+    output, errors = process.communicate()
+    if process.returncode:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"the merged checkpoint does not load: {last}")
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def refuse_incomplete(answer: Mapping[str, Any]) -> None:
+    """Raises :class:`RunError` when a checked model misses weights or has weights that nothing takes."""
+    for kind in ("missing", "unexpected", "mismatched"):
+        names = answer.get(kind, [])
+        if names:
+            raise RunError(
+                f"reloading as {answer['class']} finds {len(names)} {kind} tensor(s), {names[0]} first; "
+                f"the tuned checkpoint is not complete itself"
+            )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise InputError("usage: python -m textreg.reload FOLDER")
+    print(json.dumps(reload_keys(sys.argv[1])))
