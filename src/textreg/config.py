@@ -8,12 +8,11 @@ suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-import yaml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from textreg.errors import InputError, did_you_mean
@@ -203,3 +202,57 @@ def stages() -> dict[str, type[Stage]]:
         "figures": Figures,
         "mechanism": Mechanism,
     }
+
+
+S = TypeVar("S", bound=Stage)
+
+
+@cache
+def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: (TypeAdapter(hints[field.name]), hints[field.name]) for field in fields(cls)}
+
+
+def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool = False) -> Any:
+    """``value`` as the type of field ``key`` of ``cls``, its range checked.
+
+    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``).  Otherwise a value must have its
+    type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means.
+    Raises :class:`InputError` that begins with ``where``, also for an unknown key (with a suggestion).
+    """
+    known = _adapters(cls)
+    if key not in known:
+        raise InputError(f"{where}: unknown parameter {key!r}{did_you_mean(key, known)}")
+    adapter, hint = known[key]
+    is_list = str(getattr(hint, "__origin__", "")) == "<class 'list'>"
+    if text and is_list:
+        value = [word.strip() for word in str(value).strip("[]").split(",") if word.strip()]
+    try:
+        if text:
+            return adapter.validate_python(value)
+        if isinstance(value, str) and getattr(hint, "__origin__", hint) is float:
+            return adapter.validate_python(value)
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        spot = "".join(f"[{step}]" for step in first["loc"] if isinstance(step, int))
+        hint_of_yaml = "; quote it" if isinstance(first["input"], bool) and "string" in first["msg"] else ""
+        message = first["msg"][0].lower() + first["msg"][1:]
+        shown = repr(first["input"])
+        raise InputError(f"{where}: {key}{spot} = {shown[:60]}: {message}{hint_of_yaml}") from None
+
+
+def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:
+    """A settings object from plain values, each checked by :func:`value_of`; fields not given keep their default."""
+    return cls(**{key: value_of(cls, key, value, where) for key, value in values.items()})
+
+
+def collect(cls: type[S], namespace: Mapping[str, Any]) -> S:
+    """Settings from a notebook's ``parameters`` cell: ``settings = config.collect(config.Tune, globals())``.
+
+    Raises :class:`InputError` when the cell leaves a field out or a value has a wrong type or range.
+    """
+    absent = [field.name for field in fields(cls) if field.name not in namespace]
+    if absent:
+        raise InputError(f"the parameters cell does not assign {', '.join(absent)}; every setting of {cls.__name__} belongs there")
+    return build(cls, {field.name: namespace[field.name] for field in fields(cls)}, "parameters cell")

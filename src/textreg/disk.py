@@ -1,0 +1,167 @@
+"""Files that are whole or absent: atomic writes, hashes, and the checks before anything is written.
+
+A file gets its final name by a rename on the same disk, so a kill leaves the old file or the new one, never half of one.
+Content hashes are remembered by size and modification time (:class:`HashCache`), so that a run with nothing to do does not
+read gigabytes again.  Paths that come from files are resolved through :func:`inside`, which refuses to leave a folder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from textreg.errors import InputError, RunError
+
+#: Files over this size are hashed by their first and last MiB and their size (a data set, a foreign checkpoint).
+SAMPLED_OVER = 256 * 2**20
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` (UTF-8) to ``path`` through a temporary neighbour and a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``.  Raises :class:`InputError` naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from None
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """``folder / relative``, refused unless it stays inside ``folder`` (no ``..``, no absolute path, no link out)."""
+    pure = PurePosixPath(relative)
+    target = folder / relative
+    if pure.is_absolute() or ".." in pure.parts or not target.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"path {relative!r} leaves the folder {folder}; only paths inside it are accepted")
+    return target
+
+
+def require_room(folder: Path, free_bytes: int) -> None:
+    """Make ``folder`` and prove that it can be written and that its disk has ``free_bytes`` left.
+
+    Raises :class:`InputError`: a read-only folder and a full disk are told apart.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {folder} ({reason}); choose another folder with --run") from None
+    if free < free_bytes:
+        raise InputError(
+            f"{folder}: {free / 2**20:.0f} MiB free, this run needs about {free_bytes / 2**20:.0f} MiB; "
+            "free some space or choose another folder with --run"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file; over :data:`SAMPLED_OVER` bytes of its size, first and last MiB (prefixed ``sampled-``)."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= SAMPLED_OVER:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+            return digest.hexdigest()
+        digest.update(f"{size}\n".encode())
+        digest.update(file.read(2**20))
+        file.seek(-(2**20), os.SEEK_END)
+        digest.update(file.read())
+    return "sampled-" + digest.hexdigest()
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches and the manifest."""
+    for root, names, files in os.walk(folder):
+        names[:] = sorted(name for name in names if not _passing(name))
+        for name in sorted(files):
+            if not _passing(name) and name != "manifest.json":
+                yield Path(root) / name
+
+
+def _passing(name: str) -> bool:
+    return name.startswith((".", "checkpoint", "__pycache__")) or name in ("cache", "trainer_state")
+
+
+class HashCache:
+    """SHA-256 by path, remembered while size and modification time stay the same.
+
+    The cache file only saves time: a missing or damaged one is made anew.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] = {}
+        self._changed = False
+        if path is not None and path.is_file():
+            try:
+                known = json.loads(path.read_text(encoding="utf-8"))
+                self._known = known if isinstance(known, dict) else {}
+            except (OSError, ValueError):
+                self._known = {}
+
+    def file(self, path: Path) -> str:
+        """Hash of one file."""
+        stat = path.stat()
+        key = str(path.resolve())
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(key)
+        if not (isinstance(known, list) and known[:2] == stamp):
+            known = [*stamp, sha256(path)]
+            self._known[key] = known
+            self._changed = True
+        return str(known[2])
+
+    def folder(self, folder: Path) -> dict[str, str]:
+        """Relative POSIX path -> hash of every result file under ``folder`` (see :func:`files_under`)."""
+        return {path.relative_to(folder).as_posix(): self.file(path) for path in files_under(folder)}
+
+    def save(self) -> None:
+        """Write the cache when something was added."""
+        if self._path is not None and self._changed:
+            write_json(self._path, self._known)
+            self._changed = False
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete ``folder``; it loses its name first, so that a kill never leaves a half-deleted one under it."""
+    if not folder.exists():
+        return
+    doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
+    try:
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise RunError(f"cannot remove {folder}: {error.strerror or error}") from None

@@ -1,0 +1,245 @@
+"""One unit, executed: the child process that a run starts for each notebook.
+
+It ties itself to the run that started it, empties the unit's folder unless an interrupted attempt of the same identity lies
+there (then the stage's own resume continues it), executes the notebook through papermill under a temporary name, and only then,
+when no cell failed and every artefact is there, renames the notebook and writes the manifest.  Kernels start one at a time on a
+machine: two that choose their ports in the same instant can collide.
+
+    python -m textreg.execution JOB.json     (the run does this; JOB is a serialised Job)
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from textreg import manifest, notebooks
+from textreg.disk import HashCache, read_json, remove_tree, write_text
+from textreg.errors import RunError
+from textreg.identity import Identity
+from textreg.notebooks import Failure
+from textreg.stages import Unit, missing_artefacts
+
+ATTEMPT = ".identity"
+KERNEL_START_S = 120
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child needs to know.  ``run``: absolute folder; ``shown``: the same as the notebook sees it."""
+
+    stage: str
+    arm: str | None
+    profile: str
+    run: str
+    shown: str
+    notebook: str
+    parameters: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    fresh: bool = False
+
+    @property
+    def unit(self) -> Unit:
+        """The unit to execute."""
+        return Unit(self.stage, self.arm)
+
+
+def save(job: Job, path: Path) -> None:
+    """Write a job for a child process."""
+    write_text(path, json.dumps(asdict(job)))
+
+
+def environment(run: Path, threads: int, offline: bool) -> dict[str, str]:
+    """Environment of a child: one kernelspec, private Jupyter folders, fixed hash seed, thread counts of its settings."""
+    hidden = run / ".runner"
+    values = dict(os.environ)
+    values |= {
+        "JUPYTER_PATH": str(Path(__file__).parent / "jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(hidden / "runtime"),
+        "IPYTHONDIR": str(hidden / "ipython"),
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        values[name] = str(threads)
+    if offline:
+        values["HF_HUB_OFFLINE"] = "1"
+    return values
+
+
+class Relay:
+    """A writable stream for papermill: every line goes to the log, the last one to whoever watches the run."""
+
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None], log: TextIO, hidden: list[str]) -> None:
+        self._tell, self._log, self._hidden, self._told = tell, log, hidden, 0.0
+
+    def write(self, text: str) -> int:
+        """Log ``text`` without secrets and pass its last line on, at most four times a second."""
+        clean = notebooks.blotted(text, self._hidden)
+        self._log.write(clean)
+        lines = [line.strip() for line in clean.replace("\r", "\n").splitlines() if line.strip()]
+        if lines and time.monotonic() - self._told > 0.25:
+            self._told = time.monotonic()
+            self._tell({"line": lines[-1][:160]})
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the log."""
+        self._log.flush()
+
+
+def _register_engine(tell: Callable[[Mapping[str, Any]], None]) -> str:
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import Engine, papermill_engines
+
+    lock = FileLock(Path(tempfile.gettempdir()) / f"textreg-kernel-start-{os.getuid()}.lock", timeout=KERNEL_START_S)
+
+    class Client(PapermillNotebookClient):
+        def start_new_kernel(self, **kwargs: Any) -> None:
+            try:
+                lock.acquire()
+            except Timeout:
+                raise RunError(f"no kernel could start within {KERNEL_START_S} s: another one holds {lock.lock_file}") from None
+            try:
+                super().start_new_kernel(**kwargs)
+            except BaseException:
+                lock.release(force=True)
+                raise
+
+        def start_new_kernel_client(self) -> Any:
+            try:
+                return super().start_new_kernel_client()
+            finally:
+                lock.release(force=True)
+
+        def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
+            tell({"cell": cell_index + 1, "cells": len(self.nb.cells)})
+            return super().execute_cell(cell, cell_index, *args, **kwargs)
+
+    class LockedEngine(Engine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+            kept = {key: kwargs[key] for key in ("stdout_file", "stderr_file")}
+            client = Client(nb_man, kernel_name=kernel_name, startup_timeout=KERNEL_START_S, timeout=None, **kept)
+            return client.execute()
+
+    papermill_engines.register("textreg", LockedEngine)
+    return "textreg"
+
+
+def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], None]) -> Failure | None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    relay = Relay(tell, sys.stdout, notebooks.secrets(os.environ))
+    engine = _register_engine(tell)
+    try:
+        papermill.execute_notebook(
+            job.notebook,
+            temporary,
+            parameters=dict(job.parameters),
+            engine_name=engine,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=relay,
+            stderr_file=relay,
+        )
+    except papermill.PapermillExecutionError:
+        return notebooks.unfinished(notebooks.read(temporary)) or Failure("a cell failed")
+    except DeadKernelError:
+        cell = notebooks.running_cell(notebooks.read(temporary))
+        return Failure(f"the kernel died in cell {cell}: it was killed (often for memory) or it crashed", cell)
+    except RuntimeError as error:
+        return Failure(f"the kernel did not start: {' '.join(str(error).split())}"[:500])
+    return notebooks.unfinished(notebooks.read(temporary))
+
+
+def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
+    """Leave in ``folder`` only what an attempt of the same identity wrote; True when there is such an attempt.
+
+    The old manifest goes first: from here on the unit counts as not done.
+    """
+    (folder / manifest.NAME).unlink(missing_ok=True)
+    attempt = folder / ATTEMPT
+    same = attempt.is_file() and attempt.read_text(encoding="utf-8").strip() == identity.digest
+    if same and not fresh:
+        return True
+    remove_tree(folder)
+    folder.mkdir(parents=True)
+    write_text(attempt, identity.digest + "\n")
+    return False
+
+
+def execute(job: Job, tell: Callable[[Mapping[str, Any]], None] = lambda event: None) -> Failure | None:
+    """Execute one unit to its manifest; None when it is done, else why it is not.
+
+    ``tell`` is called with events: ``{"cell", "cells"}`` when a cell starts, ``{"line"}`` for a line of output.
+    """
+    import resource
+
+    run, unit = Path(job.run), job.unit
+    folder, shelf = run / unit.folder, run / "notebooks"
+    final, failed = shelf / f"{unit.stem}.ipynb", shelf / f"{unit.stem}.failed.ipynb"
+    temporary = shelf / f".{unit.stem}.part.ipynb"
+    identity = Identity(**job.identity)
+    resumed = prepare(folder, identity, job.fresh)
+    shelf.mkdir(exist_ok=True)
+    for stale in (final, temporary):
+        stale.unlink(missing_ok=True)
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    failure = _papermill(job, temporary, tell)
+    if failure is None and (missing := missing_artefacts(unit, folder)):
+        failure = Failure(f"every cell ran, but {unit.folder} lacks {', '.join(missing)}")
+    places = notebooks.machine_places(run, job.shown)
+    if failure is not None:
+        if temporary.is_file():
+            notebooks.publish(temporary, failed, places, failure)
+        return failure
+    notebooks.publish(temporary, final, places)
+    failed.unlink(missing_ok=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    manifest.write(
+        folder,
+        unit,
+        identity,
+        HashCache().folder(folder),
+        profile=job.profile,
+        notebook=f"notebooks/{final.name}",
+        started=started,
+        seconds=time.monotonic() - clock,
+        peak_memory_mb=round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        threads=int(job.parameters.get("threads", 1)),
+        resumed=resumed,
+    )
+    return None
+
+
+def main(path: str, events: int) -> int:
+    """Entry point of the child: execute the job in ``path``, write events as JSON lines to file descriptor ``events``."""
+    from textreg.processes import die_with_parent
+
+    die_with_parent(int(os.environ.get("TEXTREG_PARENT", os.getppid())))
+    os.set_inheritable(events, False)
+    with os.fdopen(events, "w", encoding="utf-8", buffering=1) as pipe:
+
+        def tell(event: Mapping[str, Any]) -> None:
+            pipe.write(json.dumps(event) + "\n")
+
+        failure = execute(Job(**read_json(Path(path))), tell)
+        tell({"end": True, "failure": asdict(failure) if failure else None})
+    return 0 if failure is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,247 @@
+"""Profiles: YAML files of settings, and the settings of one unit resolved from them.
+
+A profile names its scale and seed, holds one section per stage and a list of arms.  There is no inheritance: what a profile
+does not say is the default of the settings class, which is the laptop profile.  Precedence, weakest first: class default,
+``scale`` and ``seed`` of the profile, its section, the arm's row (``tune``), ``-p`` overrides.  Everything is checked before a
+kernel starts; every error is one line that names the file or the option.
+
+    profile = load("smoke")
+    settings = resolve(profile, "tune", arm="TR", overrides=("tune.steps=50", "seed=1"), run="runs/smoke")
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from textreg import config, stages
+from textreg.errors import InputError, did_you_mean
+
+KEYS = ("name", "scale", "seed", "stages", "arms")
+#: Set by the runner, not by a profile's section or an override.
+RESERVED = ("run", "scale", "arm")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+CREDENTIALS = re.compile(r"://[^/\s@]+@|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
+#: The 36 languages of Crossmodal-3600, in ISO 639-1 where there is a code (``quz``: Cusco Quechua).
+CROSSMODAL = tuple(
+    "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt quz ro ru sv sw te th tr uk vi zh".split()
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A validated profile.  ``sections``: stage -> settings given there; ``arms``: rows of Tune keys with ``arm``."""
+
+    name: str
+    path: Path
+    scale: str
+    seed: int
+    stages: tuple[str, ...]
+    sections: Mapping[str, Mapping[str, Any]]
+    arms: tuple[Mapping[str, Any], ...]
+
+    @property
+    def units(self) -> tuple[stages.Unit, ...]:
+        """The units of a normal run, in running order."""
+        return stages.units(self.stages, self.arms)
+
+
+def available(root: Path) -> dict[str, Path]:
+    """Profile name -> file, of the ``profiles`` folder of the repository ``root``."""
+    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
+
+
+def load(name: str | Path, root: Path | None = None) -> Profile:
+    """The profile of that name in the repository, or of that file (ending in ``.yaml``).
+
+    Raises :class:`InputError` for an unknown name, a damaged file, an unknown key, a wrong type or range, an unknown language,
+    two arms of one name, or an evaluated system that no arm makes.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"profile file {name} does not exist")
+    else:
+        known = available(root or stages.repository())
+        if name not in known:
+            raise InputError(f"unknown profile {str(name)!r}{did_you_mean(name, known)}")
+        path = known[str(name)]
+    return parse(_read(path), path)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" in line {place.line + 1}" if place is not None else ""
+        raise InputError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or 'no safe YAML'})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a profile is a mapping of name, scale, seed, arms and stage sections")
+    return value
+
+
+def parse(content: Mapping[str, Any], path: Path) -> Profile:
+    """A profile from the mapping in its file; ``path`` is named in errors."""
+    classes = config.stages()
+    for key in content:
+        if key not in KEYS and key not in classes:
+            raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, (*KEYS, *classes))}")
+    name = content.get("name", path.stem)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(f"{path}: name = {name!r}: letters, digits, '_', '.' and '-' are accepted")
+    scale = config.value_of(config.Stage, "scale", content.get("scale", "scenes"), str(path))
+    seed = config.value_of(config.Stage, "seed", content.get("seed", 0), str(path))
+    chosen = content.get("stages", [stage for stage in classes if stage != "backbone"])
+    if not isinstance(chosen, list):
+        raise InputError(f"{path}: stages is a list of stage names")
+    for stage in chosen:
+        known_stage(stage, str(path))
+    sections: dict[str, Mapping[str, Any]] = {}
+    for stage, cls in classes.items():
+        given = content.get(stage) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{path}: {stage} is a mapping of parameters")
+        sections[stage] = {key: _value(cls, key, value, f"{path}: {stage}") for key, value in given.items()}
+    profile = Profile(name, path, scale, seed, tuple(chosen), sections, _arms(content.get("arms", []), path))
+    check(profile)
+    return profile
+
+
+def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
+    if key in RESERVED:
+        raise InputError(f"{where}: {key} is set by the run itself; remove it here")
+    return config.value_of(cls, key, value, where)
+
+
+def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: arms is a list of mappings, each with a key 'arm'")
+    arms: list[Mapping[str, Any]] = []
+    for place, row in enumerate(rows):
+        arm = row.get("arm")
+        where = f"{path}: arms[{place}]"
+        if not isinstance(arm, str) or not NAME.fullmatch(arm) or arm == "backbone":
+            raise InputError(f"{where}: arm = {arm!r}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')")
+        if any(arm.casefold() == other["arm"].casefold() for other in arms):
+            raise InputError(f"{where}: arm {arm!r} is there twice (names that differ in case only count as one)")
+        if not isinstance(row.get("merge", False), bool):
+            raise InputError(f"{where} ({arm}): merge is true or false, not {row['merge']!r}")
+        values = {
+            key: _value(config.Tune, key, value, f"{where} ({arm})") for key, value in row.items() if key not in ("arm", "merge")
+        }
+        arms.append({"arm": arm, "merge": row.get("merge", False), **values})
+    return tuple(arms)
+
+
+def known_stage(stage: Any, where: str) -> str:
+    """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
+    if stage not in config.stages():
+        raise InputError(f"{where}: unknown stage {stage!r}{did_you_mean(stage, config.stages())}")
+    return str(stage)
+
+
+def resolve(
+    profile: Profile,
+    stage: str,
+    arm: str | None = None,
+    overrides: Sequence[str] = (),
+    run: str | None = None,
+) -> config.Stage:
+    """Settings of ``stage`` (of ``arm`` where the stage runs once per arm) as a frozen settings object.
+
+    ``overrides``: ``key=value`` (every stage that has the key), ``stage.key=value`` or ``arm.key=value``; the value is read
+    as the type of its field.  ``run``: the run folder as the notebook shall see it; default ``runs/<profile>``.
+    """
+    cls = config.stages()[known_stage(stage, "resolve")]
+    values: dict[str, Any] = {"run": run or f"runs/{profile.name}", "scale": profile.scale, "seed": profile.seed}
+    values |= profile.sections[stage]
+    if stage in stages.PER_ARM:
+        rows = {row["arm"]: row for row in profile.arms}
+        if arm not in rows:
+            raise InputError(f"{stage}: unknown arm {arm!r}{did_you_mean(arm, rows)}")
+        values["arm"] = arm
+        if stage == "tune":
+            values |= {key: value for key, value in rows[arm].items() if key != "merge"}
+    for text in overrides:
+        scope, key, word = split_override(text, profile)
+        if scope in (None, stage, arm) and key in {field.name for field in fields(cls)}:
+            values[key] = config.value_of(cls, key, word, f"-p {text}", text=True)
+    return config.build(cls, values, f"{profile.path}: {stage}")
+
+
+def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
+    """``(scope, key, value)`` of ``[stage.|arm.]key=value``; the key and the scope are known ones, else InputError."""
+    name, equals, word = text.partition("=")
+    scope, _, key = name.strip().rpartition(".")
+    classes = config.stages()
+    if not equals or not key:
+        raise InputError(f"-p {text}: expected key=value, stage.key=value or arm.key=value")
+    arms = [row["arm"] for row in profile.arms]
+    if scope and scope not in classes and scope not in arms:
+        raise InputError(f"-p {text}: {scope!r} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
+    holders = [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
+    known = {field.name for cls in holders for field in fields(cls)} - set(RESERVED)
+    if key in RESERVED:
+        raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
+    if key not in known:
+        raise InputError(f"-p {text}: unknown parameter {key!r}{did_you_mean(key, known)}")
+    if CREDENTIALS.search(word):
+        raise InputError(f"-p {name.strip()}=...: looks like a credential; put it into an environment variable, never here")
+    return scope or None, key, word.strip()
+
+
+def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
+    """Resolve every unit and check what one field alone cannot show: languages, credentials, systems against arms."""
+    for text in overrides:
+        scope, key, word = split_override(text, profile)
+        for stage, cls in config.stages().items():
+            if scope in (None, stage) and key in {field.name for field in fields(cls)}:
+                config.value_of(cls, key, word, f"-p {text}", text=True)
+    for unit in profile.units:
+        settings = resolve(profile, unit.stage, unit.arm, overrides)
+        where = f"{profile.path}: {unit.name}"
+        for field in fields(settings):
+            value = getattr(settings, field.name)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and CREDENTIALS.search(text):
+                    raise InputError(f"{where}: {field.name} looks like a credential; put it into an environment variable")
+        if isinstance(settings, config.PrepareData):
+            _check_languages(settings, where)
+        upstream(profile, unit, overrides)
+
+
+def _check_languages(settings: config.PrepareData, where: str) -> None:
+    from textreg import languages
+
+    known = set(languages.codes()) | (set(CROSSMODAL) if settings.scale == "hub" else set())
+    for key in ("languages", "text_languages", "held_out"):
+        given = getattr(settings, key)
+        for code in given:
+            if code not in known:
+                raise InputError(f"{where}: {key}: unknown language {code!r}{did_you_mean(code, known)}")
+        if len(set(given)) < len(given):
+            raise InputError(f"{where}: {key} names a language twice")
+    both = sorted(set(settings.held_out) & set(settings.text_languages))
+    if both:
+        raise InputError(f"{where}: {', '.join(both)} is in held_out and in text_languages; it can be in one of them only")
+
+
+def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:
+    """The units whose files ``unit`` reads, by the resolved systems and arms of its stage."""
+    known = stages.units(tuple(config.stages()), profile.arms)
+    systems: Sequence[str] = ()
+    arms: Sequence[str] = ()
+    if unit.stage == "evaluate":
+        settings = resolve(profile, "evaluate", overrides=overrides)
+        systems = settings.systems if isinstance(settings, config.Evaluate) else ()
+    elif unit.stage == "mechanism":
+        settings = resolve(profile, "mechanism", overrides=overrides)
+        arms = settings.arms if isinstance(settings, config.Mechanism) else ()
+    found = stages.upstream(unit, known, systems, arms)
+    return tuple(other for other in found if other.stage in profile.stages or unit.stage != "figures")

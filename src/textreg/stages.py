@@ -1,0 +1,156 @@
+"""Which units a run consists of, what each needs and what each must leave behind.
+
+A unit is one executed notebook: a stage runs once, ``tune`` and ``merge`` run once per arm of the profile.  The graph is
+computed from the profile alone, so that ``--dry-run`` and ``textreg status`` need no kernel.  ``backbone`` is never part of
+a normal run: its product is shipped, and it runs only when asked for by name.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textreg import config
+from textreg.errors import InputError, did_you_mean
+
+PER_ARM = ("tune", "merge")
+
+#: Files (patterns below the unit's folder) without which a notebook that ended well still counts as failed.
+ARTEFACTS: Mapping[str, tuple[str, ...]] = {
+    "prepare_data": (
+        "align.parquet",
+        "visual.parquet",
+        "text.parquet",
+        "images.parquet",
+        "requests.parquet",
+        "mixture.csv",
+    ),
+    "align": ("projector.safetensors",),
+    "tune": ("adapter/*.safetensors", "log.csv"),
+    "merge": ("sweep.csv",),
+    "evaluate": ("answers.parquet", "fidelity.csv", "visual.csv"),
+    "figures": ("*.svg",),
+    "mechanism": ("*",),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """One notebook to execute: a stage, and the arm where the stage runs once per arm."""
+
+    stage: str
+    arm: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``tune[TR]``, ``evaluate``: the name in messages, manifests and tables."""
+        return self.stage if self.arm is None else f"{self.stage}[{self.arm}]"
+
+    @property
+    def folder(self) -> str:
+        """Folder below the run folder: ``align``, ``tune/TR``, ``merge/TR+M`` (a merge makes a new system)."""
+        if self.arm is None:
+            return self.stage
+        return f"merge/{self.arm}+M" if self.stage == "merge" else f"{self.stage}/{self.arm}"
+
+    @property
+    def notebook(self) -> str:
+        """File name of the source notebook: ``03_tune.ipynb``."""
+        return f"{order().index(self.stage):02d}_{self.stage}.ipynb"
+
+    @property
+    def stem(self) -> str:
+        """Stem of the executed notebook and of the log: ``03_tune-TR``."""
+        stem = self.notebook.removesuffix(".ipynb")
+        return stem if self.arm is None else f"{stem}-{self.arm}"
+
+
+def order() -> tuple[str, ...]:
+    """Stage names in the order in which they run; the position is the notebook's number."""
+    return tuple(config.stages())
+
+
+def units(stages: Sequence[str], arms: Sequence[Mapping[str, Any]]) -> tuple[Unit, ...]:
+    """Units of ``stages`` in running order.  ``arms`` are rows of a profile (``arm``, optional ``merge: true``)."""
+    found: list[Unit] = []
+    for stage in order():
+        if stage not in stages:
+            continue
+        if stage == "tune":
+            found += [Unit(stage, arm["arm"]) for arm in arms]
+        elif stage == "merge":
+            found += [Unit(stage, arm["arm"]) for arm in arms if arm.get("merge")]
+        else:
+            found.append(Unit(stage))
+    return tuple(found)
+
+
+def upstream(
+    unit: Unit, known: Sequence[Unit], systems: Sequence[str] = (), mechanism_arms: Sequence[str] = ()
+) -> tuple[Unit, ...]:
+    """The units whose files ``unit`` reads, in running order.
+
+    ``systems`` are those of the evaluate stage: an arm that no system uses is not waited for; ``TR+M`` needs the merge of
+    ``TR``.  Raises :class:`InputError` for a system or an arm that the profile does not train or merge.
+    """
+    data, align = Unit("prepare_data"), Unit("align")
+    if unit.stage in ("backbone", "prepare_data"):
+        return ()
+    if unit.stage == "align":
+        return (data,)
+    if unit.stage == "tune":
+        return (data, align)
+    if unit.stage == "merge":
+        return (data, align, Unit("tune", unit.arm))
+    if unit.stage == "mechanism":
+        return (data, align, *(_wanted(Unit("tune", arm), known, "mechanism.arms") for arm in mechanism_arms))
+    if unit.stage == "evaluate":
+        wanted: list[Unit] = [data, align]
+        for system in systems:
+            if system == "backbone":
+                continue
+            arm = system.removesuffix("+M")
+            wanted.append(_wanted(Unit("tune", arm), known, "evaluate.systems"))
+            if system != arm:
+                wanted.append(_wanted(Unit("merge", arm), known, "evaluate.systems"))
+        return tuple(other for other in known if other in wanted)
+    # Figures draw loss curves and sweeps of every arm beside the scores.
+    return tuple(other for other in known if other.stage in ("prepare_data", "tune", "merge", "evaluate"))
+
+
+def _wanted(unit: Unit, known: Sequence[Unit], where: str) -> Unit:
+    if unit in known:
+        return unit
+    merging = unit.stage == "merge"
+    arms = [other.arm for other in known if other.stage == unit.stage]
+    what = f"system {unit.arm}+M" if merging else f"arm {unit.arm!r}"
+    cure = "; give the arm 'merge: true'" if merging else "; add it to the profile's arms"
+    raise InputError(f"{where} names {what}, which this profile does not make{did_you_mean(unit.arm, arms)}{cure}")
+
+
+def missing_artefacts(unit: Unit, folder: Path) -> list[str]:
+    """Patterns of :data:`ARTEFACTS` that match no non-empty file below ``folder``."""
+    return [
+        pattern
+        for pattern in ARTEFACTS.get(unit.stage, ())
+        if not any(path.is_file() and path.stat().st_size > 0 for path in folder.glob(pattern))
+    ]
+
+
+def repository() -> Path:
+    """The repository: the nearest folder above the working directory, else above the package, with the notebooks.
+
+    Raises :class:`InputError` outside of one: the notebooks and profiles are not part of the installed package.
+    """
+    here = Path(__file__).resolve()
+    for folder in (*(Path.cwd() / "x").parents, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise InputError("no notebooks and profiles here; run the command inside a clone of the repository")
+
+
+def shown(path: Path) -> str:
+    """``path`` relative to the working directory where it lies below it, else as it is."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

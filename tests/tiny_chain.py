@@ -1,0 +1,108 @@
+"""A miniature repository: the real stages, profiles and parameters, with notebooks that only write small files.
+
+``build(folder)`` makes ``notebooks/``, ``profiles/tiny.yaml`` and ``pyproject.toml`` in ``folder``; every notebook has the real
+``parameters`` cell of its stage, made from the settings class, so that it follows the settings by itself.
+"""
+
+import json
+from pathlib import Path
+
+from textreg import config, notebooks, stages
+
+PROFILE = """
+name: tiny
+scale: scenes
+seed: 0
+stages: [prepare_data, align, tune, figures]
+prepare_data: {languages: [en, es], text_languages: [es], held_out: [], align_rows: 3}
+tune: {steps: 6}
+arms:
+  - {arm: BM, text: none}
+  - {arm: TR}
+"""
+
+PREPARE = """
+from pathlib import Path
+folder = Path(run) / "prepare_data"
+folder.mkdir(parents=True, exist_ok=True)
+names = ["align", "visual", "text", "images", "requests"]
+for name in names:
+    (folder / f"{name}.parquet").write_text(f"{name} {seed} {align_rows}")
+(folder / "mixture.csv").write_text("source,language,rows,share")
+"""
+
+ALIGN = """
+from pathlib import Path
+folder = Path(run) / "align"
+folder.mkdir(parents=True, exist_ok=True)
+text = (Path(run) / "prepare_data" / "align.parquet").read_text()
+(folder / "projector.safetensors").write_text(text + f" aligned {learning_rate}")
+"""
+
+#: A stage that resumes: it appends one line per step and goes on where an earlier attempt stopped.
+TUNE = """
+import os, time
+from pathlib import Path
+folder = Path(run) / "tune" / arm
+(folder / "adapter").mkdir(parents=True, exist_ok=True)
+journal = folder / "checkpoint.txt"
+lines = journal.read_text().split("\\n")[:-1] if journal.exists() else []
+for step in range(len(lines), steps):
+    time.sleep(0.1)
+    lines.append(f"step {step} {(step * 7919 + seed) % 101}")
+    journal.with_suffix(".part").write_text("\\n".join(lines) + "\\n")
+    os.replace(journal.with_suffix(".part"), journal)
+    print(f"step {step + 1}/{steps}")
+start = (Path(run) / "align" / "projector.safetensors").read_text()
+(folder / "adapter" / "adapter.safetensors").write_text(start + "\\n" + "\\n".join(lines))
+(folder / "log.csv").write_text("step,loss\\n1,2.0")
+"""
+
+FIGURES = """
+from pathlib import Path
+folder = Path(run) / "figures"
+folder.mkdir(parents=True, exist_ok=True)
+adapters = sorted(Path(run).glob("tune/*/adapter/*"))
+(folder / "figure.svg").write_text("<svg>" + "".join(path.read_text() for path in adapters) + "</svg>")
+"""
+
+BODIES = {"prepare_data": PREPARE, "align": ALIGN, "tune": TUNE, "figures": FIGURES}
+
+
+def cell(text: str, *tags: str) -> dict:
+    """A code cell without outputs."""
+    metadata = {"tags": list(tags)} if tags else {}
+    return {"cell_type": "code", "id": f"c{abs(hash(text)) % 10**8}", "metadata": metadata, "source": text.strip(),
+            "outputs": [], "execution_count": None}
+
+
+def parameters_cell(stage: str) -> dict:
+    """The parameters cell of a stage, with the defaults of its settings class."""
+    values = notebooks.defaults(config.stages()[stage])
+    return cell("\n".join(f"{name} = {value!r}" for name, value in values.items()), "parameters")
+
+
+def notebook(stage: str, *bodies: str) -> dict:
+    """A notebook of a stage: a heading, its parameters cell, and one code cell per body."""
+    heading = {"cell_type": "markdown", "id": "h", "metadata": {}, "source": f"# {stage}"}
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    cells = [heading, parameters_cell(stage), *(cell(body) for body in bodies)]
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def write(folder: Path, stage: str, *bodies: str) -> Path:
+    """Write the notebook of a stage below ``folder``/notebooks and return its path."""
+    path = folder / "notebooks" / stages.Unit(stage).notebook
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook(stage, *bodies), indent=1))
+    return path
+
+
+def build(folder: Path, profile: str = PROFILE) -> Path:
+    """The miniature repository in ``folder``."""
+    for stage, body in BODIES.items():
+        write(folder, stage, body)
+    (folder / "profiles").mkdir(exist_ok=True)
+    (folder / "profiles" / "tiny.yaml").write_text(profile)
+    (folder / "pyproject.toml").write_text('[project]\nname = "tiny"\n')
+    return folder
