@@ -1,8 +1,9 @@
 """Tables behind the figures: read a run (or the seeds of one), and reduce it to what is drawn.
 
-A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder of ``seed-*`` folders, read together.  Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval
-is the 95 % bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without
-bounds); with several seeds it is the range over seeds, because two or three seeds support no finer statement.
+A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder of ``seed-*`` folders, read together.
+Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval is the 95 %
+bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds); with
+several seeds it is the range over seeds, because two or three seeds support no finer statement.
 """
 
 from collections.abc import Collection, Iterable, Mapping
