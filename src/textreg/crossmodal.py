@@ -1,0 +1,261 @@
+"""Crossmodal-3600 as requests: the same images asked in up to 36 languages, with human captions as references.
+
+Three choices are not obvious.  An item keeps its image and its paraphrase in every language and arm, so that arms
+compare the same question.  In the arm ``text`` the caption that a person wrote in the asked language stands where the
+image was: the content is right and in that language, so the fidelity of this arm is what the language model can do,
+and the image arm is measured against it.  Captions are scored by chrF (sacrebleu), which needs no word splitting and
+so treats all 36 languages alike; CIDEr is left out because its reference code needs a Java tokenizer and is made for
+English.
+
+Data: ``floschne/xm3600`` at a pinned revision, or a folder with the same files (``data/de-00000-of-00001.parquet``).
+Source: Thapliyal et al., EMNLP 2022 (CC-BY-4.0).  Try it: ``crossmodal.prompts()["uk"].native``.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import yaml
+
+from textreg import hubs
+from textreg.errors import InputError, did_you_mean
+from textreg.mixture import BLANK, PLACEHOLDER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("image_id", "captions", "image")
+Condition = Literal["native", "english"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How to ask for a caption in one language; ``english`` names the language in English."""
+
+    english_name: str
+    native: tuple[str, ...]
+    english: str
+
+    def of(self, condition: Condition, number: int) -> str:
+        """The prompt of item ``number``: native paraphrases take turns."""
+        return self.english if condition == "english" else self.native[number % len(self.native)]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image with its captions: language -> captions."""
+
+    image_id: str
+    split: str
+    captions: Mapping[str, tuple[str, ...]]
+
+
+@cache
+def prompts() -> dict[str, Prompts]:
+    """Language code -> prompts, for the 36 languages, from ``crossmodal_prompts.yaml``."""
+    data = yaml.safe_load(resources.files("textreg").joinpath("crossmodal_prompts.yaml").read_text("utf-8"))
+    return {
+        code: Prompts(
+            entry["english_name"], tuple(entry["native"]), data["english"].format(language=entry["english_name"])
+        )
+        for code, entry in data["languages"].items()
+    }
+
+
+def languages() -> tuple[str, ...]:
+    """The 36 codes, sorted."""
+    return tuple(sorted(prompts()))
+
+
+def check_languages(wanted: Iterable[str]) -> None:
+    """Raises ``InputError`` for a language that Crossmodal-3600 does not have."""
+    for code in wanted:
+        if code not in prompts():
+            raise InputError(f"Crossmodal-3600 has no language {code!r}{did_you_mean(code, prompts())}")
+
+
+def split_files(folder: Path, language: str) -> list[Path]:
+    """The Parquet files of one language split.  Raises ``InputError`` naming the file that was looked for."""
+    files = sorted(folder.rglob(f"{language}-*-of-*.parquet")) or sorted(folder.rglob(f"{language}.parquet"))
+    if not files:
+        raise InputError(
+            f"{folder.name}: no split for language {language!r}; expected data/{language}-00000-of-00001.parquet"
+        )
+    return files
+
+
+def _rows(folder: Path, language: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in split_files(folder, language):
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
+        for column in columns:
+            if column not in file.schema_arrow.names:
+                found = ", ".join(file.schema_arrow.names)
+                raise InputError(f"{path.name}: no column {column}; found {found}; expected {', '.join(COLUMNS)}")
+        for batch in file.iter_batches(batch_size=64, columns=list(columns)):
+            yield from batch.to_pylist()
+
+
+def read_items(
+    folder: Path, wanted: Sequence[str], *, validation: int, test: int, seed: int
+) -> tuple[list[Item], dict[str, int]]:
+    """A seeded choice of images with their captions in every wanted language, sorted by image id.
+
+    Returns the items and language -> captions.  The pictures are not read here.  Raises ``InputError`` when the data
+    set has fewer images than asked for, or an image lacks a language.
+    """
+    check_languages(wanted)
+    first = [str(row["image_id"]) for row in _rows(folder, wanted[0], ["image_id"])]
+    ids = sorted(dict.fromkeys(first))
+    if len(ids) < validation + test:
+        raise InputError(
+            f"{folder.name} has {len(ids)} images in {wanted[0]!r}, the profile asks for {validation} validation and "
+            f"{test} test images; lower prepare_data.validation_images or test_images"
+        )
+    drawn = [ids[i] for i in np.random.default_rng([seed, 36]).permutation(len(ids))[: validation + test]]
+    split = dict.fromkeys(drawn[:validation], "validation") | dict.fromkeys(drawn[validation:], "test")
+    captions: dict[str, dict[str, tuple[str, ...]]] = {image_id: {} for image_id in split}
+    for language in wanted:
+        for row in _rows(folder, language, ["image_id", "captions"]):
+            kept = tuple(text.strip() for text in row["captions"] or () if text and text.strip())
+            if str(row["image_id"]) in captions and kept:
+                captions[str(row["image_id"])][language] = kept
+        lacking = sorted(image_id for image_id in split if language not in captions[image_id])
+        if lacking:
+            raise InputError(
+                f"{folder.name}: {len(lacking)} images have no caption in {language!r}, first {lacking[0]}"
+            )
+    items = [Item(image_id, split[image_id], captions[image_id]) for image_id in sorted(split)]
+    return items, {language: sum(len(item.captions[language]) for item in items) for language in wanted}
+
+
+def read_images(folder: Path, language: str, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
+    """The pictures of the items, once each, from one split (all splits hold the same), as rows of
+    ``images.parquet``.
+    """
+    split = {item.image_id: item.split for item in items}
+    for row in _rows(folder, language, ["image_id", "image"]):
+        image_id = str(row["image_id"])
+        if image_id in split:
+            image = row["image"] or {}
+            if not image.get("bytes"):
+                raise InputError(
+                    f"{folder.name}: image {image_id} of split {language!r} holds no bytes; download again"
+                )
+            record = {"bytes": image["bytes"], "path": None}
+            yield {"image_id": image_id, "split": split.pop(image_id), "image": record, "scene": None}
+
+
+def requests(
+    items: Sequence[Item], wanted: Sequence[str], condition: Condition = "native"
+) -> Iterator[dict[str, Any]]:
+    """The requests of all three arms, one image after the other, in the form of ``requests.parquet``."""
+    for number, item in enumerate(items):
+        for language in wanted:
+            prompt = prompts()[language].of(condition, number)
+            captions = item.captions[language]
+            shown = f"{PLACEHOLDER}\n{prompt}"
+            arms = (
+                ("image", item.image_id, shown),
+                ("blank", BLANK, shown),
+                ("text", None, f"{captions[0]}\n{prompt}"),
+            )
+            for arm, image_id, words in arms:
+                yield {
+                    "item_id": f"caption/{item.image_id}",
+                    "split": item.split,
+                    "arm": arm,
+                    "task": "caption",
+                    "language": language,
+                    "image_id": image_id,
+                    "prompt": words,
+                    "reference": json.dumps(captions, ensure_ascii=False),
+                }
+
+
+def read_questions(path: str | Path) -> list[dict[str, Any]]:
+    """A visual check of the user's: JSONL with ``image``, ``question``, ``answer`` (a string or a list), maybe
+    ``language``.
+
+    Returns dictionaries with exactly these four keys (``language`` defaults to English).  Raises ``InputError`` naming
+    file, line and column.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"prepare_data.visual_check {path}: no such file; expected JSONL with image, question, answer"
+        )
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path.name}, line {number}: not a JSON object ({error})") from error
+        for column in ("image", "question", "answer"):
+            if not isinstance(record, dict) or not record.get(column):
+                raise InputError(f"{path.name}, line {number}: no {column}; expected image, question, answer")
+        answer = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
+        found.append(
+            {
+                "image": str(record["image"]),
+                "question": str(record["question"]),
+                "answer": [str(text) for text in answer],
+                "language": str(record.get("language") or "en"),
+            }
+        )
+    return found
+
+
+def question_requests(questions: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Requests of a visual check: the arms ``image`` and ``blank`` (a question without its image has no text arm)."""
+    for number, question in enumerate(questions):
+        for arm, image_id in (("image", question["image"]), ("blank", BLANK)):
+            yield {
+                "item_id": f"question/{number}",
+                "split": "test",
+                "arm": arm,
+                "task": "question",
+                "language": question["language"],
+                "image_id": image_id,
+                "prompt": f"{PLACEHOLDER}\n{question['question']}",
+                "reference": json.dumps(question["answer"], ensure_ascii=False),
+            }
+
+
+def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
+    """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n``.
+
+    ``answers``: columns of ``answers.parquet``; rows of other tasks are ignored.  ``reference`` is a JSON list.  An
+    empty answer counts as wrong, not as missing.  Source: Popović 2015, as in sacrebleu.
+    """
+    import pandas as pd
+    from sacrebleu.metrics import CHRF
+
+    chrf = CHRF()
+    keys = ["seed", "system", "lambda", "language", "arm"]
+    rows = []
+    captions = answers[answers["task"] == "caption"]
+    for values, group in captions.groupby(keys, dropna=False, sort=False):
+        references = [json.loads(text) for text in group["reference"]]
+        width = max(len(texts) for texts in references)
+        columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(width)]
+        score = chrf.corpus_score(group["answer"].fillna("").tolist(), columns).score
+        rows.append([*values, len(group), score])
+    return pd.DataFrame(rows, columns=[*keys, "n", "chrf"])
+
+
+def resolve(name: str) -> Path:
+    """The folder of the data set, from a hub id or a local folder."""
+    return hubs.resolve(name, kind="dataset")

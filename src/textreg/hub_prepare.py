@@ -1,0 +1,200 @@
+"""``prepare_data`` at hub scale: row files, images, requests and the text mixture from real data sets.
+
+The order is fixed, so a run is repeatable: every source is resolved, counted, planned, and only then are the chosen
+rows written.  Not obvious: visual sources give only rows with an image (a baseline with hidden text rows would be a
+hidden TR), text sources only rows without one, and the English control is drawn from the same sources as the
+multilingual rows, so that language is what differs.
+
+Run it: ``textreg run --profile gpu --only prepare_data``.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textreg import crossmodal, hub_data, hub_images, mixture, row_files
+from textreg.config import PrepareData
+from textreg.errors import InputError
+from textreg.hub_data import Row, Source
+
+Say = Callable[[str], None]
+IMAGE_GROUP = 256  # rows of images.parquet held in memory at a time
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written: rows per file, the text mixture and its English control, and why rows were left out."""
+
+    rows: Mapping[str, int]
+    text: mixture.MixturePlan
+    control: mixture.MixturePlan
+    skipped: Mapping[str, int]
+
+
+class _Images:
+    """The one writer of ``images.parquet``; a picture that two rows share is written once."""
+
+    def __init__(self, writer: row_files.RowWriter):
+        self._writer = writer
+        self._seen: set[str] = set()
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        if record["image_id"] not in self._seen:
+            self._seen.add(record["image_id"])
+            self._writer.write(record)
+
+    def visual_rows(
+        self, name: Source, rows: Iterable[Row], settings: PrepareData, wanted: int, task: str
+    ) -> Iterator[dict[str, Any]]:
+        pictures = hub_images.Pictures(name.folder, settings.image_folder)
+        workers = min(8, os.cpu_count() or 1)
+        limit = settings.max_broken_images
+        for row, picture in hub_images.checked(rows, pictures, wanted=wanted, limit=limit, workers=workers):
+            self.add(picture.as_record("train"))
+            yield row.as_record(task=task, image_id=picture.image_id)
+
+
+def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prepared:
+    """Write every ``prepare_data`` file of DESIGN's contract into ``folder``; ``say`` gets the lines of the plan.
+
+    Raises ``InputError`` for anything wrong with a source (see ``hubs``, ``hub_data``, ``hub_images``,
+    ``crossmodal``).
+    """
+    folder = Path(folder)
+    crossmodal.check_languages(settings.languages)
+    align, *visual = [hub_data.source(name) for name in [settings.align_data, *settings.visual_data]]
+    texts = [hub_data.source(name) for name in settings.text_data]
+    evaluation = crossmodal.resolve(settings.evaluation_data)
+
+    pool = _pool(texts)
+    plan = text_plan(settings, pool)
+    control = mixture.plan(_only_english(pool), plan.rows, languages=["en"])
+    say(plan.describe())
+    say(f"English control: {control.rows} rows" + _short(control))
+
+    written: dict[str, int] = {}
+    root = Path(settings.image_folder).expanduser().resolve() if settings.image_folder else None
+    with row_files.RowWriter(
+        folder / "images.parquet", row_files.IMAGES, image_root=root, group=IMAGE_GROUP
+    ) as image_file:
+        images = _Images(image_file)
+        images.add(blank_image())
+        stages = (("align", [align], settings.align_rows), ("visual", visual, settings.visual_rows))
+        for name, sources, rows in stages:
+            written[name] = _write_visual(folder / f"{name}.parquet", sources, rows, settings, images, say)
+        for name, chosen in (("text", plan), ("text_control", control)):
+            written[name] = _write_text(folder / f"{name}.parquet", texts, chosen, settings.seed)
+        written["requests"] = _write_requests(folder / "requests.parquet", evaluation, settings, images, say)
+    written["images"] = image_file.rows
+    plan.save(folder / "mixture.csv")
+    skipped: Counter = Counter()
+    for source in [align, *visual, *texts]:
+        skipped.update({f"{source.name}: {reason}": n for reason, n in source.skipped.items()})
+    for reason, n in sorted(skipped.items()):
+        say(f"left out {n} rows of {reason}")
+    return Prepared(written, plan, control, dict(skipped))
+
+
+def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int]) -> mixture.MixturePlan:
+    """The mixture of the multilingual text rows, by temperature or like Fig. 2, without held-out languages."""
+    shares = mixture.paper_shares() if settings.text_mixture == "paper" else None
+    return mixture.plan(
+        pool,
+        settings.text_rows,
+        languages=settings.text_languages,
+        held_out=settings.held_out,
+        temperature=settings.text_temperature,
+        shares=shares,
+    )
+
+
+def _pool(sources: Sequence[Source]) -> dict[tuple[str, str], int]:
+    return {(s.name, language): n for s in sources for language, n in hub_data.count(s, "text").items()}
+
+
+def _only_english(pool: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    english = {key: n for key, n in pool.items() if key[1] == "en"}
+    if not english:
+        raise InputError(
+            "no English text row for the control; add a source with English rows to prepare_data.text_data"
+        )
+    return english
+
+
+def _short(plan: mixture.MixturePlan) -> str:
+    missing = plan.asked - plan.rows
+    return f", {missing} fewer than the multilingual rows: some will be repeated in training" if missing else ""
+
+
+def _write_visual(
+    path: Path, sources: Sequence[Source], rows: int, settings: PrepareData, images: _Images, say: Say
+) -> int:
+    """Sources share the rows by size; English or not, a visual row is taken as it is."""
+    counts = [hub_data.count(source, "visual") for source in sources]
+    sizes = [sum(count.values()) for count in counts]
+    for source, size in zip(sources, sizes, strict=True):
+        if not size:
+            raise InputError(f"{source.name}: no row with an image among its {len(source.files)} files")
+    with row_files.RowWriter(path, row_files.ROWS) as writer:
+        for source, count, part in zip(sources, counts, mixture.fill(sizes, sizes, rows), strict=True):
+            quota = mixture.language_quota(count, part, temperature=1.0)
+            chosen = hub_data.choose(source, "visual", quota, count, settings.seed)
+            writer.write_many(images.visual_rows(source, chosen, settings, part, path.stem))
+            say(f"{path.stem}: {part} of {sum(count.values())} rows of {source.name}")
+    return writer.rows
+
+
+def _write_text(path: Path, sources: Sequence[Source], plan: mixture.MixturePlan, seed: int) -> int:
+    with row_files.RowWriter(path, row_files.ROWS) as writer:
+        for source in sources:
+            quotas = [quota for quota in plan.quotas if quota.source == source.name]
+            wanted = {quota.language: quota.rows for quota in quotas}
+            available = {quota.language: quota.available for quota in quotas}
+            rows = hub_data.choose(source, "text", wanted, available, seed)
+            writer.write_many(row.as_record(task=path.stem, image_id=None) for row in rows)
+    return writer.rows
+
+
+def _write_requests(path: Path, folder: Path, settings: PrepareData, images: _Images, say: Say) -> int:
+    wanted = settings.languages
+    items, captions = crossmodal.read_items(
+        folder, wanted, validation=settings.validation_images, test=settings.test_images, seed=settings.seed
+    )
+    for record in crossmodal.read_images(folder, wanted[0], items):
+        images.add(record)
+    say(f"requests: {len(items)} images, {len(wanted)} languages, {sum(captions.values())} reference captions")
+    with row_files.RowWriter(path, row_files.REQUESTS) as writer:
+        writer.write_many(crossmodal.requests(items, wanted, settings.prompt_condition))
+        if settings.visual_check:
+            writer.write_many(_questions(settings, images))
+    return writer.rows
+
+
+def _questions(settings: PrepareData, images: _Images) -> Iterator[dict[str, Any]]:
+    """The user's visual check; a picture that is missing or broken is an error here, as every question counts."""
+    path = Path(settings.visual_check).expanduser()
+    questions = crossmodal.read_questions(path)
+    pictures = hub_images.Pictures(path.parent, settings.image_folder)
+    for number, question in enumerate(questions):
+        row = Row(number, path.name, question["language"], question["image"], ())
+        try:
+            picture = pictures.check(row)
+        except hub_images.BrokenImage as error:
+            raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
+        images.add(picture.as_record("test"))
+    yield from crossmodal.question_requests(questions)
+
+
+def blank_image(side: int = 384) -> dict[str, Any]:
+    """The picture that shows nothing: uniform mid-grey, as a row of ``images.parquet``."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (127, 127, 127)).save(buffer, "PNG")
+    image = {"bytes": buffer.getvalue(), "path": None}
+    return {"image_id": mixture.BLANK, "split": "train", "image": image, "scene": None}

@@ -1,0 +1,150 @@
+"""Crossmodal-3600: prompts in 36 languages, requests of three arms, caption scores."""
+
+import json
+import re
+
+import hub_folders
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from textreg import crossmodal
+from textreg.errors import InputError
+
+LANGUAGES = ("en", "de", "quz")
+SCRIPTS = {
+    "ar": "[\u0600-\u06ff]", "bn": "[\u0980-\u09ff]", "el": "[\u0370-\u03ff]", "fa": "[\u0600-\u06ff]",
+    "he": "[\u0590-\u05ff]", "hi": "[\u0900-\u097f]", "ja": "[\u3040-\u30ff]", "ko": "[\uac00-\ud7af]",
+    "ru": "[\u0400-\u04ff]", "te": "[\u0c00-\u0c7f]", "th": "[\u0e00-\u0e7f]", "uk": "[\u0400-\u04ff]",
+    "zh": "[\u4e00-\u9fff]",
+}  # fmt: skip
+
+
+def test_there_are_prompts_in_all_36_languages_and_none_is_shared():
+    prompts = crossmodal.prompts()
+    assert len(prompts) == 36
+    native = [text for entry in prompts.values() for text in entry.native]
+    assert len(set(native)) == len(native) >= 72
+    assert all(len(entry.native) >= 2 for entry in prompts.values())
+
+
+@pytest.mark.parametrize("code", sorted(SCRIPTS))
+def test_prompts_are_in_the_script_of_their_language(code):
+    for text in crossmodal.prompts()[code].native:
+        letters = [letter for letter in text if letter.isalpha()]
+        assert sum(bool(re.match(SCRIPTS[code], letter)) for letter in letters) > 0.6 * len(letters), text
+
+
+def test_the_english_condition_names_the_language():
+    prompts = crossmodal.prompts()["uk"]
+    assert prompts.of("english", 5).endswith("Answer in Ukrainian.")
+    assert prompts.of("native", 0) != prompts.of("native", 1) != prompts.of("native", 2) == prompts.native[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return hub_folders.crossmodal(tmp_path, LANGUAGES)
+
+
+def items_of(folder, **options):
+    return crossmodal.read_items(folder, LANGUAGES, **({"validation": 2, "test": 3, "seed": 0} | options))[0]
+
+
+def test_items_have_captions_in_every_language_and_the_split_is_seeded(folder):
+    items = items_of(folder)
+    assert [item.split for item in items].count("validation") == 2
+    assert all(set(item.captions) == set(LANGUAGES) for item in items)
+    assert items == items_of(folder) != items_of(folder, seed=1)
+
+
+def test_arms_and_languages_of_an_item_share_its_id_and_paraphrase(folder):
+    table = pd.DataFrame(crossmodal.requests(items_of(folder), LANGUAGES))
+    assert len(table) == 5 * 3 * 3
+    for (_, language), group in table.groupby(["item_id", "language"]):
+        arms = group.set_index("arm")
+        words = arms.loc["image", "prompt"].removeprefix("<image>\n")
+        assert words in crossmodal.prompts()[language].native
+        assert arms.loc["blank", "prompt"] == arms.loc["image", "prompt"]
+        assert arms.loc["blank", "image_id"] == "blank"
+        assert pd.isna(arms.loc["text", "image_id"])
+        caption = json.loads(arms.loc["text", "reference"])[0]
+        assert arms.loc["text", "prompt"] == f"{caption}\n{words}"
+    paraphrases = (
+        table[table.arm == "image"]
+        .groupby("item_id")["prompt"]
+        .apply(
+            lambda prompts: {
+                i for p in prompts for e in crossmodal.prompts().values() for i, n in enumerate(e.native) if n in p
+            }
+        )
+    )
+    assert all(len(found) == 1 for found in paraphrases)
+
+
+def test_pictures_are_read_once_and_only_those_of_the_items(folder):
+    items = items_of(folder)
+    records = list(crossmodal.read_images(folder, "en", items))
+    assert [record["image_id"] for record in records] == [item.image_id for item in items]
+    assert all(record["image"]["bytes"].startswith(b"\x89PNG") for record in records)
+
+
+def test_a_missing_split_names_the_file_looked_for(folder):
+    with pytest.raises(InputError, match=r"no split for language 'fr'; expected data/fr-00000-of-00001\.parquet"):
+        crossmodal.read_items(folder, ["en", "fr"], validation=1, test=1, seed=0)
+
+
+def test_a_missing_column_names_the_file_and_the_columns(folder):
+    pq.write_table(pa.table({"image_id": ["img00"], "caption": ["x"]}), folder / "data" / "de-00000-of-00001.parquet")
+    with pytest.raises(InputError, match=r"de-00000-of-00001\.parquet: no column captions; found image_id, caption"):
+        items_of(folder)
+
+
+def test_more_images_than_there_are_is_an_error_that_names_the_settings(folder):
+    with pytest.raises(InputError, match=r"has 8 images.*lower prepare_data.validation_images or test_images"):
+        items_of(folder, test=30)
+
+
+def test_an_unknown_language_is_refused_with_a_suggestion():
+    with pytest.raises(InputError, match=r"has no language 'quy'.*did you mean 'quz'"):
+        crossmodal.check_languages(["de", "quy"])
+
+
+def test_a_visual_check_is_read_with_one_or_several_answers(tmp_path):
+    lines = [{"image": "a.png", "question": "How many?", "answer": "2"},
+             {"image": "b.png", "question": "Wo?", "answer": ["links", "left"], "language": "de"}]  # fmt: skip
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    questions = crossmodal.read_questions(tmp_path / "q.jsonl")
+    requests = list(crossmodal.question_requests(questions))
+    assert [request["arm"] for request in requests] == ["image", "blank"] * 2
+    assert requests[0]["prompt"] == "<image>\nHow many?" and requests[0]["language"] == "en"
+    assert json.loads(requests[2]["reference"]) == ["links", "left"]
+
+
+def test_a_visual_check_without_an_answer_names_the_line(tmp_path):
+    (tmp_path / "q.jsonl").write_text(
+        '{"image": "a.png", "question": "x", "answer": "y"}\n{"image": "a.png"}', "utf-8"
+    )
+    with pytest.raises(InputError, match=r"q\.jsonl, line 2: no question"):
+        crossmodal.read_questions(tmp_path / "q.jsonl")
+
+
+def answers(texts, reference):
+    frame = pd.DataFrame({"answer": texts, "reference": [json.dumps(r) for r in reference]})
+    constant = {"seed": 0, "system": "BM", "lambda": 1.0, "language": "de", "arm": "image", "task": "caption"}
+    return frame.assign(**constant)
+
+
+def test_caption_scores_are_100_for_a_reference_and_0_for_silence():
+    references = [["ein roter Kreis", "der rote Kreis"], ["zwei Sterne"]]
+    perfect = crossmodal.caption_scores(answers(["der rote Kreis", "zwei Sterne"], references))
+    silent = crossmodal.caption_scores(answers(["", ""], references))
+    assert perfect["chrf"].item() == pytest.approx(100.0)
+    assert silent["chrf"].item() == 0.0
+    assert perfect["n"].item() == 2
+
+
+def test_caption_scores_leave_other_tasks_out():
+    table = answers(["a caption", "x"], [["a caption"], ["y"]])
+    table.loc[1, "task"] = "question"
+    assert crossmodal.caption_scores(table)["n"].item() == 1

@@ -1,0 +1,269 @@
+"""Readers of hub-shaped folders, pictures, and prepare_data at hub scale."""
+
+import json
+
+import hub_folders
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from textreg import hub_data, hub_images, hub_prepare, hubs, row_files
+from textreg.config import PrepareData
+from textreg.errors import InputError
+
+
+def test_a_llava_json_list_is_read_row_by_row_with_one_placeholder_each(tmp_path):
+    rows = list(hub_data.read(str(hub_folders.pretrain(tmp_path / "lcs")), "visual"))
+    assert len(rows) == 12
+    assert rows[3].image == "00003/000000003.png"
+    assert [turn["role"] for turn in rows[3].messages] == ["user", "assistant"]
+    assert all(row.messages[0]["content"].count("<image>") == 1 for row in rows)
+
+
+def test_embedded_pictures_are_not_read_until_asked_for(tmp_path):
+    source = hub_data.source(str(hub_folders.onevision(tmp_path / "ov")))
+    assert {row.image for row in map(without_dict, hub_data.read(source, "visual"))} == {"embedded"}
+    first = next(hub_data.read(source, "visual", images=True))
+    assert first.image["bytes"] == hub_folders.png(0)
+
+
+def without_dict(row):
+    return hub_data.Row(row.number, row.source, row.language, "embedded" if row.image == {} else "read", row.messages)
+
+
+def test_text_only_rows_of_a_visual_source_are_left_out_and_counted(tmp_path):
+    source = hub_data.source(str(hub_folders.onevision(tmp_path / "ov")))
+    assert len(list(hub_data.read(source, "visual"))) == 8
+    assert source.skipped == {"text-only": 2}
+
+
+def test_aya_is_read_from_its_training_split_with_two_letter_codes(tmp_path):
+    source = hub_data.source(str(hub_folders.aya(tmp_path / "aya")))
+    assert hub_data.count(source) == {"en": 9, "es": 8, "ga": 3, "ar": 4}
+
+
+@pytest.mark.parametrize(
+    ("spelled", "code"),
+    [("eng", "en"), ("pt-BR", "pt"), ("fra_Latn", "fr"), ("Irish", "ga"), ("nob", "no"), ("quz", "quz"), (None, "en")],
+)
+def test_language_spellings_map_to_the_projects_codes(spelled, code):
+    assert hub_data.language_code(spelled) == code
+
+
+def test_messages_in_jsonl_keep_their_language(tmp_path):
+    path = hub_folders.messages(tmp_path / "chat.jsonl", language="glg")
+    assert [row.language for row in hub_data.read(str(path))] == ["gl"] * 6
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([{"role": "user", "content": "hello"}], "no user turn answered by the assistant"),
+        ([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "  "}], "an empty turn"),
+        (
+            [{"role": "user", "content": "<image> hi"}, {"role": "assistant", "content": "x"}],
+            "a placeholder but no image",
+        ),
+        (
+            [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "x"}],
+            "no user turn answered by the assistant",
+        ),
+    ],
+)
+def test_unusable_rows_are_counted_under_their_reason(tmp_path, turns, reason):
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
+    source = hub_data.source(str(tmp_path / "chat.jsonl"))
+    assert list(hub_data.read(source)) == []
+    assert source.skipped == {reason: 1}
+
+
+def test_a_wrong_column_is_named_with_the_file_and_the_columns_expected(tmp_path):
+    pq.write_table(pa.table({"inputs": ["a"], "outputs": ["b"], "language_code": ["eng"]}), tmp_path / "train.parquet")
+    with pytest.raises(
+        InputError, match=r"train\.parquet: no column targets; found inputs, .*expected .*inputs\+targets"
+    ):
+        next(hub_data.read(str(tmp_path)))
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path):
+    path = hub_folders.messages(tmp_path / "chat.jsonl")
+    path.write_text(path.read_text("utf-8") + '\n{"messages": [', "utf-8")
+    with pytest.raises(InputError, match=r"chat\.jsonl, line 7: not a JSON object"):
+        list(hub_data.read(str(path)))
+
+
+def test_a_json_list_that_was_cut_off_is_an_error_not_a_short_data_set(tmp_path):
+    path = hub_folders.pretrain(tmp_path) / "blip_laion_cc_sbu_558k.json"
+    path.write_text(path.read_text("utf-8")[:-40], "utf-8")
+    with pytest.raises(InputError, match="not a complete JSON list"):
+        list(hub_data.read(str(tmp_path), "visual"))
+
+
+def test_a_seeded_choice_takes_the_quota_of_each_language_and_repeats_exactly(tmp_path):
+    source = hub_data.source(str(hub_folders.aya(tmp_path)))
+    pool = hub_data.count(source)
+    chosen = [[row.number for row in hub_data.choose(source, "text", {"es": 5, "ga": 3}, pool, s)] for s in (1, 1, 2)]
+    languages = [row.language for row in hub_data.choose(source, "text", {"es": 5, "ga": 3}, pool, 1)]
+    assert languages.count("es") == 5 and languages.count("ga") == 3
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert chosen[0] == sorted(set(chosen[0]))
+
+
+def pictures_of(tmp_path, **options):
+    source = hub_data.source(str(hub_folders.pretrain(tmp_path / "lcs", **options)))
+    return list(hub_data.read(source, "visual")), source
+
+
+def test_pictures_are_found_in_a_zip_archive_as_in_a_folder(tmp_path):
+    rows, source = pictures_of(tmp_path, archive=True)
+    found = list(hub_images.checked(rows, hub_images.Pictures(source.folder), wanted=12, limit=0.0))
+    assert [picture.data for _, picture in found] == [hub_folders.png(i) for i in range(12)]
+
+
+def test_pictures_of_the_image_folder_are_kept_as_paths(tmp_path):
+    rows, source = pictures_of(tmp_path)
+    pictures = hub_images.Pictures(tmp_path, source.folder / "images")
+    picture = pictures.check(rows[2])
+    assert picture.data is None
+    assert (pictures.root / picture.path).read_bytes() == hub_folders.png(2)
+
+
+def test_broken_pictures_up_to_the_limit_are_left_out_and_the_order_stays(tmp_path):
+    rows, source = pictures_of(tmp_path)
+    (source.folder / "images" / rows[4].image).write_bytes(hub_folders.png(4)[:40])
+    (source.folder / "images" / rows[7].image).unlink()
+    found = list(hub_images.checked(rows, hub_images.Pictures(source.folder), wanted=12, limit=0.2, workers=3))
+    assert [row.number for row, _ in found] == [0, 1, 2, 3, 5, 6, 8, 9, 10, 11]
+
+
+def test_broken_pictures_beyond_the_limit_name_the_first_and_the_cure(tmp_path):
+    rows, source = pictures_of(tmp_path)
+    (source.folder / "images" / rows[4].image).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"00004/000000004\.png does not decode.*allowed are 0 of 12.*image_folder"):
+        list(hub_images.checked(rows, hub_images.Pictures(source.folder), wanted=12, limit=0.0))
+
+
+def test_a_picture_path_cannot_leave_its_folder(tmp_path):
+    (tmp_path / "secret.png").write_bytes(hub_folders.png())
+    (tmp_path / "data").mkdir()
+    with pytest.raises(hub_images.BrokenImage, match="leads out of the data folder"):
+        hub_images.Pictures(tmp_path / "data").find("../secret.png")
+
+
+def test_an_unfinished_row_file_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError), row_files.RowWriter(tmp_path / "rows.parquet", row_files.ROWS) as writer:
+        writer.write(dict.fromkeys(row_files.ROWS.names))
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_and_an_unreachable_hub_are_one_clear_line_each(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"\./nowhere: no such file or folder"):
+        hubs.resolve("./nowhere", kind="dataset")
+    with pytest.raises(InputError, match="nobody/never-stored: not stored here and the hub was not reached; connect"):
+        hubs.resolve("nobody/never-stored", kind="dataset")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name@abc123", ("owner/name", "abc123", None)),
+        ("owner/name@v1:a(b,c)/*.parquet", ("owner/name", "v1", "a(b,c)/*.parquet")),
+        ("liuhaotian/LLaVA-Instruct-150K", ("liuhaotian/LLaVA-Instruct-150K", None, "llava_instruct_150k.json")),
+        ("floschne/xm3600", ("floschne/xm3600", "8d3e5665526c55a5855cd6ddfbaba2032bc7cee4", None)),
+    ],
+)
+def test_a_name_splits_into_id_revision_and_files(name, parts):
+    found = hubs.parse(name)
+    assert (found.base, found.revision, found.glob) == parts
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"only pytorch_model\.bin and no \*\.safetensors; convert"):
+        hubs.resolve(str(tmp_path))
+
+
+def hub_settings(tmp_path, **changes):
+    values = {
+        "scale": "hub",
+        "align_data": str(hub_folders.pretrain(tmp_path / "lcs", archive=True)),
+        "visual_data": [str(hub_folders.onevision(tmp_path / "ov"))],
+        "text_data": [
+            str(hub_folders.aya(tmp_path / "aya")),
+            str(hub_folders.messages(tmp_path / "more" / "chat.jsonl")),
+        ],
+        "evaluation_data": str(hub_folders.crossmodal(tmp_path / "xm3600")),
+        "languages": ["en", "de", "quz"],
+        "text_languages": ["es", "ga"],
+        "held_out": [],
+        "align_rows": 6,
+        "visual_rows": 5,
+        "text_rows": 8,
+        "validation_images": 2,
+        "test_images": 3,
+    }
+    return PrepareData(**(values | changes))
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    lines = []
+    result = hub_prepare.prepare(hub_settings(tmp_path), tmp_path / "out", lines.append)
+    return tmp_path / "out", result, "\n".join(lines)
+
+
+def test_prepare_writes_every_file_of_the_contract(prepared):
+    folder, result, _ = prepared
+    names = {"align", "visual", "text", "text_control", "images", "requests"}
+    assert {path.stem for path in folder.glob("*.parquet")} == names
+    assert result.rows == {"align": 6, "visual": 5, "text": 8, "text_control": 8, "requests": 45, "images": 17}
+    for name, schema in (("align", row_files.ROWS), ("images", row_files.IMAGES), ("requests", row_files.REQUESTS)):
+        assert pq.read_schema(folder / f"{name}.parquet").names == schema.names
+
+
+def test_every_image_a_row_or_request_names_is_in_the_image_table(prepared):
+    folder, _, _ = prepared
+    ids = set(row_files.read_rows(folder / "images.parquet", ["image_id"])["image_id"])
+    for name in ("align", "visual", "requests"):
+        asked = row_files.read_rows(folder / f"{name}.parquet")["image_id"].dropna()
+        assert len(asked) and set(asked) <= ids
+
+
+def test_the_text_rows_follow_the_plan_and_the_control_is_english(prepared):
+    folder, _, said = prepared
+    text = row_files.read_rows(folder / "text.parquet")
+    assert text["language"].value_counts().to_dict() == {"es": 5, "ga": 3}
+    assert text["image_id"].isna().all()
+    assert set(row_files.read_rows(folder / "text_control.parquet")["language"]) == {"en"}
+    assert pd.read_csv(folder / "mixture.csv")["rows"].sum() == 8
+    assert "text mixture: 8 rows in 2 languages" in said
+
+
+def test_preparing_twice_gives_the_same_bytes(tmp_path, prepared):
+    folder, _, _ = prepared
+    hub_prepare.prepare(hub_settings(tmp_path), tmp_path / "again", lambda line: None)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_the_image_table_opens_with_the_folder_its_paths_are_relative_to(tmp_path):
+    images = hub_folders.pretrain(tmp_path / "lcs") / "images"
+    settings = hub_settings(tmp_path, align_data=str(tmp_path / "lcs"), image_folder=str(images))
+    (tmp_path / "lcs" / "images.zip").unlink()
+    hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
+    root = row_files.image_root(tmp_path / "out" / "images.parquet")
+    stored = row_files.read_rows(tmp_path / "out" / "images.parquet")["image"]
+    paths = [image["path"] for image in stored if image["path"]]
+    assert len(paths) == 6 and all((root / path).is_file() for path in paths)
+
+
+def test_no_english_text_for_the_control_is_an_error(tmp_path):
+    only_irish = str(hub_folders.messages(tmp_path / "ga" / "chat.jsonl", language="gle"))
+    settings = hub_settings(tmp_path, text_data=[only_irish], text_languages=["ga"])
+    with pytest.raises(InputError, match="no English text row for the control"):
+        hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)

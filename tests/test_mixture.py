@@ -1,0 +1,174 @@
+"""The mixture: quotas, the order of rows, and the text rows of an arm."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textreg import mixture
+from textreg.config import Tune
+from textreg.errors import InputError
+
+POOL = {("aya", "es"): 900, ("aya", "ga"): 10, ("aya", "fr"): 300, ("dolly", "es"): 100}
+counts = st.lists(st.integers(0, 500), min_size=1, max_size=8)
+
+
+@given(counts, st.integers(0, 2000), st.floats(0, 1))
+def test_a_quota_is_never_larger_than_its_pool_and_leaves_no_row_unused(sizes, rows, temperature):
+    pool = {str(i): size for i, size in enumerate(sizes)}
+    quota = mixture.language_quota(pool, rows, temperature=temperature)
+    assert all(quota[language] <= size for language, size in pool.items())
+    assert sum(quota.values()) == min(rows, sum(sizes))
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=9), st.integers(0, 500))
+def test_largest_remainders_are_within_one_row_of_the_exact_share(weights, total):
+    parts = mixture.largest_remainder(weights, total)
+    exact = np.array(weights) / sum(weights) * total
+    assert sum(parts) == total
+    assert np.all(np.abs(np.array(parts) - exact) < 1)
+
+
+def test_temperature_zero_is_equal_and_one_is_proportional():
+    pool = {"a": 800, "b": 200}
+    assert mixture.language_quota(pool, 100, temperature=0.0) == {"a": 50, "b": 50}
+    assert mixture.language_quota(pool, 100, temperature=1.0) == {"a": 80, "b": 20}
+
+
+def test_a_small_language_gives_what_it_has_and_the_others_share_the_rest():
+    assert mixture.language_quota({"a": 100, "b": 100, "c": 4}, 60) == {"a": 28, "b": 28, "c": 4}
+
+
+def test_held_out_languages_get_no_row():
+    plan = mixture.plan(POOL, 200, held_out=["fr"])
+    assert plan.languages == ("es", "ga")
+    assert plan.rows == 200
+
+
+def test_sources_of_one_language_share_by_size():
+    plan = mixture.plan(POOL, 100, languages=["es"])
+    assert {quota.source: quota.rows for quota in plan.quotas} == {"aya": 90, "dolly": 10}
+
+
+def test_a_pool_that_is_too_small_is_said_and_not_repeated():
+    plan = mixture.plan(POOL, 5000)
+    assert plan.rows == 1310
+    assert "3690 rows fewer than the 5000 asked for" in plan.describe()
+
+
+def test_an_unknown_text_language_names_the_setting_and_suggests():
+    with pytest.raises(InputError, match=r"'gaa'.*did you mean 'ga'.*text_languages"):
+        mixture.plan(POOL, 10, languages=["es", "gaa"])
+
+
+def test_mixture_csv_has_the_columns_of_the_figure_and_shares_that_sum_to_one(tmp_path):
+    mixture.plan(POOL, 100).save(tmp_path / "mixture.csv")
+    table = pd.read_csv(tmp_path / "mixture.csv")
+    assert list(table.columns) == ["source", "language", "rows", "share"]
+    assert table["rows"].sum() == 100
+    assert table["share"].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_paper_mixture_holds_the_nine_shares_of_the_caption_and_marks_the_rest_as_ours():
+    named = {entry.language: entry.share for entry in mixture.paper_mixture() if entry.paper}
+    assert sum(named.values()) == pytest.approx(4.96)
+    assert named["pt"] == 2.1 and named["uk"] == 0.17
+    ours = [entry for entry in mixture.paper_mixture() if not entry.paper]
+    assert sum(entry.share for entry in ours) == pytest.approx(94.5)
+    assert all(entry.share >= 3 for entry in ours)
+
+
+def test_the_paper_shares_make_a_mixture_in_their_proportion():
+    pool = {("any", entry.language): 10_000 for entry in mixture.paper_mixture()}
+    table = mixture.plan(pool, 9946, shares=mixture.paper_shares()).table().set_index("language")
+    assert table.loc["pt", "rows"] == pytest.approx(210, abs=1)
+    assert table.loc["uk", "rows"] == pytest.approx(17, abs=1)
+
+
+@pytest.mark.parametrize(("phases", "first"), [(1, 20), (2, 10), (3, 0)])
+def test_text_is_in_the_last_thirds_and_holds_its_share_there(phases, first):
+    order = mixture.compose(1000, 1000, text_share=0.25, steps=30, batch_size=8, phases=phases)
+    by_step = (order.pool.reshape(30, 8) == mixture.TEXT).sum(axis=1)
+    assert by_step.tolist() == [0] * first + [2] * (30 - first)
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.floats(0, 1), st.integers(1, 3))
+def test_every_step_holds_its_share_of_text_to_one_row(steps, batch, share, phases):
+    order = mixture.compose(50, 50, text_share=share, steps=steps, batch_size=batch, phases=phases)
+    assert len(order.pool) == steps * batch
+    by_step = (order.pool.reshape(steps, batch) == mixture.TEXT).sum(axis=1)
+    on = by_step[steps - steps * phases // 3 :]
+    assert np.all(np.abs(on - batch * share) <= 1)
+    assert by_step[: steps - steps * phases // 3].sum() == 0
+    assert abs(order.text_rows - len(on) * batch * share) <= 0.5 + 1e-9
+
+
+def test_no_row_comes_twice_before_every_row_of_its_pool_came_once():
+    order = mixture.compose(30, 7, text_share=0.5, steps=10, batch_size=8)
+    text = order.index[order.pool == mixture.TEXT]
+    assert sorted(text[:7]) == list(range(7))
+    assert order.text_repeats == 40 - 7
+    assert "33 text rows are repeats (the pool holds 7)" in order.describe()
+
+
+def test_arms_of_a_seed_see_the_same_visual_rows_in_the_same_order():
+    base = mixture.compose(500, 0, text_share=0.0, steps=40, batch_size=8, seed=3)
+    treated = mixture.compose(500, 90, text_share=0.25, steps=40, batch_size=8, seed=3)
+    seen = treated.index[treated.pool == mixture.VISUAL]
+    assert base.index[: len(seen)].tolist() == seen.tolist()
+
+
+def test_the_english_control_has_its_text_rows_where_tr_has_them():
+    multilingual = mixture.compose(500, 300, text_share=0.25, steps=40, batch_size=8, seed=3)
+    english = mixture.compose(500, 120, text_share=0.25, steps=40, batch_size=8, seed=3)
+    assert np.array_equal(multilingual.pool, english.pool)
+
+
+def test_another_seed_is_another_order_and_the_same_seed_the_same():
+    orders = [mixture.compose(100, 50, text_share=0.3, steps=9, batch_size=10, seed=s) for s in (1, 1, 2)]
+    assert orders[0].pairs() == orders[1].pairs()
+    assert orders[0].pairs() != orders[2].pairs()
+
+
+def test_an_empty_text_pool_that_is_needed_is_an_error():
+    with pytest.raises(InputError, match="text pool is empty"):
+        mixture.compose(10, 0, text_share=0.5, steps=2, batch_size=4)
+
+
+def rows(name, count, image=None):
+    turns = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": "it"}]
+    return pd.DataFrame(
+        {
+            "row_id": [f"{name}{i}" for i in range(count)],
+            "source": name,
+            "task": name,
+            "language": "en",
+            "image_id": [image] * count,
+            "messages": [turns] * count,
+        }
+    )
+
+
+def test_the_rows_of_an_arm_come_in_the_planned_order_from_the_pool_its_text_setting_names():
+    settings = Tune(text="english", text_share=0.5, steps=6, batch_size=4)
+    table, order = mixture.arm_rows(settings, rows("v", 20, "i"), rows("t", 9), rows("e", 9))
+    seen = table.iloc[order.positions]
+    assert seen["source"].tolist() == ["e" if pool else "v" for pool in order.pool]
+    assert seen["source"].value_counts().to_dict() == {"v": 12, "e": 12}
+
+
+def test_the_base_model_has_no_text_row_whatever_its_text_share_says():
+    settings = Tune(text="none", text_share=0.5, steps=6, batch_size=4)
+    table, order = mixture.arm_rows(settings, rows("v", 20, "i"), rows("t", 9), rows("e", 9))
+    assert set(table["source"]) == {"v"}
+    assert order.text_rows == 0
+
+
+@pytest.mark.parametrize(("option", "ids"), [("blank", {"blank"}), ("distractor", {"a", "b"})])
+def test_text_rows_behind_an_image_have_its_id_and_one_placeholder(option, ids):
+    text = rows("t", 40)
+    shown = mixture.with_image(text, option, ["a", "b"])
+    assert set(shown["image_id"]) == ids
+    assert all(turns[0]["content"] == "<image>\nsay it" for turns in shown["messages"])
+    assert text["messages"][0][0]["content"] == "say it"
