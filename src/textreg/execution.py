@@ -237,7 +237,7 @@ def main(path: str, events: int) -> int:
             pipe.write(json.dumps(event) + "\n")
 
         failure = execute(Job(**read_json(Path(path))), tell)
-        tell({"end": True, "failure": asdict(failure) if failure else None})
+        tell({"end": asdict(failure) if failure else None})
     return 0 if failure is None else 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from textreg import config, identity, manifest, notebooks, profiles
+from textreg import stages as graph
 from textreg.disk import HashCache, read_json, write_json
 from textreg.errors import InputError, did_you_mean
 from textreg.profiles import Profile
@@ -139,18 +140,21 @@ def select(
         first = stages.index(start) if start else 0
         last = stages.index(stop) if stop else len(stages) - 1
         chosen = [stage for stage in stages[first : last + 1] if stage in profile.stages]
-    units = tuple(
-        unit for unit in _units(profile, chosen) if not arms or unit.arm is None or unit.arm in arms
-    )
+    found = graph.units(chosen, profile.arms)
+    units = tuple(unit for unit in found if not arms or unit.arm is None or unit.arm in arms)
     if not units:
-        raise InputError(f"nothing to run: no stage of profile {profile.name} matches the choice of --only, --from, --to, --arm")
+        raise InputError(f"nothing to run: no stage of profile {profile.name} fits --only, --from, --to and --arm")
     return units
 
 
-def _units(profile: Profile, stages: Sequence[str]) -> tuple[Unit, ...]:
-    from textreg import stages as graph
-
-    return graph.units(stages, profile.arms)
+def with_upstream(profile: Profile, place: Place, units: Sequence[Unit]) -> tuple[Unit, ...]:
+    """``units`` and everything they need, directly or not, in running order."""
+    wanted, waiting = set(units), list(units)
+    while waiting:
+        found = set(profiles.upstream(profile, waiting.pop(), place.overrides)) - wanted
+        waiting += found
+        wanted |= found
+    return tuple(unit for unit in graph.units(order(), profile.arms) if unit in wanted)
 
 
 def claim(profile: Profile, place: Place, root: Path) -> None:

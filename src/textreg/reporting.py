@@ -72,31 +72,37 @@ class Report:
         self.say(f"{time.strftime('%H:%M:%S')} {unit.name}: {text}", style="" if ok else "bold red")
 
 
+    def close(self, outcomes: Mapping[Unit, Any], seconds: float) -> None:
+        """The closing table: per unit what happened, its seconds and its peak memory in MiB."""
+        table = _table("unit", "", right=("seconds", "peak MiB"))
+        for unit, outcome in outcomes.items():
+            time_s = f"{outcome.seconds:.1f}" if outcome.seconds is not None else ""
+            memory = f"{outcome.peak_memory_mb:.0f}" if outcome.peak_memory_mb else ""
+            table.add_row(unit.name, outcome.what, time_s, memory)
+        self.console.print(table)
+        count = {what: sum(outcome.what == what for outcome in outcomes.values()) for what in ("ran", "kept", "failed")}
+        failed = f", {count['failed']} failed" if count["failed"] else ""
+        self.say(f"{count['ran']} ran, {count['kept']} up to date{failed}, {seconds:.1f} s")
+
+
+def _table(*left: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in left:
+        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def _reasons(reasons: Sequence[str]) -> str:
     kept = list(reasons[:3]) + ([f"and {len(reasons) - 3} more"] if len(reasons) > 3 else [])
     return "; ".join(kept) or "asked for"
 
 
-def times(rows: Sequence[tuple[str, str, float | None, float | None]]) -> Table:
-    """The closing table of a run: unit, what happened, seconds, peak memory in MiB."""
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for heading, right in (("unit", False), ("", False), ("seconds", True), ("peak MiB", True)):
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "")
-    for name, outcome, seconds, memory in rows:
-        table.add_row(
-            name, Text(outcome), f"{seconds:.1f}" if seconds is not None else "", f"{memory:.0f}" if memory else ""
-        )
-    return table
-
-
 def states(found: Mapping[Unit, State]) -> Table:
     """The table of ``textreg status`` and ``--dry-run``: unit, state, why, time of its last run."""
     colours = {"done": "green", "stale": "yellow", "failed": "bold red", "missing": "dim"}
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    table.add_column("unit", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    table.add_column("seconds", justify="right", no_wrap=True)
+    table = _table("unit", "state", "why", right=("seconds",))
     for unit, state in found.items():
         why = _reasons(state.reasons) if state.state != "done" else ""
         seconds = f"{state.seconds:.1f}" if state.seconds is not None else ""

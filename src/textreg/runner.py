@@ -1,63 +1,59 @@
 """The runner: executes the units that do not stand, side by side where they do not wait for each other.
 
 Every unit is a child process (:mod:`textreg.execution`) in a process group of its own, one-threaded on a CPU; the children and
-their kernels end with this process, however it ends.  Before each unit its identity is computed anew, because what ran before it
-may have left the same bytes as last time.  Identical results do not depend on ``jobs``: units share nothing but finished files.
+their kernels end with this process, however it ends.  Before each unit its identity is computed anew, because what ran before
+it may have left the same bytes as last time.  Results do not depend on ``jobs``: units share nothing but finished files.
 
     from textreg import runner
     runner.run("smoke", jobs=2)
 """
 
 import contextlib
-import json
 import os
-import selectors
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from textreg import config, execution, plan, processes, profiles, reporting
+from textreg import children, config, plan, profiles, reporting
 from textreg import stages as graph
 from textreg.disk import HashCache, remove_tree, require_room, write_text
 from textreg.errors import InputError, RunError
+from textreg.notebooks import Failure
 from textreg.plan import Place, State
+from textreg.profiles import Profile
 from textreg.stages import Unit, shown
 
 #: Free disk space asked for before a run, in bytes.
 ROOM = {"scenes": 500 * 2**20, "hub": 40 * 2**30}
-TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit: ``ran``, ``kept`` (it stood), ``failed`` or ``not run`` (something before it failed)."""
+
+    what: str
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did.  ``ran``: unit name -> seconds; ``kept``: units that stood; ``failed``: unit name -> message."""
+    """What a run did.  ``states``: how each unit stood before; ``outcomes``: what became of it (empty on a dry run)."""
 
     run: Path
-    ran: Mapping[str, float] = field(default_factory=dict)
-    kept: tuple[str, ...] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
-    states: Mapping[Unit, State] = field(default_factory=dict)
+    states: Mapping[Unit, State]
+    outcomes: Mapping[Unit, Outcome] = field(default_factory=dict)
 
-
-@dataclass
-class _Child:
-    state: State
-    process: subprocess.Popen[bytes]
-    events: Any
-    started: float
-    weight: int
-    buffer: str = ""
-    failure: Mapping[str, Any] | None = None
-    ended: bool = False
-    peak_mb: float = 0.0
+    def units(self, what: str) -> tuple[str, ...]:
+        """Names of the units with that outcome, in running order."""
+        return tuple(unit.name for unit, outcome in self.outcomes.items() if outcome.what == what)
 
 
 def run(
@@ -78,46 +74,37 @@ def run(
     """Bring a run up to date.
 
     ``profile``: name or YAML file.  ``run_dir``: default ``runs/<profile>``, with ``-seed-N`` when ``-p seed=N`` differs.
-    ``only``/``start``/``stop``/``arms``: see :func:`textreg.plan.select`.  ``jobs``: one-threaded processes at a time, default the
-    number of cores (1 at hub scale).  ``overrides``: ``key=value`` words.  ``force``: run the chosen units even if they stand.
-    ``root``: the repository, found by itself.
+    ``only``/``start``/``stop``/``arms``: see :func:`textreg.plan.select`.  ``jobs``: cores to use at a time, default all
+    (one unit at a time at hub scale).  ``overrides``: ``key=value`` words.  ``force``: run the chosen units even if they
+    stand, from scratch.  ``root``: the repository, found by itself.
 
-    Raises :class:`InputError` before anything starts, or when a notebook raised one; :class:`RunError` naming every failed unit;
-    ``KeyboardInterrupt`` after Ctrl-C or SIGTERM, once every child has ended.
+    Raises :class:`InputError` before anything starts, or when a notebook raised one; :class:`RunError` naming every failed
+    unit; ``KeyboardInterrupt`` after Ctrl-C, SIGTERM or SIGHUP, once every child has ended.
     """
     root = root or graph.repository()
-    chosen_profile = profiles.load(profile, root)
-    profiles.check(chosen_profile, overrides)
-    folder = Path(run_dir) if run_dir else default_folder(chosen_profile, overrides, root)
+    chosen = profiles.load(profile, root)
+    profiles.check(chosen, overrides)
+    folder = Path(run_dir) if run_dir else default_folder(chosen, overrides, root)
     place = Place(folder, root / "notebooks", tuple(overrides))
-    units = plan.select(chosen_profile, only, start, stop, arms)
+    units = plan.select(chosen, only, start, stop, arms)
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     report = report or reporting.Report()
     if dry_run:
-        states = plan.survey(chosen_profile, place, HashCache(), _with_upstream(chosen_profile, place, units))
+        states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
         report.console.print(reporting.states({unit: states[unit] for unit in units}))
-        return Result(folder, kept=tuple(u.name for u in units if states[u].state == "done"), states=states)
-    require_room(folder, ROOM[chosen_profile.scale])
+        return Result(folder, {unit: states[unit] for unit in units})
+    require_room(folder, ROOM[chosen.scale])
     with _sole(folder), _clean_ending():
-        return _run(chosen_profile, place, root, units, jobs, force, report)
+        plan.claim(chosen, place, root)
+        run_of_units = _Run(chosen, place, units, force, report)
+        return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
 
 
-def default_folder(profile: profiles.Profile, overrides: Sequence[str], root: Path) -> Path:
+def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Path:
     """``runs/<profile>`` in the repository; another seed gets a folder of its own."""
     seed = profiles.resolve(profile, "align", overrides=overrides).seed
     return root / "runs" / (profile.name if seed == profile.seed else f"{profile.name}-seed-{seed}")
-
-
-def _with_upstream(profile: profiles.Profile, place: Place, units: Sequence[Unit]) -> tuple[Unit, ...]:
-    wanted = set(units)
-    for unit in units:
-        waiting = [unit]
-        while waiting:
-            found = profiles.upstream(profile, waiting.pop(), place.overrides)
-            waiting += [other for other in found if other not in wanted]
-            wanted |= set(found)
-    return tuple(unit for unit in graph.units(graph.order(), profile.arms) if unit in wanted)
 
 
 @contextlib.contextmanager
@@ -129,7 +116,7 @@ def _sole(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0.5)
     except Timeout:
         pid = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
-        raise InputError(f"{shown(folder)} is in use by process {pid}; wait for it or choose another folder") from None
+        raise InputError(f"{shown(folder)} is in use by process {pid}; wait for it or choose another with --run") from None
     try:
         write_text(owner, f"{os.getpid()}\n")
         yield
@@ -140,7 +127,7 @@ def _sole(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _clean_ending() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does (under nohup SIGHUP stays ignored)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -148,7 +135,11 @@ def _clean_ending() -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    old = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if old[number] != signal.SIG_IGN or number == signal.SIGTERM:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -156,197 +147,97 @@ def _clean_ending() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(
-    profile: profiles.Profile,
-    place: Place,
-    root: Path,
-    units: tuple[Unit, ...],
-    jobs: int | None,
-    force: bool,
-    report: reporting.Report,
-) -> Result:
-    hashes = HashCache(place.run / ".runner" / "hashes.json")
-    states = plan.survey(profile, place, hashes, _with_upstream(profile, place, units))
-    plan.claim(profile, place, root)
-    for unit in units:
-        for other in profiles.upstream(profile, unit, place.overrides):
-            if other not in units and states[other].state in ("missing", "failed"):
-                raise InputError(f"{unit.name} needs {other.name}, which has not run; run without --only, --from and --arm")
-            if other not in units and states[other].state == "stale":
-                report.say(f"note: {other.name}, which {unit.name} reads, is stale ({states[other].reasons[0]})", "yellow")
-    _clear_leftovers(place.run)
-    width = jobs or (1 if profile.scale == "hub" else os.cpu_count() or 1)
-    started = time.monotonic()
-    waiting, running = list(units), []
-    rows: dict[Unit, tuple[str, str, float | None, float | None]] = {}
-    ran: dict[str, float] = {}
-    failed: dict[str, Mapping[str, Any]] = {}
-    pending = set(units)
-    with report:
-        try:
-            while waiting or running:
-                for unit in list(waiting):
-                    upstream = [other for other in profiles.upstream(profile, unit, place.overrides) if other in units]
-                    if any(other.name in failed or (other in rows and rows[other][1] == "not run") for other in upstream):
-                        waiting.remove(unit)
-                        pending.discard(unit)
-                        rows[unit] = (unit.name, "not run", None, None)
-                        continue
-                    if any(other in pending for other in upstream):
-                        continue
-                    state = plan.assess(profile, place, unit, {}, hashes)
-                    if state.state == "done" and not force:
-                        waiting.remove(unit)
-                        pending.discard(unit)
-                        rows[unit] = (unit.name, "kept", state.seconds, state.peak_memory_mb)
-                        continue
-                    weight = min(width, _weight(state.settings))
-                    if sum(child.weight for child in running) + weight > width:
-                        continue
-                    waiting.remove(unit)
-                    report.start(state)
-                    running.append(_launch(profile, place, state, weight, force))
-                _watch(running, report)
-                for child in [child for child in running if child.process.poll() is not None]:
-                    running.remove(child)
-                    unit = child.state.unit
-                    pending.discard(unit)
-                    seconds = time.monotonic() - child.started
-                    failure = _failure(child, place.run)
-                    if failure is None:
-                        ran[unit.name] = seconds
-                        rows[unit] = (unit.name, "ran", seconds, child.peak_mb)
-                        report.finish(unit, f"done in {seconds:.1f} s", ok=True)
-                    else:
-                        failed[unit.name] = failure
-                        rows[unit] = (unit.name, "failed", seconds, child.peak_mb)
-                        report.finish(unit, f"failed after {seconds:.1f} s: {failure['message']}", ok=False)
-        except KeyboardInterrupt:
-            report.say("interrupted; the same command goes on from here", "yellow")
-            raise
-        finally:
-            processes.end([child.process.pid for child in running])
-            for child in running:
-                child.process.wait()
-                child.events.close()
-            hashes.save()
-    report.console.print(reporting.times([rows[unit] for unit in units]))
-    report.say(f"{len(ran)} ran, {sum(row[1] == 'kept' for row in rows.values())} up to date, {time.monotonic() - started:.1f} s")
-    if failed:
-        _raise(failed, place.run)
-    kept = tuple(unit.name for unit in units if rows[unit][1] == "kept")
-    return Result(place.run, ran, kept, {}, states)
+class _Run:
+    """The units of one run on their way through: waiting, running, ended."""
 
+    def __init__(
+        self, profile: Profile, place: Place, units: Sequence[Unit], force: bool, report: reporting.Report
+    ) -> None:
+        self.profile, self.place, self.force, self.report = profile, place, force, report
+        self.hashes = HashCache(place.run / ".runner" / "hashes.json")
+        self.states = plan.survey(profile, place, self.hashes, plan.with_upstream(profile, place, units))
+        self.units = tuple(units)
+        self.upstream = {unit: profiles.upstream(profile, unit, place.overrides) for unit in units}
+        self.waiting = list(units)
+        self.running: list[children.Child] = []
+        self.ended: dict[Unit, Outcome] = {}
+        self._require_upstream()
 
-def _raise(failed: Mapping[str, Mapping[str, Any]], run: Path) -> None:
-    lines = [f"{name}: {failure['message']}" for name, failure in failed.items()]
-    if all(failure.get("user") for failure in failed.values()):
-        raise InputError("; ".join(lines))
-    raise RunError("; ".join(lines) + f" (see {shown(run / 'notebooks')} and textreg status)")
+    def _require_upstream(self) -> None:
+        for unit in self.units:
+            for other in (other for other in self.upstream[unit] if other not in self.units):
+                state = self.states[other]
+                if state.state in ("missing", "failed"):
+                    raise InputError(f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out")
+                if state.state == "stale":
+                    self.report.say(f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow")
+
+    def execute(self, width: int) -> Result:
+        """Run until nothing waits; ``width`` cores at a time."""
+        clock = time.monotonic()
+        self._clear_leftovers()
+        with self.report:
+            try:
+                while self.waiting or self.running:
+                    self._start_ready(width)
+                    children.watch(self.running, self.report.event)
+                    self._collect()
+            except KeyboardInterrupt:
+                self.report.say("interrupted; the same command goes on from here", "yellow")
+                raise
+            finally:
+                children.end_all(self.running)
+                self.hashes.save()
+        outcomes = {unit: self.ended[unit] for unit in self.units}
+        result = Result(self.place.run, {unit: self.states[unit] for unit in self.units}, outcomes)
+        self.report.close(outcomes, time.monotonic() - clock)
+        self._raise_failures(outcomes)
+        return result
+
+    def _start_ready(self, width: int) -> None:
+        for unit in list(self.waiting):
+            before = [other for other in self.upstream[unit] if other in self.units]
+            if any(other in self.ended and self.ended[other].what in ("failed", "not run") for other in before):
+                self._end(unit, Outcome("not run"))
+            elif all(other in self.ended for other in before):
+                state = plan.assess(self.profile, self.place, unit, {}, self.hashes)
+                weight = min(width, _weight(state.settings))
+                if state.state == "done" and not self.force:
+                    self._end(unit, Outcome("kept", state.seconds, state.peak_memory_mb))
+                elif sum(child.weight for child in self.running) + weight <= width:
+                    self.waiting.remove(unit)
+                    self.report.start(state)
+                    self.running.append(children.launch(self.profile, self.place, state, weight, fresh=self.force))
+
+    def _end(self, unit: Unit, outcome: Outcome) -> None:
+        self.waiting.remove(unit)
+        self.ended[unit] = outcome
+
+    def _collect(self) -> None:
+        for child in [child for child in self.running if child.process.poll() is not None]:
+            self.running.remove(child)
+            failure = children.verdict(child, self.place.run.resolve())
+            seconds = time.monotonic() - child.started
+            self.ended[child.unit] = Outcome("failed" if failure else "ran", seconds, child.peak_mb, failure)
+            text = f"failed after {seconds:.1f} s: {failure.message}" if failure else f"done in {seconds:.1f} s"
+            self.report.finish(child.unit, text, ok=failure is None)
+
+    def _clear_leftovers(self) -> None:
+        for name in ("runtime", "jobs"):
+            remove_tree(self.place.run / ".runner" / name)
+        for path in (self.place.run / "notebooks").glob(".*.part.ipynb"):
+            path.unlink()
+
+    def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
+        failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}
+        if not failures:
+            return
+        text = "; ".join(f"{unit.name}: {failure.message}" for unit, failure in failures.items())
+        if all(failure.user for failure in failures.values()):
+            raise InputError(text)
+        raise RunError(f"{text} (the failed notebook is in {shown(self.place.run / 'notebooks')})")
 
 
 def _weight(settings: config.Stage) -> int:
     threads = getattr(settings, "threads", 1)
     return int(threads * (settings.workers if isinstance(settings, config.Evaluate) else 1))
-
-
-def _clear_leftovers(run: Path) -> None:
-    for name in ("runtime", "jobs"):
-        remove_tree(run / ".runner" / name)
-    for path in (run / "notebooks").glob(".*.part.ipynb"):
-        path.unlink()
-
-
-def _launch(profile: profiles.Profile, place: Place, state: State, weight: int, fresh: bool) -> _Child:
-    unit, run_dir = state.unit, place.run.resolve()
-    hidden, logs = run_dir / ".runner", run_dir / "logs"
-    for folder in (hidden / "jobs", hidden / "runtime", hidden / "ipython", logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(hidden / "runtime", 0o700)
-    job = execution.Job(
-        stage=unit.stage,
-        arm=unit.arm,
-        profile=profile.name,
-        run=str(run_dir),
-        shown=_display(place.run),
-        notebook=str((place.notebooks / unit.notebook).resolve()),
-        parameters=asdict(state.settings),
-        identity=asdict(state.identity),
-        fresh=fresh,
-    )
-    path = hidden / "jobs" / f"{unit.stem}.json"
-    execution.save(job, path)
-    reader, writer = os.pipe()
-    environment = execution.environment(run_dir, getattr(state.settings, "threads", 1), profile.scale == "scenes")
-    environment["TEXTREG_PARENT"] = str(os.getpid())
-    with (logs / f"{unit.stem}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "textreg.execution", str(path), str(writer)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            pass_fds=(writer,),
-            start_new_session=True,
-        )
-    os.close(writer)
-    os.set_blocking(reader, False)
-    return _Child(state, process, os.fdopen(reader, "rb", buffering=0), time.monotonic(), weight)
-
-
-def _display(run: Path) -> str:
-    word = shown(run)
-    return f"runs/{run.name}" if os.path.isabs(word) or word.startswith("..") else word
-
-
-def _watch(running: Sequence[_Child], report: reporting.Report) -> None:
-    """Wait one tick for events of the children and pass them on."""
-    if not running:
-        return
-    with selectors.DefaultSelector() as selector:
-        for child in running:
-            if not child.ended:
-                selector.register(child.events, selectors.EVENT_READ, child)
-        ready = selector.select(TICK_S) if selector.get_map() else []
-        if not selector.get_map():
-            time.sleep(0.05)
-    for key, _ in ready:
-        _read(key.data, report)
-    for child in running:
-        child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
-
-
-def _read(child: _Child, report: reporting.Report) -> None:
-    block = child.events.read(65536)
-    if block == b"":
-        child.ended = True
-    child.buffer += (block or b"").decode("utf-8", errors="replace")
-    *lines, child.buffer = child.buffer.split("\n")
-    for line in filter(None, lines):
-        event = json.loads(line)
-        if event.get("end"):
-            child.failure = event["failure"]
-        else:
-            report.event(child.state.unit, event)
-
-
-def _failure(child: _Child, run: Path) -> Mapping[str, Any] | None:
-    while not child.ended:
-        block = child.events.read(65536)
-        if not block:
-            break
-        child.buffer += block.decode("utf-8", errors="replace")
-    child.events.close()
-    for line in filter(None, child.buffer.split("\n")):
-        event = json.loads(line)
-        child.failure = event["failure"] if event.get("end") else child.failure
-    code = child.process.returncode
-    if child.failure is not None:
-        return child.failure
-    if code == 0:
-        return None
-    log = shown(run / "logs" / f"{child.state.unit.stem}.log")
-    if code < 0:
-        name = signal.Signals(-code).name
-        return {"message": f"its process was ended by {name} (often for want of memory); see {log}"}
-    return {"message": f"its process ended with code {code}; see {log}"}
