@@ -52,7 +52,7 @@ def ifl(
             raise InputError(f"IFL needs the arms {image!r} and {text!r}; {arm!r} is not among the answers{known}")
     keys = _present(annotated, SYSTEM_KEYS)
     rows = []
-    for key, group in _groups(annotated, keys):
+    for key, group in by_keys(annotated, keys):
         for language, both in _across(_paired(group, "arm", (text, image), measure)):
             found = paired_test(both[text], both[image], resamples=bootstrap)
             row = {"text_lf": both[text].mean(), "image_lf": both[image].mean(), "ifl": found.difference}
@@ -102,7 +102,7 @@ def macro_means(
     _need(annotated, (measure,))
     keys = _present(annotated, (*SYSTEM_KEYS, "arm"))
     rows = []
-    for key, part in _groups(annotated, keys):
+    for key, part in by_keys(annotated, keys):
         items = part["item_id"] if "item_id" in part else pd.Series(part.index, index=part.index)
         values = part[measure].astype("Float64")
         cells = pd.DataFrame({"item": items, "language": part["language"], "value": values})
@@ -144,7 +144,7 @@ def _across(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "all", complete.groupby("item_id").mean()
 
 
-def _groups(table: pd.DataFrame, keys: Sequence[str]):
+def by_keys(table: pd.DataFrame, keys: Sequence[str]):
     return table.groupby(list(keys), dropna=False, sort=True, observed=True) if keys else [((), table)]
 
 

@@ -69,8 +69,8 @@ def tally(annotated: pd.DataFrame, by: Sequence[str] = KEYS) -> pd.DataFrame:
             values.astype("Float64" if values.dtype == "boolean" else "float64").fillna(0.0).astype(float)
         )
         counts[f"n_{measure}"] = values.notna()
-    compared = annotated["unrestricted"].notna()
-    counts["empty"] = annotated["identified"] == UNDETERMINED
+    compared = annotated["unrestricted"].notna() & annotated["lf"].notna() & ~annotated["by_list"]
+    counts["empty"] = annotated["answered"] == UNDETERMINED
     counts["unscored_short"] = annotated["lf"].isna() & ~annotated["by_list"]
     counts["short_lines"] = annotated["short_lines"]
     counts["identified"] = compared
