@@ -39,8 +39,8 @@ def build_vlm(kind: str = "Llava", seed: int = 1, dtype: str = "float32", **opti
     text = text_config(vocabulary=options.pop("vocabulary", VOCABULARY + EXTRA), **options)
     torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=vision, text_config=text, image_token_index=VOCABULARY, tie_word_embeddings=text.tie_word_embeddings,
-        vision_feature_layer=-1, vision_feature_select_strategy="full",
+        vision_config=vision, text_config=text, tie_word_embeddings=text.tie_word_embeddings,
+        image_token_index=VOCABULARY, vision_feature_layer=-1, vision_feature_select_strategy="full",
     )  # fmt: skip
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config).to(getattr(torch, dtype)).eval()
 

@@ -2,8 +2,8 @@
 
 A safetensors file is a JSON header and a block of bytes, so the header is read once and tensors are then fetched with
 ``os.preadv`` into a buffer that the caller owns and reuses.  Choices: no memory map (a mapped file counts as resident
-memory, and the whole point is a bound on it); files are checked against their header before anything else happens, so a
-truncated download is an input error and not a strange model; pickled weights are refused.
+memory, and the whole point is a bound on it); files are checked against their header before anything else happens, so
+a truncated download is an input error and not a strange model; pickled weights are refused.
 
     checkpoint = open_checkpoint("BSC-LT/salamandra-2b-instruct")      # or a folder, or "id@revision"
     checkpoint.tensors["model.norm.weight"].shape
@@ -214,7 +214,8 @@ def header_bytes(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes
 
 
 class Files:
-    """Open file descriptors, shared by worker threads (``pread`` and ``pwrite`` have no position); a context manager."""
+    """Open file descriptors, shared by worker threads (``pread`` and ``pwrite`` have no position); a context
+    manager."""
 
     def __init__(self, paths: Iterable[Path], writable: bool = False):
         self.writable = writable

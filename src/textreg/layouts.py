@@ -1,13 +1,14 @@
 """Which tensor of a checkpoint is which, whatever the layout it was saved in.
 
 The same decoder weight is ``language_model.model.layers.0.mlp.up_proj.weight`` in a saved LLaVA,
-``model.language_model.layers.0.mlp.up_proj.weight`` in memory and in newer saves, and ``model.layers.0.mlp.up_proj.weight``
-in the backbone.  :func:`canonical` maps all of them to ``layers.0.mlp.up_proj.weight``, and that name is what a merge, an
-adapter, a per-layer lambda and a report speak.
+``model.language_model.layers.0.mlp.up_proj.weight`` in memory and in newer saves, and
+``model.layers.0.mlp.up_proj.weight`` in the backbone.  :func:`canonical` maps all of them to
+``layers.0.mlp.up_proj.weight``, and that name is what a merge, an adapter, a per-layer lambda and a report speak.
 
-Choices: a tensor is *not* language only when its prefix is in a short list (towers, projectors, ``image_newline``); anything
-else must find its counterpart in the backbone, so an unknown part is an error rather than a silently kept or dropped one.
-Heads and embeddings are ordinary names here; tying is decided in :mod:`textreg.merge_plan`, where both sides are known.
+Choices: a tensor is *not* language only when its prefix is in a short list (towers, projectors, ``image_newline``);
+anything else must find its counterpart in the backbone, so an unknown part is an error rather than a silently kept or
+dropped one. Heads and embeddings are ordinary names here; tying is decided in :mod:`textreg.merge_plan`, where both
+sides are known.
 """
 
 import re
@@ -41,8 +42,8 @@ def is_language(name: str) -> bool:
 def canonical(name: str) -> str:
     """The layout-free name: ``layers.*``, ``embed_tokens.weight``, ``norm.weight``, ``lm_head.weight``.
 
-    Names of towers and projectors lose a leading ``model.`` only, so that the spelling in memory and the spelling on disk
-    agree for them too.
+    Names of towers and projectors lose a leading ``model.`` only, so that the spelling in memory and the spelling on
+    disk agree for them too.
     """
     if not is_language(name):
         return re.sub(r"^(model\.)+", "", name)
@@ -61,7 +62,7 @@ def by_canonical(names: Iterable[str], where: str) -> dict[str, str]:
         key = canonical(name)
         if key in index:
             raise InputError(
-                f"{where} holds the weight {key!r} twice, as {index[key]!r} and as {name!r}; remove one of the two layouts"
+                f"{where} holds the weight {key!r} twice, as {index[key]!r} and {name!r}; remove one of the two"
             )
         index[key] = name
     return index

@@ -1,9 +1,10 @@
 """What a merge will do to every tensor, decided before a byte is written.
 
-The plan has one step per tensor of the tuned model: *merged* with its counterpart, *resized* (merged as far as the smaller
-vocabulary reaches, the rest kept), *kept* (not language, or asked for), or *replaced* (kept, from the adapter).  Choices: a
-tensor without a counterpart on either side is an error; a head that one side ties to its embedding is matched with that
-embedding, and the plan says so in a note; several tuned models give their language part only, everything else is the first's.
+The plan has one step per tensor of the tuned model: *merged* with its counterpart, *resized* (merged as far as the
+smaller vocabulary reaches, the rest kept), *kept* (not language, or asked for), or *replaced* (kept, from the
+adapter).  Choices: a tensor without a counterpart on either side is an error; a head that one side ties to its
+embedding is matched with that embedding, and the plan says so in a note; several tuned models give their language part
+only, everything else is the first's.
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ ROWS = {EMBEDDING, HEAD, "lm_head.bias"}  # tensors whose first dimension is the
 class Step:
     """One tensor of the output.
 
-    ``target`` has the shape and dtype of the output (those of the first tuned model); ``base`` is the counterpart in the
-    backbone, ``tuned`` the stored name in each tuned model; elements from ``merged`` on are the first tuned model's.
+    ``target`` has the shape and dtype of the output (those of the first tuned model); ``base`` is the counterpart in
+    the backbone, ``tuned`` the stored name in each tuned model; elements from ``merged`` on are the first tuned
+    model's.
     """
 
     name: str
@@ -51,8 +53,8 @@ class Plan:
 def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep: Sequence[str] = ()) -> Plan:
     """Matches every tensor; ``keep`` are patterns of tensors whose tuned values stay, whatever the backbone has.
 
-    Raises :class:`InputError` for a tensor without a counterpart, a shape or dtype that cannot be merged, or a pattern of
-    ``keep`` or of the recipe that matches nothing.
+    Raises :class:`InputError` for a tensor without a counterpart, a shape or dtype that cannot be merged, or a pattern
+    of ``keep`` or of the recipe that matches nothing.
     """
     recipe.check_models(len(tuned))
     first, notes = tuned[0], []
@@ -76,10 +78,9 @@ def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep:
         merged = shared_elements(key, [entry, *others, counterpart], base)
         action = "merged" if merged == entry.count else "resized"
         if counterpart.shape != entry.shape:
-            more = "fewer" if counterpart.shape[0] < entry.shape[0] else "more"
-            notes.append(
-                f"{key}: the backbone has {counterpart.shape[0]} rows, {more} than the {entry.shape[0]} of the tuned model"
-            )
+            rows, wanted = counterpart.shape[0], entry.shape[0]
+            more = "fewer" if rows < wanted else "more"
+            notes.append(f"{key}: the backbone has {rows} rows, {more} than the {wanted} of the tuned model")
         steps.append(Step(name, action, entry, recipe.at(name), counterpart, names, merged))
     refuse_idle_patterns(steps, recipe, keep)
     return Plan(tuple(steps), tuple(notes))

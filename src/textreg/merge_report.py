@@ -1,9 +1,9 @@
 """What a merge did: a table to read, a JSON file to keep, and the norms behind a figure.
 
 ``merge_report.json`` lies in the merged folder.  Norms are Frobenius norms of the *whole* change that tuning made
-(tuned - base, root mean square over several tuned models), before lambda; ``relative`` divides by the norm of the base, so
-that layers of different size compare.  Hashes are xxh3-128 of the tensor's bytes: fast enough to be always on, meant against
-accidents and not against forgers.
+(tuned - base, root mean square over several tuned models), before lambda; ``relative`` divides by the norm of the
+base, so that layers of different size compare.  Hashes are xxh3-128 of the tensor's bytes: fast enough to be always
+on, meant against accidents and not against forgers.
 
     report.table()                      # rich
     pandas.DataFrame(report.layer_norms())
@@ -27,7 +27,8 @@ REPORT = "merge_report.json"
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One output tensor: ``action`` is merged, resized, kept or replaced; norms are absent where nothing was compared."""
+    """One output tensor: ``action`` is merged, resized, kept or replaced; norms are absent where nothing was
+    compared."""
 
     name: str
     action: str
@@ -41,7 +42,8 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """A finished merge; ``reload`` says what loading it in its transformers class would miss (or why that was not asked)."""
+    """A finished merge; ``reload`` says what loading it in its transformers class would miss (or why that was not
+    asked)."""
 
     tuned: tuple[str, ...]
     base: str
@@ -62,8 +64,8 @@ class MergeReport:
     def layer_norms(self) -> list[dict[str, Any]]:
         """One row per layer and module (``self_attn``, ``mlp``, ...; ``layer`` is None outside the layers).
 
-        Columns: layer, module, elements, change (norm of tuned - base), base (norm), relative (their quotient; None where the
-        base is zero).
+        Columns: layer, module, elements, change (norm of tuned - base), base (norm), relative (their quotient; None
+        where the base is zero).
         """
         groups: dict[tuple[int | None, str], list[TensorReport]] = {}
         for tensor in self.tensors:

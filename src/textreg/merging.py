@@ -1,43 +1,38 @@
 """Merging a tuned VLM with its language backbone, streaming, at any size.
 
-Every tensor is read in blocks, merged in float32 and written to its place in the output file; a worker owns a few fixed
-buffers, so memory does not grow with the model.  Choices: the output has the shards, names, order and dtypes of the tuned
-model, so everything that loaded it loads the merge; what is not the language model is copied byte for byte; lambda 0 and 1
-copy bytes too, so the end points are exact; the folder is built beside its final place, read back, and renamed only when
-every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean.
+Every tensor is read in blocks, merged in float32 and written to its place in the output file; a worker owns a few
+fixed buffers, so memory does not grow with the model.  Choices: the output has the shards, names, order and dtypes of
+the tuned model, so everything that loaded it loads the merge; what is not the language model is copied byte for byte;
+lambda 0 and 1 copy bytes too, so the end points are exact; the folder is built beside its final place, read back, and
+renamed only when every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean.
 
     merge("runs/tuned-llava", "BSC-LT/salamandra-2b-instruct", "merged", lam=0.5)
     merge("runs/laptop/tune/TR/adapter", "my-llava", "merged", method="trim", density=0.2, patterns={"*.mlp.*": 0.3})
 """
 
 import os
-import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from errno import ENOSPC
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg.checkpoints import INDEX, SINGLE, WIDTH, Entry, Files, header_bytes, open_checkpoint
+from textreg.checkpoints import WIDTH, Entry, Files, open_checkpoint
 from textreg.errors import InputError, RunError
 from textreg.layouts import canonical
+from textreg.merge_folder import building, check_place, copy_side_files, lay_out, verify_headers
 from textreg.merge_plan import Plan, Step, plan_merge
-from textreg.merge_report import REPORT, MergeReport, TensorReport
+from textreg.merge_report import MergeReport, TensorReport
 from textreg.methods import BLOCK, Recipe, merged_blocks, spans
 from textreg.reload import finish_check, refuse_incomplete, reload_keys, start_check
-from textreg.tuned_weights import ADAPTER_CONFIG, Reader, Weights, open_weights
+from textreg.tuned_weights import Reader, Weights, open_weights
 
 if TYPE_CHECKING:
     import torch
-
-SPARE = 64 * 2**20  # bytes left free beside the output: side files, and room for whoever else writes
-COPIED = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
-NOT_COPIED = {ADAPTER_CONFIG, REPORT, "trainer_state.json", "all_results.json"}
 
 
 def merge(
@@ -58,14 +53,15 @@ def merge(
     workers: int | None = None,
     progress: bool | None = None,
 ) -> MergeReport:
-    """Merges ``tuned`` (one or several VLMs, LLMs or LoRA adapters) with the backbone ``base`` into the folder ``out``.
+    """Merges ``tuned`` (one or several VLMs, LLMs or LoRA adapters) with the backbone ``base`` into the folder
+    ``out``.
 
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
-    :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an earlier
-    merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal.
+    :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an
+    earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal.
 
-    Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or the disk
-    is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
+    Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
+    the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
     """
     began = time.monotonic()
     recipe = Recipe(method, lam, density, gamma, seed, dict(patterns or {}))
@@ -94,96 +90,11 @@ def merge(
                 checker.kill()
                 checker.wait()
         report = MergeReport(
-            tuple(map(str, sources)), str(base), str(out), asdict(recipe), round(time.monotonic() - began, 3), plan.nbytes,
-            tuple(sorted(file.name for file in {entry.file for entry in outputs.values()})), plan.notes, answer, tensors,
+            tuple(map(str, sources)), str(base), str(out), asdict(recipe), round(time.monotonic() - began, 3),
+            plan.nbytes, tuple(file.name for file in models[0].checkpoint.files), plan.notes, answer, tensors,
         )  # fmt: skip
         report.write(folder)
     return report
-
-
-def check_place(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
-    """Raises :class:`InputError` when ``out`` cannot or must not be written."""
-    if any(out.resolve() == file.parent.resolve() for file in inputs):
-        raise InputError(f"{out} is one of the inputs; write the merge somewhere else")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir() or not (out / REPORT).exists():
-        raise InputError(f"{out} exists and is no earlier merge; choose another folder or remove it")
-    if not overwrite:
-        raise InputError(f"{out} already holds a merge; choose another folder, or --force to replace it")
-
-
-@contextmanager
-def building(out: Path, nbytes: int) -> Iterator[Path]:
-    """A hidden folder beside ``out`` that becomes ``out`` when the block ends well, and disappears when it does not.
-
-    The lock keeps a second merge to the same place out; leftovers of a killed one are removed first.  Renaming guards against
-    interruption of this process; the files are not forced to disk.
-    """
-    from filelock import FileLock, Timeout
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.partial"
-    lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(f"another merge is writing {out}; wait for it to end") from None
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < nbytes + SPARE:
-            raise InputError(
-                f"the merge needs {(nbytes + SPARE) / 1e9:.2f} GB and {out.parent} has {free / 1e9:.2f} GB free; "
-                f"make room or choose another disk"
-            )
-        folder.mkdir()
-        yield folder
-        old = out.parent / f".{out.name}.replaced"
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno != ENOSPC:
-            raise
-        raise RunError(
-            f"the disk of {out.parent} is full; nothing was left behind, make room and run again"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def lay_out(plan: Plan, first: Weights, folder: Path) -> dict[str, Entry]:
-    """Creates the output files with their headers and full length, and returns where each tensor goes.
-
-    A replaced tensor has the dtype of the checkpoint it goes into.
-    """
-    outputs: dict[str, Entry] = {}
-    for file in first.checkpoint.files:
-        entries = [step.target for step in plan.steps if step.target.file == file]
-        header = header_bytes(entries, first.checkpoint.metadata[file.name])
-        start = len(header)
-        with (folder / file.name).open("wb") as stream:
-            stream.write(header)
-            stream.truncate(start + sum(entry.nbytes for entry in entries))
-        for entry in entries:
-            outputs[entry.name] = replace(entry, file=folder / file.name, start=start)
-            start += entry.nbytes
-    return outputs
-
-
-def copy_side_files(first: Weights, folder: Path) -> None:
-    """Configuration, tokenizer, processor and template; an adapter's own files win over those of its base."""
-    left_out = NOT_COPIED | ({INDEX} if first.checkpoint.files[0].name == SINGLE else set())
-    for source in filter(None, (first.checkpoint.folder, first.adapter)):
-        for path in sorted(source.iterdir()):
-            wanted = path.suffix in COPIED or path.name.startswith(("LICENSE", "NOTICE"))
-            if path.is_file() and wanted and path.name not in left_out:
-                shutil.copyfile(path, folder / path.name)
 
 
 @dataclass(frozen=True)
@@ -354,13 +265,3 @@ class Worker:
             digest.update(view)
         if digest.hexdigest() != expected:
             raise RunError(f"{step.name} reads back differently from what was written; check the disk and run again")
-
-
-def verify_headers(plan: Plan, folder: Path) -> None:
-    """Raises :class:`RunError` unless the folder holds every planned tensor in its shape and dtype, and no other."""
-    written = open_checkpoint(folder).tensors
-    wanted = {step.name: (step.target.dtype, step.target.shape) for step in plan.steps}
-    found = {name: (entry.dtype, entry.shape) for name, entry in written.items()}
-    if wanted != found:
-        odd = sorted(set(wanted.items()) ^ set(found.items()))[0]
-        raise RunError(f"the merged checkpoint lacks {odd[0]} as planned; this is a defect, please report it")

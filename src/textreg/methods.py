@@ -1,14 +1,14 @@
 """Merge methods: what becomes of one weight tensor, as pure float32 functions.
 
-With one tuned model and its base every task-vector method is ``base + lambda * f(tuned - base)``, and only ``f`` differs:
-identity (linear = task arithmetic), keep the largest (trim = TIES with one model), keep the largest but for the very largest
-(breadcrumbs), keep a random share and rescale (drop = DARE).  SLERP turns instead of adding.  TIES and model stock need
-several tuned models to mean anything of their own.
+With one tuned model and its base every task-vector method is ``base + lambda * f(tuned - base)``, and only ``f``
+differs: identity (linear = task arithmetic), keep the largest (trim = TIES with one model), keep the largest but for
+the very largest (breadcrumbs), keep a random share and rescale (drop = DARE).  SLERP turns instead of adding.  TIES
+and model stock need several tuned models to mean anything of their own.
 
-Choices: statistics (thresholds, angles) are of the *whole* tensor, yet computed block by block, so a large embedding needs no
-more memory than a small one and the block size changes nothing; thresholds are exact (a two-pass radix selection on the bits
-of the magnitude), equal magnitudes are kept in storage order, because bf16 differences tie in large numbers; the random mask
-is seeded by tensor name and block, so shards and layout do not change it.
+Choices: statistics (thresholds, angles) are of the *whole* tensor, yet computed block by block, so a large embedding
+needs no more memory than a small one and the block size changes nothing; thresholds are exact (a two-pass radix
+selection on the bits of the magnitude), equal magnitudes are kept in storage order, because bf16 differences tie in
+large numbers; the random mask is seeded by tensor name and block, so shards and layout do not change it.
 
     merge_tensors(base, [tuned], Recipe("trim", lam=0.5, density=0.2))
 """
@@ -34,7 +34,7 @@ METHODS = {
     "drop": "a random `density` share of changes, rescaled by 1/density (DARE, Yu et al. 2024)",
     "breadcrumbs": "trim that also leaves out the `gamma` share of very largest changes (Davari and Belilovsky 2024)",
     "ties": "several tuned models: trim, elect a sign, average those that agree (Yadav et al. 2023, section 4)",
-    "model_stock": "several tuned models: towards their mean as far as their angle says (Jang et al. 2024, equation 4)",
+    "model_stock": "several tuned models: towards their mean, as far as their angle says (Jang et al. 2024)",
 }
 ALIASES = {"task_arithmetic": "linear", "dare": "drop", "dare_linear": "drop", "lerp": "linear"}
 BLOCK = 1 << 17  # elements per block: three float32 blocks stay in a core's cache; also the unit of the random mask
@@ -45,9 +45,10 @@ FLAT = 1e-4  # angle (radians) below which slerp and linear differ by less than 
 class Recipe:
     """A method and its numbers.
 
-    ``lam`` (lambda) is the step from base (0) to tuned (1); ``patterns`` gives single layers or modules their own (shell-style
-    patterns on canonical names, the first match wins).  ``density`` is the share of changes kept (0 to 1), ``gamma`` the share
-    of largest changes left out by breadcrumbs.  Raises :class:`InputError` for an unknown method or a number out of range.
+    ``lam`` (lambda) is the step from base (0) to tuned (1); ``patterns`` gives single layers or modules their own
+    (shell-style patterns on canonical names, the first match wins).  ``density`` is the share of changes kept (0 to
+    1), ``gamma`` the share of largest changes left out by breadcrumbs.  Raises :class:`InputError` for an unknown
+    method or a number out of range.
     """
 
     method: str = "linear"
@@ -90,7 +91,8 @@ class Recipe:
 
 @dataclass
 class Cut:
-    """The ``k`` largest magnitudes of a tensor: all above ``threshold`` (bits) and the first ``ties`` that equal it."""
+    """The ``k`` largest magnitudes of a tensor: all above ``threshold`` (bits) and the first ``ties`` that equal
+    it."""
 
     threshold: int
     ties: int
@@ -130,7 +132,8 @@ def magnitude_bits(values: "torch.Tensor") -> "torch.Tensor":
 
 
 def find_cuts(read: "Callable[[int, int], torch.Tensor]", count: int, sizes: Sequence[int]) -> list[Cut]:
-    """Cuts for the ``sizes`` largest of ``count`` values; ``read(start, stop)`` gives a block [stop - start] float32."""
+    """Cuts for the ``sizes`` largest of ``count`` values; ``read(start, stop)`` gives a block [stop - start]
+    float32."""
     import torch
 
     high = torch.zeros(1 << 16, dtype=torch.int64)
@@ -217,8 +220,8 @@ def inner_products(read: "Read", count: int, models: int) -> "torch.Tensor":
 def merged_blocks(read: "Read", count: int, models: int, recipe: Recipe, lam: float, name: str) -> Iterator[Merged]:
     """Merges a tensor of ``count`` elements block by block.
 
-    ``read(start, stop)`` returns base [n] and the changes (tuned - base), one [n] per tuned model, all float32; it may return
-    the same buffers every time.  ``name`` (canonical) seeds the random mask.
+    ``read(start, stop)`` returns base [n] and the changes (tuned - base), one [n] per tuned model, all float32; it may
+    return the same buffers every time.  ``name`` (canonical) seeds the random mask.
     """
     import torch
 

@@ -1,7 +1,8 @@
 """Would a checkpoint folder load in transformers with every weight in its place?
 
 The model is built on the meta device, so no weight is read into memory and the check costs the import of transformers.
-A merge that runs in a process without transformers asks in a process of its own, which also keeps the merge's memory small:
+A merge that runs in a process without transformers asks in a process of its own, which also keeps the merge's memory
+small:
 
     python -m textreg.reload FOLDER        # prints one JSON object
 """
@@ -19,8 +20,9 @@ from textreg.errors import InputError, RunError
 def reload_keys(folder: str | Path) -> dict[str, Any]:
     """What ``from_pretrained`` says of the folder.
 
-    Returns ``class`` (from the config's ``architectures``) and the lists ``missing``, ``unexpected`` and ``mismatched`` of
-    tensor names.  A class that transformers does not have gives ``checked`` False and the reason instead of a guess.
+    Returns ``class`` (from the config's ``architectures``) and the lists ``missing``, ``unexpected`` and
+    ``mismatched`` of tensor names.  A class that transformers does not have gives ``checked`` False and the reason
+    instead of a guess.
     """
     import transformers
 

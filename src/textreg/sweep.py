@@ -1,9 +1,9 @@
 """A lambda sweep of an adapter without merging: the same model, its change turned up or down.
 
-``W + lambda * s B A`` is the linear merge of the tuned model with its own base, so one loaded model serves every lambda, and
-only the chosen one is ever exported.  Choices: lambda acts on the language model alone; the projector (``modules_to_save``) and
-an adapter on a tower keep their strength, as in a merge of checkpoints; the scales that were there are put back, also when
-the block fails, and nested blocks multiply.
+``W + lambda * s B A`` is the linear merge of the tuned model with its own base, so one loaded model serves every
+lambda, and only the chosen one is ever exported.  Choices: lambda acts on the language model alone; the projector
+(``modules_to_save``) and an adapter on a tower keep their strength, as in a merge of checkpoints; the scales that were
+there are put back, also when the block fails, and nested blocks multiply.
 
     with scaled_adapter(model, 0.5):
         answers = answer(model, ...)
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
     """Module name -> LoRA layer of the language model.
 
-    Raises :class:`InputError` when there is none, when one is already merged into its weight, or when it is DoRA, whose change
-    is not proportional to its scale.
+    Raises :class:`InputError` when there is none, when one is already merged into its weight, or when it is DoRA,
+    whose change is not proportional to its scale.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -52,7 +52,8 @@ def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
 def scaled_adapter(model: "torch.nn.Module", lam: float) -> "Iterator[torch.nn.Module]":
     """The model at lambda: inside the block every LoRA change of the language model is multiplied by ``lam``.
 
-    ``lam`` 0 is the untuned language model (with the tuned projector), 1 the tuned one.  Yields ``model``, changed in place.
+    ``lam`` 0 is the untuned language model (with the tuned projector), 1 the tuned one.  Yields ``model``, changed in
+    place.
     """
     layers = language_adapters(model).values()
     before = [dict(layer.scaling) for layer in layers]
@@ -69,8 +70,8 @@ def scaled_adapter(model: "torch.nn.Module", lam: float) -> "Iterator[torch.nn.M
 def merged_copy(model: "PeftModel", lam: float = 1.0) -> "torch.nn.Module":
     """A plain transformers model with the adapter merged at ``lam``; the given model is untouched.
 
-    The sum is formed in float32 and rounded once to each weight's dtype.  Needs memory for a second model in float32; for a
-    large model merge the files with :func:`textreg.merging.merge` instead.
+    The sum is formed in float32 and rounded once to each weight's dtype.  Needs memory for a second model in float32;
+    for a large model merge the files with :func:`textreg.merging.merge` instead.
     """
     dtypes = {name: parameter.dtype for name, parameter in plain_parameters(model).items()}
     with scaled_adapter(model, lam):
@@ -95,7 +96,8 @@ def plain_parameters(model: "PeftModel") -> "dict[str, torch.nn.Parameter]":
 def export_merged(
     model: "PeftModel", lam: float, out: str | Path, processor: Any = None, overwrite: bool = False
 ) -> Path:
-    """Saves the merge at ``lam`` as an ordinary checkpoint folder (with ``processor`` when given) and returns the folder.
+    """Saves the merge at ``lam`` as an ordinary checkpoint folder (with ``processor`` when given) and returns the
+    folder.
 
     The folder appears complete or not at all.  Raises :class:`InputError` when it exists and ``overwrite`` is False.
     """

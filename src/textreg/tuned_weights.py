@@ -1,9 +1,9 @@
 """The tuned side of a merge: a checkpoint, or a base and its LoRA adapter read as if the sum had been saved.
 
-An adapter is not merged first: ``W + s B A`` is formed block by block while streaming, so no second full model is written.
-Projector and other ``modules_to_save`` of the adapter replace the base's.  Choices: every adapter tensor must find its place,
-what cannot be formed this way (DoRA, trained biases, resized embeddings) is an input error that names the cure, and the
-scale follows peft (alpha / rank, rank-stabilised if asked, patterns honoured).
+An adapter is not merged first: ``W + s B A`` is formed block by block while streaming, so no second full model is
+written. Projector and other ``modules_to_save`` of the adapter replace the base's.  Choices: every adapter tensor must
+find its place, what cannot be formed this way (DoRA, trained biases, resized embeddings) is an input error that names
+the cure, and the scale follows peft (alpha / rank, rank-stabilised if asked, patterns honoured).
 
     open_weights("runs/laptop/tune/TR/adapter", adapter_base="llava-hf/llava-1.5-7b-hf")
 """
@@ -39,7 +39,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 @dataclass(frozen=True)
 class LowRank:
-    """A LoRA pair for one weight [out, in]: ``down`` (A) [r, in], ``up`` (B) [out, r], both stored; change = scale B A.
+    """A LoRA pair for one weight [out, in]: ``down`` (A) [r, in], ``up`` (B) [out, r], both stored; change = scale B
+    A.
 
     ``embedding`` marks the pair of an embedding [rows, dim]: A [r, rows], B [dim, r], change = scale (B A) transposed.
     """
@@ -69,8 +70,8 @@ class Weights:
 def open_weights(source: str | Path, adapter_base: str | Path | None = None) -> Weights:
     """A checkpoint or, when the folder holds ``adapter_config.json``, its base with the adapter on top.
 
-    ``adapter_base`` overrides the base that the adapter names.  Raises :class:`InputError` when a tensor of the adapter
-    matches nothing, or when its kind cannot be added to a weight.
+    ``adapter_base`` overrides the base that the adapter names.  Raises :class:`InputError` when a tensor of the
+    adapter matches nothing, or when its kind cannot be added to a weight.
     """
     folder = resolve(source)
     if not (folder / ADAPTER_CONFIG).exists():
@@ -112,7 +113,7 @@ def place_adapter(
     pairs: dict[tuple[str, bool], dict[str, Entry]] = {}
     replaced: dict[str, Entry] = {}
     for entry in entries:
-        name = entry.name.removeprefix("base_model.model.")
+        name = entry.name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         low_rank = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name)
         key = canonical(f"{low_rank.group(1)}.weight" if low_rank else name)
         if key not in index:

@@ -1,0 +1,175 @@
+"""Checkpoints on disk, their adapters and their names: what is read, and what is refused with a cure."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from merge_checkpoints import adapted, build_vlm, stored, write_backbone
+from safetensors.torch import save_file
+
+from textreg.checkpoints import Files, header_bytes, open_checkpoint, read_header
+from textreg.errors import InputError
+from textreg.layouts import canonical, is_language, layer_and_module, parse_patterns
+from textreg.tuned_weights import Reader, open_weights
+
+
+@pytest.fixture
+def sharded(tmp_path) -> Path:
+    return write_backbone(tmp_path / "sharded", shard="6KB")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_blocks_read_the_values_that_the_safetensors_library_reads(tmp_path, dtype):
+    weights = open_weights(write_backbone(tmp_path / "one", dtype=dtype))
+    with Files(weights.files) as files:
+        reader = Reader(weights, files)
+        for name, value in stored(tmp_path / "one").items():
+            out, start = torch.empty(value.numel() - 3), 3
+            reader.floats(name, start, value.numel(), out)
+            assert torch.equal(out, value.flatten()[3:].float())
+
+
+def test_shards_read_as_one_checkpoint(sharded):
+    checkpoint = open_checkpoint(sharded)
+    assert len(checkpoint.files) > 2
+    assert {name: entry.shape for name, entry in checkpoint.tensors.items()} == {
+        name: tuple(value.shape) for name, value in stored(sharded).items()
+    }
+
+
+def test_a_header_written_here_is_read_by_the_safetensors_library(tmp_path):
+    write_backbone(tmp_path / "one")
+    entries, metadata = read_header(tmp_path / "one" / "model.safetensors")
+    data = (tmp_path / "one" / "model.safetensors").read_bytes()
+    body = b"".join(data[entry.start : entry.start + entry.nbytes] for entry in entries)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "model.safetensors").write_bytes(header_bytes(entries, metadata) + body)
+    one, two = stored(tmp_path / "one"), stored(tmp_path / "two")
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_truncated_shard_is_named(sharded):
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(InputError, match=rf"{shard.name} is not a complete safetensors file.*download"):
+        open_checkpoint(sharded)
+
+
+def test_a_missing_shard_is_named(sharded):
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"{shard.name} is missing"):
+        open_checkpoint(sharded)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x10\0\0\0\0\0\0\0not json at all!"])
+def test_garbage_is_not_a_checkpoint(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="not a complete safetensors file"):
+        open_checkpoint(tmp_path)
+
+
+def test_pickled_weights_are_refused_with_the_cure(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin.*safetensors"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("./nowhere", "no such checkpoint folder"),
+        ("/a/b/c", "no such checkpoint folder"),
+        ("not a name", "neither a folder nor a model"),
+        ("nobody/nothing-of-this-name", "not a folder and not in the local hub cache"),
+    ],
+)
+def test_a_source_that_cannot_be_had_says_why(monkeypatch, source, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("language_model.model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj.weight"),
+        ("model.language_model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj.weight"),
+        ("model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+        ("model.vision_tower.encoder.layers.0.mlp.fc1.weight", "vision_tower.encoder.layers.0.mlp.fc1.weight"),
+        ("image_newline", "image_newline"),
+        ("model.image_newline", "image_newline"),
+        ("model.mm_projector.0.weight", "mm_projector.0.weight"),
+    ],
+)
+def test_names_of_every_layout_have_one_canonical_form(name, expected):
+    assert canonical(name) == expected == canonical(canonical(name))
+
+
+def test_towers_and_projectors_are_no_language_though_their_layers_are_called_alike():
+    assert not is_language("vision_tower.vision_model.encoder.layers.3.self_attn.q_proj.weight")
+    assert not is_language("model.multi_modal_projector.linear_1.weight")
+    assert is_language("language_model.model.layers.3.self_attn.q_proj.weight")
+
+
+def test_layers_and_modules_are_read_from_names():
+    assert layer_and_module("layers.11.self_attn.q_proj.weight") == (11, "self_attn")
+    assert layer_and_module("embed_tokens.weight") == (None, "embed_tokens")
+
+
+def test_the_same_weight_in_two_layouts_is_refused(tmp_path):
+    tensors = {"model.norm.weight": torch.ones(2), "language_model.model.norm.weight": torch.ones(2)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    from textreg.merge_plan import plan_merge
+    from textreg.methods import Recipe
+
+    weights = open_weights(tmp_path)
+    with pytest.raises(InputError, match="twice"):
+        plan_merge([weights], weights.checkpoint, Recipe())
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    from textreg.merge_plan import plan_merge
+    from textreg.methods import Recipe
+
+    save_file({"model.norm.weight": torch.ones(2, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path)
+    with pytest.raises(InputError, match="unquantised"):
+        plan_merge([weights], weights.checkpoint, Recipe())
+
+
+def test_patterns_are_parsed_in_order_and_nonsense_is_refused():
+    assert list(parse_patterns(["layers.1?.*=0.3", "*=1"]).items()) == [("layers.1?.*", 0.3), ("*", 1.0)]
+    for wrong in ("layers.1", "=0.3", "layers.1=much"):
+        with pytest.raises(InputError, match="PATTERN=NUMBER"):
+            parse_patterns([wrong])
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    adapted(build_vlm(layers=3)).save_pretrained(tmp_path / "adapter")
+    build_vlm().save_pretrained(tmp_path / "base")
+    with pytest.raises(InputError, match=r"layers\.2.*matches no tensor"):
+        open_weights(tmp_path / "adapter", tmp_path / "base")
+
+
+def test_an_adapter_of_another_width_is_refused(tmp_path):
+    model = build_vlm()
+    model.save_pretrained(tmp_path / "base")
+    adapted(model, projector=False).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = stored(tmp_path / "adapter")
+    name = next(name for name in tensors if name.endswith("up_proj.lora_B.weight"))
+    save_file(tensors | {name: torch.ones(7, 4)}, file)
+    with pytest.raises(InputError, match="does not give"):
+        open_weights(tmp_path / "adapter", tmp_path / "base")
+
+
+@pytest.mark.parametrize(("option", "value"), [("peft_type", "IA3"), ("bias", "all"), ("fan_in_fan_out", True)])
+def test_adapters_that_are_no_plain_sum_are_refused(tmp_path, option, value):
+    config = {"peft_type": "LORA", "lora_alpha": 8, "r": 4, option: value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"only LoRA|more than W"):
+        open_weights(tmp_path)

@@ -1,0 +1,471 @@
+"""Whole merges of tiny checkpoints of every layout, against arithmetic by hand, peft, mergekit and transformers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from merge_checkpoints import (
+    EXTRA,
+    VOCABULARY,
+    adapted,
+    build_vlm,
+    image_logits,
+    stored,
+    write_backbone,
+    write_vlm,
+)
+
+from textreg import merge_folder
+from textreg.errors import InputError, RunError
+from textreg.layouts import canonical, is_language
+from textreg.merge_report import read_report
+from textreg.merging import merge
+from textreg.methods import METHODS, Recipe, merge_tensors
+
+LAYOUTS = ["Llava", "LlavaNext", "LlavaOnevision"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory) -> Path:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory) -> Path:
+    return write_vlm(tmp_path_factory.mktemp("vlm"), shard="12KB")
+
+
+def by_hand(tuned: Path, base: Path, lam: float) -> dict[str, torch.Tensor]:
+    """The whole merge in memory, written down without any of the package's streaming."""
+    base_tensors = {canonical(name): value for name, value in stored(base).items()}
+    merged = {}
+    for name, value in stored(tuned).items():
+        other = base_tensors.get(canonical(name)) if is_language(name) else None
+        merged[name] = value.clone()
+        if other is not None:
+            rows = min(len(value), len(other))
+            before, after = other[:rows].float(), value[:rows].float()
+            merged[name][:rows] = before.add(after - before, alpha=lam).to(value.dtype)
+    return merged
+
+
+def same_bytes(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name].view(torch.uint8), other[name].view(torch.uint8)) for name in one
+    )
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_layout_merges_its_language_model_and_keeps_the_rest_byte_for_byte(tmp_path, kind, tied):
+    base = write_backbone(tmp_path / "base", tied=tied)
+    tuned = write_vlm(tmp_path / "tuned", kind, tied=tied, shard="12KB")
+    report = merge(tuned, base, tmp_path / "out", 0.3)
+    expected, merged = by_hand(tuned, base, 0.3), stored(tmp_path / "out")
+    assert merged.keys() == expected.keys()
+    for name, value in expected.items():
+        if is_language(name):
+            torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(merged[name], value), name
+    assert report.reload == {
+        "checked": True, "class": f"{kind}ForConditionalGeneration", "missing": [], "unexpected": [], "mismatched": [],
+    }  # fmt: skip
+    assert report.counts()["resized"] == (1 if tied else 2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_merged_in_float32_and_rounded_once(tmp_path, dtype):
+    base = write_backbone(tmp_path / "base", dtype=dtype)
+    tuned = write_vlm(tmp_path / "tuned", dtype=dtype)
+    merge(tuned, base, tmp_path / "out", 0.37)
+    assert same_bytes(stored(tmp_path / "out"), by_hand(tuned, base, 0.37))
+
+
+def test_output_has_the_dtype_of_the_tuned_model_whatever_the_backbone_has(tmp_path, backbone):
+    tuned = write_vlm(tmp_path / "tuned", dtype="bfloat16")
+    merge(tuned, backbone, tmp_path / "out", 0.5)
+    assert {value.dtype for value in stored(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_lambda_one_is_the_tuned_model_byte_for_byte(tmp_path, vlm, backbone, method):
+    merge(vlm, backbone, tmp_path / "out", 1.0, method)
+    assert same_bytes(stored(tmp_path / "out"), stored(vlm))
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_lambda_zero_is_the_backbone_byte_for_byte_in_every_row_it_has(tmp_path, vlm, backbone, method):
+    merge(vlm, backbone, tmp_path / "out", 0.0, method)
+    merged, base, tuned = stored(tmp_path / "out"), stored(backbone), stored(vlm)
+    for name, value in merged.items():
+        if is_language(name):
+            other = base[name.removeprefix("language_model.")]
+            assert torch.equal(value[: len(other)], other)
+            assert torch.equal(value[len(other) :], tuned[name][len(other) :])
+        else:
+            assert torch.equal(value, tuned[name])
+
+
+def test_shards_of_either_side_change_nothing(tmp_path, backbone):
+    whole = write_vlm(tmp_path / "whole")
+    sharded = write_vlm(tmp_path / "sharded", shard="9KB")
+    base = write_backbone(tmp_path / "base", shard="5KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 3
+    recipe = {"lam": 0.7, "method": "drop", "density": 0.5, "seed": 5, "check_reload": False}
+    merge(whole, backbone, tmp_path / "a", **recipe)
+    merge(sharded, base, tmp_path / "b", **recipe, workers=3)
+    assert same_bytes(stored(tmp_path / "a"), stored(tmp_path / "b"))
+
+
+def test_merged_shards_keep_the_names_of_the_tuned_shards(tmp_path, vlm, backbone):
+    merge(vlm, backbone, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in vlm.iterdir()} | {
+        "merge_report.json"
+    }
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_streamed_merge_equals_the_pure_function_of_each_method(tmp_path, backbone, method):
+    tuned = [write_backbone(tmp_path / f"tuned-{seed}", seed=seed) for seed in (5, 6)]
+    tuned = tuned[:1] if method in {"slerp", "trim"} else tuned
+    recipe = Recipe(method, 0.6, 0.4, 0.1, 3)
+    merge(tuned, backbone, tmp_path / "out", 0.6, method, density=0.4, gamma=0.1, seed=3, check_reload=False)
+    merged, base, others = stored(tmp_path / "out"), stored(backbone), [stored(folder) for folder in tuned]
+    for name in merged:
+        expected = merge_tensors(base[name], [other[name] for other in others], recipe, canonical(name))
+        assert torch.equal(merged[name], expected), name
+
+
+def test_a_pattern_gives_its_layers_their_own_lambda(tmp_path, vlm, backbone):
+    report = merge(vlm, backbone, tmp_path / "out", 0.5, patterns={"layers.1.mlp.*": 0.0, "layers.1.*": 1.0})
+    merged, base, tuned = stored(tmp_path / "out"), stored(backbone), stored(vlm)
+    up, query = "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    assert torch.equal(merged[f"language_model.{up}"], base[up])
+    assert torch.equal(merged[f"language_model.{query}"], tuned[f"language_model.{query}"])
+    assert {tensor.lam for tensor in report.tensors if tensor.name.endswith("0.mlp.up_proj.weight")} == {0.5}
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path, vlm, backbone):
+    with pytest.raises(InputError, match="matches no tensor"):
+        merge(vlm, backbone, tmp_path / "out", patterns={"layer.1.*": 0.0})
+
+
+def test_the_merged_model_loads_and_its_logits_are_those_of_the_merged_weights(tmp_path, vlm, backbone):
+    from transformers import AutoModelForImageTextToText
+
+    merge(vlm, backbone, tmp_path / "out", 0.5)
+    twin = AutoModelForImageTextToText.from_pretrained(vlm).eval()
+    base = stored(backbone)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            other = base.get(name.replace("model.language_model.", "model.")) if is_language(name) else None
+            if other is not None:
+                parameter[: len(other)] = (parameter[: len(other)] + other) / 2
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(image_logits(loaded), image_logits(twin), rtol=0, atol=1e-5)
+    assert (image_logits(loaded) - image_logits(AutoModelForImageTextToText.from_pretrained(vlm))).abs().max() > 0.01
+
+
+def test_names_as_they_are_in_memory_match_the_backbone_too(tmp_path, vlm, backbone):
+    from safetensors.torch import save_file
+
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    spelling = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
+    spelling |= {part: f"model.{part}" for part in ("vision_tower.", "multi_modal_projector.")}
+    tensors = {}
+    for name, value in stored(vlm).items():
+        prefix = next(prefix for prefix in spelling if name.startswith(prefix))
+        tensors[name.replace(prefix, spelling[prefix], 1)] = value
+    save_file(tensors, renamed / "model.safetensors", {"format": "pt"})
+    (renamed / "config.json").write_text((vlm / "config.json").read_text())
+    report = merge(renamed, backbone, tmp_path / "out", 0.5)
+    merge(vlm, backbone, tmp_path / "reference", 0.5)
+    merged = {canonical(name): value for name, value in stored(tmp_path / "out").items()}
+    assert same_bytes(merged, {canonical(name): value for name, value in stored(tmp_path / "reference").items()})
+    assert report.reload["missing"] == report.reload["unexpected"] == []
+
+
+def test_the_base_of_the_vlm_may_itself_be_a_vlm(tmp_path, vlm):
+    own = write_vlm(tmp_path / "own", seed=9)
+    report = merge(vlm, own, tmp_path / "out", 0.5)
+    assert report.counts()["resized"] == 0
+    one, two = stored(vlm), stored(own)
+    name = "language_model.model.embed_tokens.weight"
+    torch.testing.assert_close(stored(tmp_path / "out")[name], (one[name] + two[name]) / 2, rtol=0, atol=1e-6)
+
+
+def test_a_head_of_its_own_is_merged_with_the_embedding_of_a_backbone_that_ties(tmp_path):
+    base = write_backbone(tmp_path / "base", tied=True)
+    tuned = write_vlm(tmp_path / "tuned", tied=False)
+    report = merge(tuned, base, tmp_path / "out", 0.0)
+    head = stored(tmp_path / "out")["language_model.lm_head.weight"]
+    assert torch.equal(head[:VOCABULARY], stored(base)["model.embed_tokens.weight"])
+    assert any("ties head and embedding" in note for note in report.notes)
+
+
+def test_a_tied_vlm_and_a_backbone_with_a_head_of_its_own_are_refused(tmp_path):
+    base = write_backbone(tmp_path / "base", tied=False)
+    tuned = write_vlm(tmp_path / "tuned", tied=True)
+    with pytest.raises(InputError, match="head of its own"):
+        merge(tuned, base, tmp_path / "out")
+    merge(tuned, base, tmp_path / "out", keep=["lm_head.weight"])
+
+
+def test_a_backbone_with_more_rows_lends_the_rows_that_the_vlm_has(tmp_path):
+    base = write_backbone(tmp_path / "base", vocabulary=VOCABULARY + 20)
+    tuned = write_vlm(tmp_path / "tuned")
+    report = merge(tuned, base, tmp_path / "out", 0.0)
+    embedding = stored(tmp_path / "out")["language_model.model.embed_tokens.weight"]
+    assert torch.equal(embedding, stored(base)["model.embed_tokens.weight"][: VOCABULARY + EXTRA])
+    assert any("more than the 43" in note for note in report.notes)
+
+
+def test_an_unknown_tensor_of_the_vlm_is_an_error_and_kept_only_when_asked(tmp_path, vlm, backbone):
+    from safetensors.torch import save_file
+
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    save_file({**stored(vlm), "audio_tower.weight": torch.ones(3)}, odd / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"audio_tower\.weight.*--keep"):
+        merge(odd, backbone, tmp_path / "out", check_reload=False)
+    merge(odd, backbone, tmp_path / "out", keep=["audio_tower.*"], check_reload=False)
+    assert torch.equal(stored(tmp_path / "out")["audio_tower.weight"], torch.ones(3))
+
+
+def test_a_deeper_backbone_is_not_the_backbone_of_this_model(tmp_path, vlm):
+    base = write_backbone(tmp_path / "base", layers=3)
+    with pytest.raises(InputError, match=r"9 tensor.*layers\.2.*really the backbone"):
+        merge(vlm, base, tmp_path / "out")
+
+
+def test_a_tuned_model_without_one_of_its_tensors_is_found_before_anything_is_written(tmp_path, vlm, backbone):
+    from safetensors.torch import save_file
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((vlm / "config.json").read_text())
+    tensors = stored(vlm)
+    del tensors["multi_modal_projector.linear_1.weight"]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=r"1 missing.*linear_1"):
+        merge(broken, backbone, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def test_not_finite_weights_are_refused_and_named(tmp_path, backbone):
+    from safetensors.torch import save_file
+
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    tensors = stored(backbone)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
+    save_file(tensors, bad / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=r"layers\.1\.mlp\.up_proj\.weight.*not finite"):
+        merge(bad, backbone, tmp_path / "out", check_reload=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("projector", [True, False])
+def test_an_adapter_merges_like_the_checkpoint_it_would_make(tmp_path, projector):
+    model = build_vlm()
+    model.save_pretrained(tmp_path / "base")
+    wrapped = adapted(model, projector)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    report = merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 1.0, adapter_base=tmp_path / "base")
+    wrapped.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
+    merged, expected = stored(tmp_path / "out"), stored(tmp_path / "peft")
+    assert merged.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
+    assert report.counts()["replaced"] == (4 if projector else 0)
+
+
+def test_an_adapter_at_half_lambda_keeps_its_projector_at_full_strength(tmp_path):
+    model = build_vlm()
+    model.save_pretrained(tmp_path / "base")
+    adapted(model).save_pretrained(tmp_path / "adapter")
+    for lam in (0.0, 0.5, 1.0):
+        merge(tmp_path / "adapter", tmp_path / "base", tmp_path / f"{lam}", lam, adapter_base=tmp_path / "base")
+    zero, half, one = (stored(tmp_path / f"{lam}") for lam in (0.0, 0.5, 1.0))
+    query, projector = "language_model.model.layers.0.self_attn.q_proj.weight", "multi_modal_projector.linear_1.weight"
+    torch.testing.assert_close(half[query], (zero[query] + one[query]) / 2, rtol=0, atol=1e-6)
+    assert torch.equal(zero[query], stored(tmp_path / "base")[query])
+    assert torch.equal(half[projector], one[projector])
+    assert not torch.equal(half[projector], stored(tmp_path / "base")[projector])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"mlp.up_proj": 2}, "alpha_pattern": {"mlp.up_proj": 32, "1.self_attn.q_proj": 1}},
+        {"targets": r".*language_model\.(embed_tokens|layers\.0\.mlp\.up_proj)"},
+    ],
+    ids=["rank-stabilised", "patterns", "embedding"],
+)
+def test_scale_and_kind_of_an_adapter_follow_peft(tmp_path, options):
+    model = build_vlm()
+    model.save_pretrained(tmp_path / "base")
+    wrapped = adapted(model, projector=False, **options)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 1.0, adapter_base=tmp_path / "base")
+    wrapped.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
+    merged, expected = stored(tmp_path / "out"), stored(tmp_path / "peft")
+    for name, value in expected.items():
+        torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
+    assert not same_bytes(merged, stored(tmp_path / "base"))
+
+
+def test_dora_is_refused_because_it_is_not_a_sum(tmp_path):
+    model = build_vlm()
+    model.save_pretrained(tmp_path / "base")
+    adapted(model, projector=False, use_dora=True).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="use_dora"):
+        merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", adapter_base=tmp_path / "base")
+
+
+def test_report_says_what_was_done_and_reads_back(tmp_path, vlm, backbone):
+    report = merge(vlm, backbone, tmp_path / "out", 0.5)
+    assert read_report(tmp_path / "out").layer_norms() == report.layer_norms()
+    assert report.counts() == {"merged": 19, "resized": 2, "kept": len(stored(vlm)) - 21, "replaced": 0}
+    one, two = stored(vlm), stored(backbone)
+    mlp = [name for name in two if ".layers.0.mlp." in name]
+    change = sum(float(((one[f"language_model.{n}"] - two[n]) ** 2).sum()) for n in mlp) ** 0.5
+    row = next(row for row in report.layer_norms() if (row["layer"], row["module"]) == (0, "mlp"))
+    assert row["change"] == pytest.approx(change, rel=1e-5)
+    assert json.loads((tmp_path / "out" / "merge_report.json").read_text())["layers"] == report.layer_norms()
+
+
+def test_hashes_in_the_report_are_those_of_the_bytes_on_disk(tmp_path, vlm, backbone):
+    import xxhash
+
+    report = merge(vlm, backbone, tmp_path / "out", 0.5)
+    tensors = stored(tmp_path / "out")
+    for tensor in report.tensors:
+        assert tensor.xxh3_128 == xxhash.xxh3_128_hexdigest(tensors[tensor.name].numpy().tobytes())
+
+
+def test_an_earlier_merge_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, vlm, backbone):
+    merge(vlm, backbone, tmp_path / "out", 0.5)
+    with pytest.raises(InputError, match="already holds a merge"):
+        merge(vlm, backbone, tmp_path / "out", 0.6)
+    assert merge(vlm, backbone, tmp_path / "out", 0.6, overwrite=True).recipe["lam"] == 0.6
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="no earlier merge"):
+        merge(vlm, backbone, tmp_path / "precious", overwrite=True)
+    with pytest.raises(InputError, match="one of the inputs"):
+        merge(vlm, backbone, vlm, overwrite=True)
+
+
+def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, vlm, backbone, monkeypatch):
+    monkeypatch.setattr(merge_folder, "SPARE", 2**60)
+    with pytest.raises(InputError, match="GB free"):
+        merge(vlm, backbone, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from textreg.merging import merge
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+merge(*sys.argv[1:4], check_reload=False)
+"""
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, vlm, backbone):
+    whole = write_vlm(tmp_path / "whole")
+    place = tmp_path / "place"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(whole), str(backbone), str(place / "out")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "File too large" in done.stderr
+    assert list(place.iterdir()) == []
+
+
+KILLED = """
+import sys, time
+from textreg import merging
+slow = merging.Worker.write
+def write(self, step):
+    time.sleep(0.2)
+    return slow(self, step)
+merging.Worker.write = write
+merging.merge(*sys.argv[1:4], check_reload=False, workers=1)
+"""
+
+
+def test_a_killed_merge_leaves_nothing_that_looks_finished_and_a_rerun_finishes(tmp_path, vlm, backbone):
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(vlm), str(backbone), str(out)])
+    partial = tmp_path / ".out.partial"
+    deadline = time.monotonic() + 60
+    while not list(partial.glob("*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert partial.exists() and not out.exists()
+    merge(vlm, backbone, out, 0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_process_without_transformers_checks_the_reload_in_another_one(tmp_path, vlm, backbone):
+    code = (
+        "import sys, json; from textreg.merging import merge; r = merge(*sys.argv[1:4], progress=False);"
+        "assert 'transformers' not in sys.modules; print(json.dumps(r.reload))"
+    )
+    command = [sys.executable, "-c", code, str(vlm), str(backbone), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["class"] == "LlavaForConditionalGeneration"
+
+
+MERGEKIT = {
+    "linear": ("linear", {"weight": 0.3}, {"weight": 0.7}, {}),
+    "slerp": ("slerp", {}, {}, {"t": 0.3}),
+    "trim": ("ties", {"weight": 1.0, "density": 0.25}, {}, {"lambda": 0.3}),
+    "breadcrumbs": ("breadcrumbs", {"weight": 0.3, "density": 0.5, "gamma": 0.25}, {}, {}),
+}
+
+
+def mergekit_merge(tuned: Path, base: Path, out: Path, method: str) -> dict[str, torch.Tensor]:
+    """The same merge by mergekit, in float32."""
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    name, tuned_options, base_options, options = MERGEKIT[method]
+    models = [{"model": str(tuned), "parameters": tuned_options}]
+    if name in {"linear", "slerp"}:
+        models.append({"model": str(base), "parameters": base_options})
+    config = {"merge_method": name, "models": models, "dtype": "float32", "parameters": options}
+    if name != "linear":
+        config["base_model"] = str(base)
+    parsed = MergeConfiguration.model_validate(yaml.safe_load(yaml.safe_dump(config)))
+    run_merge(parsed, str(out), MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False))
+    return stored(out)
+
+
+@pytest.mark.parametrize("method", sorted(MERGEKIT))
+def test_plain_checkpoints_merge_as_mergekit_merges_them(tmp_path, backbone, method):
+    pytest.importorskip("mergekit", reason="the bench extra (mergekit) is not installed")
+    tuned = write_backbone(tmp_path / "tuned", seed=5)
+    density, gamma = MERGEKIT[method][1].get("density", 1.0), MERGEKIT[method][1].get("gamma", 0.0)
+    merge(tuned, backbone, tmp_path / "ours", 0.3, method, density=density, gamma=gamma)
+    theirs = mergekit_merge(tuned, backbone, tmp_path / "theirs", method)
+    ours = stored(tmp_path / "ours")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-6, msg=name)

@@ -1,0 +1,111 @@
+"""Scaling an adapter in memory, against the merge that it stands for."""
+
+import pytest
+import torch
+from merge_checkpoints import adapted, build_vlm, image_logits, stored, text_logits
+
+from textreg.errors import InputError
+from textreg.merging import merge
+from textreg.sweep import export_merged, language_adapters, scaled_adapter
+
+
+@pytest.fixture
+def wrapped():
+    return adapted(build_vlm())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_the_scaled_adapter_answers_as_the_exported_merge_does(tmp_path, wrapped, lam):
+    from transformers import AutoModelForImageTextToText
+
+    export_merged(wrapped, lam, tmp_path / "out")
+    model, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    with scaled_adapter(wrapped, lam):
+        torch.testing.assert_close(image_logits(wrapped), image_logits(model.eval()), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("lam", [0.25, 0.75])
+def test_the_scaled_adapter_answers_as_the_streamed_merge_of_the_files_does(tmp_path, wrapped, lam):
+    from transformers import AutoModelForImageTextToText
+
+    build_vlm().save_pretrained(tmp_path / "base")
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", lam, adapter_base=tmp_path / "base")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    with scaled_adapter(wrapped, lam):
+        torch.testing.assert_close(image_logits(wrapped), image_logits(model), rtol=0, atol=2e-5)
+
+
+def test_lambda_zero_is_the_untuned_language_model_with_the_tuned_projector(wrapped):
+    untuned = build_vlm()
+    with scaled_adapter(wrapped, 0.0):
+        torch.testing.assert_close(text_logits(wrapped), text_logits(untuned), rtol=0, atol=1e-6)
+        assert (image_logits(wrapped) - image_logits(untuned)).abs().max() > 1e-3
+
+
+def test_the_adapter_has_its_strength_again_after_the_block_and_after_an_error(wrapped):
+    before = image_logits(wrapped)
+    with scaled_adapter(wrapped, 0.0):
+        assert (image_logits(wrapped) - before).abs().max() > 1e-3
+    assert torch.equal(image_logits(wrapped), before)
+    with pytest.raises(RuntimeError, match="inside"), scaled_adapter(wrapped, 0.0):
+        raise RuntimeError("inside")
+    assert torch.equal(image_logits(wrapped), before)
+
+
+def test_nested_scales_multiply(wrapped):
+    with scaled_adapter(wrapped, 0.25):
+        quarter = image_logits(wrapped)
+    with scaled_adapter(wrapped, 0.5), scaled_adapter(wrapped, 0.5):
+        torch.testing.assert_close(image_logits(wrapped), quarter, rtol=0, atol=1e-6)
+
+
+def test_an_adapter_on_the_tower_keeps_its_strength():
+    wrapped = adapted(build_vlm(), targets=r".*(language_model|vision_tower).*\.(q_proj|up_proj)")
+    names = language_adapters(wrapped)
+    assert names and all("vision_tower" not in name for name in names)
+    tower = next(m for n, m in wrapped.named_modules() if n.endswith("vision_tower.encoder.layers.0.self_attn.q_proj"))
+    with scaled_adapter(wrapped, 0.0):
+        assert tower.scaling == {"default": 2.0}
+
+
+def test_exporting_leaves_the_model_as_it_was(tmp_path, wrapped):
+    before = image_logits(wrapped)
+    export_merged(wrapped, 0.5, tmp_path / "out")
+    assert torch.equal(image_logits(wrapped), before)
+
+
+def test_a_half_precision_model_is_merged_in_float32_and_saved_in_its_own_dtype(tmp_path):
+    wrapped = adapted(build_vlm(dtype="bfloat16"), projector=False)
+    base = {name: value.float() for name, value in stored_of(wrapped).items()}
+    export_merged(wrapped, 1.0, tmp_path / "out")
+    merged = stored(tmp_path / "out")
+    assert {value.dtype for value in merged.values()} == {torch.bfloat16}
+    module = language_adapters(wrapped)["model.language_model.layers.0.mlp.up_proj"]
+    change = 2.0 * module.lora_B["default"].weight.float() @ module.lora_A["default"].weight.float()
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(merged[name], (base["layers.0.mlp.up_proj"] + change).bfloat16())
+
+
+def stored_of(wrapped) -> dict[str, torch.Tensor]:
+    """Base weight under every LoRA layer, by its name in the layers."""
+    return {
+        name.removeprefix("model.language_model."): layer.get_base_layer().weight.detach().clone()
+        for name, layer in language_adapters(wrapped).items()
+    }
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten_unasked(tmp_path, wrapped):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        export_merged(wrapped, 0.5, tmp_path / "out")
+
+
+def test_a_model_without_adapter_and_a_merged_one_are_refused(wrapped):
+    with pytest.raises(InputError, match="no LoRA layer"), scaled_adapter(build_vlm(), 0.5):
+        pass
+    wrapped.merge_adapter()
+    with pytest.raises(InputError, match="merged into its weight"), scaled_adapter(wrapped, 0.5):
+        pass
