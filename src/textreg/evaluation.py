@@ -1,0 +1,224 @@
+"""Answers of every system to every request, and their scores: the work of ``04_merge`` and ``05_evaluate``.
+
+Three choices are not obvious.  A merged system is the adapter turned down to its lambda (:mod:`textreg.sweep`), which
+equals the exported merge and costs no second model.  Systems are answered side by side, one process and one thread
+each, because a small model gains nothing from a second thread.  Answers are appended batch by batch under a plan that
+names adapter, lambda and requests: an interrupted evaluation goes on, and an answer of another model is never reused.
+
+Run it: ``papermill notebooks/05_evaluate.ipynb out.ipynb``.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textreg.config import Evaluate, Merge
+from textreg.errors import InputError, did_you_mean
+from textreg.records import Records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BACKBONE = "backbone"
+MERGED = "+M"
+SWEEP_COLUMNS = ("seed", "system", "lambda", "split", "lf", "lf_plus", "grounded", "visual")
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the results: an arm's adapter at a lambda; ``arm`` empty for the aligned, untuned model."""
+
+    name: str
+    arm: str = ""
+    lam: float = 1.0
+
+    @property
+    def part(self) -> str:
+        """File name of its answers."""
+        return f"{self.name}@{self.lam:g}.jsonl"
+
+
+def system(run: str | Path, name: str) -> System:
+    """The system called ``name`` in a run: ``backbone``, an arm (``TR``) or a merged arm (``TR+M``) at its chosen
+    lambda.
+
+    Raises :class:`InputError` for an arm that is not tuned, or not merged, in this run.
+    """
+    if name == BACKBONE:
+        return System(BACKBONE)
+    arm = name.removesuffix(MERGED)
+    tuned = sorted(path.parent.name for path in Path(run).glob("tune/*/adapter"))
+    if arm not in tuned:
+        raise InputError(f"system {name!r}: no tuned arm {arm!r} in {run}{did_you_mean(arm, tuned)}; run tune first")
+    return System(name, arm, chosen_lambda(run, arm) if name != arm else 1.0)
+
+
+def chosen_lambda(run: str | Path, arm: str) -> float:
+    """The lambda that ``04_merge`` chose for an arm on the validation split."""
+    path = Path(run) / "merge" / f"{arm}{MERGED}" / "choice.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run the stage merge for arm {arm} first")
+    return float(json.loads(path.read_text("utf-8"))["lambda"])
+
+
+def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":
+    """Requests of one split and some arms, in file order; ``tasks`` empty means all."""
+    from textreg.row_files import read_rows
+
+    table = read_rows(Path(run) / "prepare_data" / "requests.parquet")
+    wanted = (table["split"] == split) & table["arm"].isin(list(arms))
+    if tasks := list(tasks):
+        wanted &= table["task"].isin(tasks)
+    return table[wanted].reset_index(drop=True)
+
+
+def answer_system(settings: Evaluate | Merge, which: System, requests: "pd.DataFrame", part: Path) -> "pd.DataFrame":
+    """Answer requests with one system; returns the answers contract (DESIGN: ``answers.parquet``).
+
+    Answers already in ``part`` (same adapter, lambda, requests and length limit) are not asked again.
+    """
+    from textreg import adapters, assembly, features, generation
+    from textreg.compute import set_up
+    from textreg.sweep import scaled_adapter
+
+    compute = set_up(settings.threads, precision=settings.precision)
+    run = Path(settings.run)
+    keys = (requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
+    with Records(part, answer_plan(settings, which, requests)) as records:
+        missing = [position for position, key in enumerate(keys) if key not in records.known]
+        if missing:
+            model, processor = assembly.load_aligned(
+                run / "align", precision=settings.precision, device=compute.device
+            )
+            asked = requests.iloc[missing].reset_index(drop=True)
+            images = features.ImageTable.read(run / "prepare_data" / "images.parquet")
+            seen = features.open_features(model, processor, images, ids=asked["image_id"].dropna().unique())
+
+            def keep(batch: list) -> None:
+                for position, answer in batch:
+                    records.add(keys[missing[position]], answer.text)
+
+            def ask() -> None:
+                generation.answer(
+                    model,
+                    processor,
+                    asked,
+                    seen,
+                    max_new_tokens=settings.max_new_tokens,
+                    batch_size=settings.batch_size,
+                    on_batch=keep,
+                )
+
+            if which.arm:
+                model = adapters.load_adapter(model, run / "tune" / which.arm / "adapter")
+                with scaled_adapter(model, which.lam):
+                    ask()
+            else:
+                ask()
+        answers = [records.known[key] for key in keys]
+    table = requests[["language", "arm", "item_id", "task", "prompt", "reference"]].copy()
+    table.insert(0, "seed", settings.seed)
+    table.insert(1, "system", which.name)
+    table.insert(2, "lambda", which.lam)
+    table.insert(8, "answer", answers)
+    return table
+
+
+def answer_plan(settings: Evaluate | Merge, which: System, requests: "pd.DataFrame") -> str:
+    """A hash of what decides the answers: aligned projector, adapter, lambda, requests and the length limit."""
+    run = Path(settings.run)
+    digest = hashlib.sha256(repr((which.lam, settings.max_new_tokens, settings.precision)).encode())
+    files = [run / "align" / "projector.safetensors", run / "align" / "base.json"]
+    if which.arm:
+        files += sorted((run / "tune" / which.arm / "adapter").glob("*.safetensors"))
+    for path in files:
+        digest.update(path.read_bytes())
+    digest.update(requests[["prompt", "image_id", "arm", "item_id"]].to_csv(index=False).encode())
+    return digest.hexdigest()
+
+
+def answer_all(
+    settings: Evaluate | Merge,
+    work: Sequence[tuple[System, "pd.DataFrame"]],
+    folder: Path,
+    report: Callable[[str], None] = print,
+) -> "pd.DataFrame":
+    """Answer several systems side by side in ``settings.workers`` processes; one table of all answers.
+
+    ``report`` is told when a system is done.
+    """
+    import pandas as pd
+
+    workers = min(getattr(settings, "workers", 1), len(work))
+    parts = [folder / which.part for which, _ in work]
+    if workers <= 1:
+        tables = [answer_system(settings, *item, part) for item, part in zip(work, parts, strict=True)]
+        return pd.concat(tables, ignore_index=True)
+    tables = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {
+            pool.submit(answer_system, settings, which, requests, part): number
+            for number, ((which, requests), part) in enumerate(zip(work, parts, strict=True))
+        }
+        for future in as_completed(futures):
+            number = futures[future]
+            tables[number] = future.result()
+            report(f"{work[number][0].part.removesuffix('.jsonl')}: {len(tables[number])} answers")
+    return pd.concat([tables[number] for number in range(len(work))], ignore_index=True)
+
+
+def annotated(settings: Evaluate, answers: "pd.DataFrame") -> "pd.DataFrame":
+    """The answers with everything that can be said of each (:func:`textreg.annotation.annotate`)."""
+    from textreg.annotation import annotate
+    from textreg.identifiers import open_identifier
+
+    judge = {"none": None, "exact": "exact"}.get(settings.judge)
+    if settings.judge == "llm":
+        from textreg.judges import open_judge
+
+        judge = open_judge(settings.judge_endpoint, settings.judge_model, Path(settings.run) / "evaluate")
+    return annotate(answers, open_identifier(settings.identifier), judge)
+
+
+def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) -> "pd.DataFrame":
+    """One row per system and lambda from annotated image-arm captions: the columns of ``sweep.csv``.
+
+    ``lf``, ``lf_plus`` and ``grounded`` are macro means over ``languages``; ``visual`` is the share of English
+    captions whose content is right.  All in 0..1.
+    """
+    import pandas as pd
+
+    rows = []
+    captions = scored[(scored["task"] == "caption") & (scored["arm"] == "image")]
+    for (seed, name, lam), group in captions.groupby(["seed", "system", "lambda"]):
+        foreign = group[group["language"].isin(languages)].groupby("language")
+        means = {m: foreign[m].mean().astype(float).mean() for m in ("lf", "lf_plus", "grounded")}
+        visual = group.loc[group["language"] == "en", "content"].astype(float).mean()
+        rows.append({"seed": seed, "system": name, "lambda": lam, "split": split, **means, "visual": visual})
+    return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS))
+
+
+def choose_lambda(sweep: "pd.DataFrame", tolerated_visual_loss: float) -> float:
+    """The rule of ``04_merge``: of the lambdas whose visual score is within the tolerance of lambda 1, the highest
+    LF+.
+
+    Ties go to the larger lambda, which changes the tuned model least.  Raises :class:`InputError` without lambda 1.
+    """
+    tuned = sweep[sweep["lambda"] == 1.0]
+    if tuned.empty:
+        raise InputError("merge.lambdas: 1.0 is missing; the rule compares every lambda with the tuned model")
+    kept = sweep[sweep["visual"] >= tuned["visual"].iloc[0] - tolerated_visual_loss - 1e-9]
+    best = kept.sort_values(["lf_plus", "lambda"], ascending=[False, False]).iloc[0]
+    return float(best["lambda"])
+
+
+def frontier(settings: Evaluate) -> list[System]:
+    """The further lambdas at which ``05_evaluate`` asks the merged systems, for the frontier figure."""
+    merged = [name for name in settings.systems if name.endswith(MERGED)]
+    chosen = [system(settings.run, name) for name in merged]
+    return [replace(which, lam=lam) for which in chosen for lam in settings.frontier_lambdas if lam != which.lam]

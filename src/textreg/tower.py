@@ -1,0 +1,144 @@
+"""The micro vision tower: a small SigLIP encoder that learns to see scenes by naming their attributes.
+
+A contrastive pre-training would need millions of pairs; supervised attributes need minutes (one linear head per
+attribute on the flattened patch features, thrown away afterwards).  Groups are told apart by their place in reading
+order, the order in which a caption names them.  Rebuild what the package ships: ``papermill
+notebooks/00_backbone.ipynb out.ipynb``.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from textreg.config import Backbone
+from textreg.scenes import COLOURS, SHAPES, SIZES, Scene, render, sample
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import SiglipVisionModel
+
+SLOTS = 3
+RELATIONS_SEEN = (None, "above", "left")
+
+
+def attributes(scene: Scene) -> dict[str, int]:
+    """Class index of every attribute of a canonical scene; index 0 of a slot's attribute means "no such group"."""
+    target = {"relation": RELATIONS_SEEN.index(scene.relation)}
+    for slot in range(SLOTS):
+        group = scene.groups[slot] if slot < len(scene.groups) else None
+        target[f"colour{slot}"] = COLOURS.index(group.colour) + 1 if group else 0
+        target[f"shape{slot}"] = SHAPES.index(group.shape) + 1 if group else 0
+        target[f"size{slot}"] = SIZES.index(group.size) + 1 if group else 0
+        target[f"count{slot}"] = group.count if group else 0
+    return target
+
+
+def classes() -> dict[str, int]:
+    """Number of classes of every attribute, in a fixed order."""
+    per_slot = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "size": len(SIZES) + 1, "count": 4}
+    return {"relation": len(RELATIONS_SEEN)} | {f"{k}{s}": n for s in range(SLOTS) for k, n in per_slot.items()}
+
+
+def build_tower(settings: Backbone) -> "SiglipVisionModel":
+    """An untrained SigLIP vision model of the configured size, without its pooling head."""
+    import torch
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(settings.seed)
+    config = SiglipVisionConfig(
+        hidden_size=settings.tower_hidden,
+        intermediate_size=settings.tower_hidden * 4,
+        num_hidden_layers=settings.tower_layers,
+        num_attention_heads=settings.tower_heads,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        vision_use_head=False,
+    )
+    return SiglipVisionModel(config)
+
+
+def pixels(images: list) -> "torch.Tensor":
+    """RGB images of the tower's size -> float32 ``(n, 3, height, width)`` in -1..1, as the image processor makes them."""
+    import numpy as np
+    import torch
+
+    stacked = np.stack([np.asarray(image, dtype=np.float32) for image in images])  # (n, height, width, 3)
+    return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2)
+
+
+def examples(rng: random.Random, size: int, count: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """``count`` rendered scenes: pixels ``(count, 3, size, size)`` and targets int64 ``(count, attributes)``."""
+    import torch
+
+    scenes = [sample(rng, canonical=True) for _ in range(count)]
+    names = list(classes())
+    targets = torch.tensor([[attributes(scene)[name] for name in names] for scene in scenes])
+    return pixels([render(scene, rng, size) for scene in scenes]), targets
+
+
+def stream(
+    settings: Backbone, rng: random.Random, pool: int = 40_000
+) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
+    """Endless batches: fresh images until ``pool`` are drawn, then the pool again, shuffled, mirrored noise added."""
+    import torch
+
+    drawn = []
+    for _ in range(pool // settings.tower_batch):
+        drawn.append(examples(rng, settings.image_size, settings.tower_batch))
+        yield drawn[-1]
+    images, targets = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
+    generator = torch.Generator().manual_seed(settings.seed)
+    while True:
+        for index in torch.randperm(len(images), generator=generator).split(settings.tower_batch):
+            noise = torch.randn(1, 3, 1, 1, generator=generator) * 0.02
+            yield images[index] + noise, targets[index]
+
+
+def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["SiglipVisionModel", dict[str, float]]:
+    """Train the tower; returns it with the accuracy of every attribute on 2,000 held-out scenes (``all``: every one right)."""
+    import time
+
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from textreg.backbone import learning_rate_factor
+    from textreg.compute import fast_fp32, set_up
+
+    compute = set_up(settings.threads, device=settings.device)
+    tower = build_tower(settings).to(compute.device)
+    patches = (settings.image_size // settings.patch_size) ** 2
+    head = torch.nn.Linear(patches * settings.tower_hidden, sum(classes().values())).to(compute.device)
+    parameters = [*tower.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.tower_learning_rate, weight_decay=0.01, fused=True)
+
+    def scores(images: "torch.Tensor") -> tuple["torch.Tensor", ...]:
+        # The layer that the VLM reads, which for SigLIP lies before the final layer norm.
+        features = tower(images, output_hidden_states=True).hidden_states[-1]  # (n, patches, hidden)
+        return head(features.flatten(1)).split(list(classes().values()), dim=1)
+
+    losses, start = [], time.perf_counter()
+    data = stream(settings, random.Random(settings.seed))
+    with fast_fp32(compute):
+        for step in range(settings.tower_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.tower_learning_rate * learning_rate_factor(
+                    step, settings.tower_steps, decay=0.5
+                )
+            images, targets = (tensor.to(compute.device) for tensor in next(data))
+            found = scores(images)
+            loss = sum(cross_entropy(logits, targets[:, i]) for i, logits in enumerate(found))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            if (step + 1) % 100 == 0:
+                mean = torch.stack(losses).mean().item()
+                report({"step": step + 1, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
+                losses = []
+        images, targets = examples(random.Random(settings.seed + 1), settings.image_size, 2000)
+        with torch.inference_mode():
+            found = torch.stack([logits.argmax(1).cpu() for logits in scores(images.to(compute.device))], dim=1)
+    right = found == targets
+    accuracy = {name: right[:, i].float().mean().item() for i, name in enumerate(classes())}
+    return tower.cpu().eval(), accuracy | {"all": right.all(dim=1).float().mean().item()}

@@ -1,0 +1,59 @@
+"""Which rows an arm is tuned on: visual instructions, and text-only rows as the arm says.
+
+Two choices are not obvious.  A text share *replaces* visual rows: every arm takes the same number of steps over the
+same number of rows, so that TR and its English control differ in the language of their text alone.  The order is
+planned before training (:func:`textreg.mixture.compose`) and the training follows it, so a resumed arm sees exactly
+the rows it would have seen.
+
+Use: ``rows, order = arm_rows(settings)``.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textreg import mixture
+from textreg.config import Tune
+from textreg.errors import InputError
+from textreg.row_files import read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_FILES = {"multilingual": "text.parquet", "english": "text_control.parquet"}
+
+
+def arm_rows(settings: Tune) -> tuple["pd.DataFrame", mixture.RowOrder]:
+    """The pool of an arm (visual rows, then text rows) and the order in which training sees it.
+
+    An arm without text has a text share of 0.  Raises :class:`InputError` for a share without text, or a missing file.
+    """
+    import pandas as pd
+
+    folder = Path(settings.run) / "prepare_data"
+    visual = read_rows(folder / "visual.parquet")
+    if settings.text == "none":
+        order = mixture.compose(len(visual), 0, text_share=0.0, **_plan(settings))
+        return visual, order
+    if settings.text_share == 0.0:
+        raise InputError(
+            f"tune[{settings.arm}]: text={settings.text} with text_share 0; say text=none, or give a share"
+        )
+    text = read_rows(folder / TEXT_FILES[settings.text])
+    text = mixture.with_image(text, settings.text_image, visual["image_id"].dropna().tolist(), settings.seed)
+    order = mixture.compose(len(visual), len(text), text_share=settings.text_share, **_plan(settings))
+    return pd.concat([visual, text], ignore_index=True), order
+
+
+def _plan(settings: Tune) -> dict:
+    return {
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "phases": settings.text_phases,
+        "seed": settings.seed,
+    }
+
+
+def text_share_of(rows: "pd.DataFrame", order: mixture.RowOrder) -> "pd.Series":
+    """Share of the rows seen per language and kind: index ``(language, has image)``, values sum to 1."""
+    seen = rows.iloc[order.positions]
+    return seen.groupby([seen["language"], seen["image_id"].notna().rename("image")]).size() / len(seen)
