@@ -267,3 +267,12 @@ def test_no_english_text_for_the_control_is_an_error(tmp_path):
     settings = hub_settings(tmp_path, text_data=[only_irish], text_languages=["ga"])
     with pytest.raises(InputError, match="no English text row for the control"):
         hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
+
+
+def test_a_text_language_that_no_source_has_is_left_out_and_said(tmp_path):
+    lines = []
+    plan = hub_prepare.text_plan(
+        hub_settings(tmp_path, text_languages=["es", "ca"]), {("aya", "es"): 20}, lines.append
+    )
+    assert plan.languages == ("es",)
+    assert lines == ["no text row in ca in any source: left out of the mixture"]

@@ -70,7 +70,7 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     evaluation = crossmodal.resolve(settings.evaluation_data)
 
     pool = _pool(texts)
-    plan = text_plan(settings, pool)
+    plan = text_plan(settings, pool, say)
     control = mixture.plan(_only_english(pool), plan.rows, languages=["en"])
     say(plan.describe())
     say(f"English control: {control.rows} rows" + _short(control))
@@ -98,16 +98,28 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     return Prepared(written, plan, control, dict(skipped))
 
 
-def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int]) -> mixture.MixturePlan:
-    """The mixture of the multilingual text rows, by temperature or like Fig. 2, without held-out languages."""
-    shares = mixture.paper_shares() if settings.text_mixture == "paper" else None
+def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: Say = print) -> mixture.MixturePlan:
+    """The mixture of the multilingual text rows, by temperature or like Fig. 2, without held-out languages.
+
+    A language of which no source has a row is left out, and ``say`` is told; having none of them is an ``InputError``.
+    """
+    found = {language for _, language in pool}
+    wanted = [language for language in settings.text_languages if language in found]
+    absent = [language for language in settings.text_languages if language not in found]
+    if not wanted:
+        raise InputError(
+            f"no text row in {', '.join(settings.text_languages)}; the sources have {', '.join(sorted(found))}; "
+            "change prepare_data.text_languages or text_data"
+        )
+    if absent:
+        say(f"no text row in {', '.join(absent)} in any source: left out of the mixture")
     return mixture.plan(
         pool,
         settings.text_rows,
-        languages=settings.text_languages,
+        languages=wanted,
         held_out=settings.held_out,
         temperature=settings.text_temperature,
-        shares=shares,
+        shares=mixture.paper_shares() if settings.text_mixture == "paper" else None,
     )
 
 

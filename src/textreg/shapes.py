@@ -1,0 +1,227 @@
+"""Sizes of models from their shapes alone: parameters, work and memory, before a weight is loaded.
+
+The formulas are those of ``flops``, which counts a model that is loaded; here the numbers come from a configuration
+file or
+from the counted facts of ``known_sizes.yaml``.  Work is in FLOP, memory in bytes, weights in bf16 unless said.
+Sources: Kaplan et al. 2020 (6N, here 4N as frozen blocks have no weight gradients), Dettmers et al. 2023 (4-bit
+storage).
+
+Try it: ``shapes.find("BSC-LT/salamandra-2b-instruct", "llm").parameters``.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from textreg import hubs
+from textreg.errors import InputError
+
+BF16 = 2
+TRAINED = 16  # bytes a trained parameter: fp32 weight, gradient and two Adam moments
+FOUR_BIT = 0.56  # bytes a parameter: 4 bits and double-quantized block constants
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A gated-MLP decoder (Llama, Qwen2).  ``download``: bytes of its files."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+    download: int = 0
+
+    @property
+    def kv(self) -> int:
+        """Width of keys or values."""
+        return self.hidden // self.heads * self.kv_heads
+
+    @property
+    def trunk(self) -> int:
+        """Parameters without embeddings and head."""
+        attention = 2 * self.hidden**2 + 2 * self.hidden * self.kv
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.trunk + self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def adapter(self, rank: int) -> int:
+        """LoRA parameters on all seven matrices of every layer: r (d_in + d_out) each."""
+        h, i = self.hidden, self.intermediate
+        return self.layers * rank * (2 * 2 * h + 2 * (h + self.kv) + 3 * (h + i))
+
+    def stored(self, four_bit: bool) -> float:
+        """Bytes of the frozen weights; embeddings and head stay in bf16 under 4-bit storage."""
+        return self.trunk * (FOUR_BIT if four_bit else BF16) + (self.parameters - self.trunk) * BF16
+
+    def cache(self) -> int:
+        """Key-value bytes a token."""
+        return 2 * BF16 * self.layers * self.kv
+
+    def activations(self, tokens: float, checkpointing: bool) -> float:
+        """Bytes kept for the backward pass of one row: every layer's inner tensors, or its input and one layer's."""
+        inner = BF16 * (6 * self.hidden + 2 * self.kv + 4 * self.intermediate) + 2 * 4 * self.hidden
+        return tokens * (self.layers * BF16 * self.hidden + inner if checkpointing else self.layers * inner)
+
+    def attention_work(self, tokens: float) -> float:
+        """Forward FLOP of the attention scores of one row, causal half only."""
+        return 2 * self.layers * self.hidden * tokens**2
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A SigLIP or CLIP vision tower without its pooling head."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    image_size: int
+    patch_size: int
+    download: int = 0
+
+    @property
+    def patches(self) -> int:
+        """Image tokens."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def parameters(self) -> int:
+        h, i = self.hidden, self.intermediate
+        layer = 4 * h * h + 4 * h + 2 * h * i + i + h + 4 * h
+        return self.layers * layer + 3 * self.patch_size**2 * h + h + self.patches * h + 2 * h
+
+    @property
+    def work(self) -> float:
+        """Forward FLOP an image."""
+        return 2.0 * self.parameters * self.patches + 4.0 * self.layers * self.hidden * self.patches**2
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of the kept features of one image."""
+        return self.patches * self.hidden * BF16
+
+
+def projector(tower: Tower, llm: LanguageModel) -> int:
+    """Parameters of the 2-layer projector."""
+    return tower.hidden * llm.hidden + llm.hidden**2 + 2 * llm.hidden
+
+
+def train_work(
+    llm: LanguageModel, tower: Tower, *, rank: int, image: bool, words: float, scored: float, checkpointing: bool
+) -> float:
+    """FLOP done for one row; ``words`` text tokens of which ``scored`` are in the loss; ``rank`` 0 is projector only.
+
+    Recomputation is counted here, because it takes time, and not in MFU.
+    """
+    tokens = words + (tower.patches if image else 0)
+    work = tokens * (4 * llm.trunk + 6 * llm.adapter(rank) + (2 * llm.trunk if checkpointing else 0))
+    work += llm.attention_work(tokens) * (4 if checkpointing else 3) + scored * 4 * llm.hidden * llm.vocabulary
+    return work + (tower.work + tower.patches * 6 * projector(tower, llm) if image else 0)
+
+
+def train_memory(
+    llm: LanguageModel,
+    tower: Tower,
+    *,
+    rank: int,
+    tokens: float,
+    scored: float,
+    micro: int,
+    checkpointing: bool,
+    four_bit: bool,
+) -> float:
+    """Peak bytes of a training step of ``micro`` rows: weights, trained state, activations, scored logits,
+    allocator.
+    """
+    weights = llm.stored(four_bit) + tower.parameters * BF16
+    trained = TRAINED * (llm.adapter(rank) + projector(tower, llm))
+    logits = scored * llm.vocabulary * (BF16 + 4 + 4)
+    tower_work = tower.patches * BF16 * (6 * tower.hidden + 2 * tower.intermediate)
+    rows = micro * (llm.activations(tokens, checkpointing) + logits + tower_work)
+    return 1.5e9 + 1.08 * (weights + trained + rows)
+
+
+def answer_memory(llm: LanguageModel, tower: Tower, *, tokens: float, batch: int, four_bit: bool) -> float:
+    """Peak bytes of batched generation with a key-value cache."""
+    weights = llm.stored(four_bit) + tower.parameters * BF16
+    prefill = tokens * BF16 * (6 * llm.hidden + 2 * llm.intermediate)
+    return 1.5e9 + 1.08 * (weights + batch * (tokens * llm.cache() + prefill))
+
+
+def answer_work(llm: LanguageModel, tower: Tower, *, tokens: float, image: bool) -> float:
+    """FLOP of reading one request (prefill)."""
+    return 2 * llm.trunk * tokens + llm.attention_work(tokens) + (tower.work if image else 0)
+
+
+def decode_bytes(llm: LanguageModel, *, tokens: float, batch: int, new: int) -> float:
+    """Bytes that ``new`` decoding steps of a batch read: the weights once a step, the cache of every row."""
+    weights = BF16 * (llm.trunk + llm.vocabulary * llm.hidden)
+    return new * (weights + batch * (tokens + new / 2) * llm.cache())
+
+
+def find(name: str, kind: Literal["llm", "tower"]) -> LanguageModel | Tower | None:
+    """The shape behind a hub id or folder: counted facts, a local ``config.json``, or one in the hub's local store.
+
+    ``None`` for a hub id of which nothing is known here; nothing is downloaded.
+    """
+    parts = hubs.parse(name)
+    if not parts.local:
+        facts = hubs.known()["models"].get(parts.base)
+        if facts is not None:
+            if facts["kind"] != kind:
+                raise InputError(f"{name} is a {facts['kind']}, a {kind} is needed here")
+            cls = LanguageModel if kind == "llm" else Tower
+            return cls(**{field.name: facts[field.name] for field in fields(cls)})
+    folder = Path(parts.base).expanduser() if parts.local else _stored(parts.base, parts.revision)
+    if folder is None:
+        return None
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{name}: no config.json; a model is a folder with config.json and *.safetensors")
+    config = json.loads(path.read_text("utf-8"))
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    try:
+        return _llm(config, size) if kind == "llm" else _tower(config, size)
+    except KeyError as error:
+        raise InputError(f"{name}: config.json has no {error}; it is not a {kind} that can be planned for") from error
+
+
+def _stored(base: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _llm(config: dict[str, Any], size: int) -> LanguageModel:
+    tied = config.get("tie_word_embeddings", False)
+    config = config.get("text_config", config)
+    heads = config["num_attention_heads"]
+    return LanguageModel(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        vocabulary=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", tied),
+        download=size,
+    )
+
+
+def _tower(config: dict[str, Any], size: int) -> Tower:
+    config = config.get("vision_config", config)
+    return Tower(
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"],
+        image_size=config["image_size"],
+        patch_size=config["patch_size"],
+        download=size,
+    )

@@ -1,0 +1,178 @@
+"""The plan of a hub-scale run, against published sizes and models that are really built."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from textreg import planning, profiles, shapes
+from textreg.errors import InputError
+
+REPOSITORY = Path(__file__).parents[1]
+LLM, TOWER = "BSC-LT/salamandra-2b-instruct", "google/siglip-so400m-patch14-384"
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return profiles.load("gpu", REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def plan(gpu):
+    return planning.plan(gpu)
+
+
+@pytest.mark.parametrize(("size", "published"), [("2b", 2_253_490_176), ("7b", 7_768_117_248)])
+def test_parameters_counted_from_a_shape_are_the_published_number(size, published):
+    assert shapes.find(f"BSC-LT/salamandra-{size}-instruct", "llm").parameters == published
+
+
+def test_the_so400m_tower_has_729_image_tokens_and_its_known_work():
+    tower = shapes.find(TOWER, "tower")
+    assert tower.patches == 729
+    assert tower.work == pytest.approx(0.67e12, rel=0.01)
+    assert tower.feature_bytes == pytest.approx(1.68e6, rel=0.01)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_local_llm_is_counted_to_the_last_parameter(tmp_path, tied):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=64,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    assert shapes.find(str(tmp_path), "llm").parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_lora_parameters_are_counted_like_peft_makes_them(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = shapes.LanguageModel(2, 32, 48, 4, 2, 64, True)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=64,
+    )
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=5, target_modules="all-linear"))
+    assert shape.adapter(5) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_local_tower_is_counted_to_the_last_parameter(tmp_path):
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=24,
+        patch_size=6,
+        vision_use_head=False,
+    )
+    model = SiglipVisionModel(config)
+    model.save_pretrained(tmp_path)
+    tower = shapes.find(str(tmp_path), "tower")
+    assert tower.parameters == sum(p.numel() for p in model.parameters())
+    assert tower.patches == 16
+
+
+def test_work_of_a_row_agrees_with_the_published_table_for_a_7b_shape():
+    # 729 image and 120 text tokens, no recomputation: 22.0 TFLOP in the blocks and 0.67 in the tower.
+    llama = shapes.LanguageModel(32, 4096, 11008, 32, 32, 32000, False)
+    tower = shapes.find(TOWER, "tower")
+    work = shapes.train_work(llama, tower, rank=0, image=True, words=120, scored=60, checkpointing=False)
+    assert work == pytest.approx(22.0e12 + 0.67e12, rel=0.05)
+
+
+def test_the_small_profile_fits_24_gb_and_the_large_one_needs_80(plan):
+    fits = {card.name: card.fits for card in plan.cards}
+    assert all(fits.values())
+    large = {card.name: card.fits for card in planning.plan(profiles.load("gpu-7b", REPOSITORY)).cards}
+    assert large["A100 80GB"] and not large["RTX 4090"]
+
+
+def test_four_bit_weights_bring_the_large_profile_closer_to_24_gb():
+    profile = profiles.load("gpu-7b", REPOSITORY)
+    full = planning.plan(profile).cards[0].memory
+    small = planning.plan(profile, ["precision=4bit"]).cards[0].memory
+    assert small < full - 7e9
+
+
+def test_arms_with_text_rows_take_less_work_than_the_base_model_at_equal_rows(plan):
+    work = {item.unit: item for item in plan.work}
+    assert work["tune[TR]"].rows == work["tune[BM]"].rows == 64000
+    assert work["tune[TR]"].flop < work["tune[BM]"].flop
+    assert work["tune[TR]"].flop == work["tune[EN]"].flop
+
+
+def test_requests_are_images_times_languages_times_systems_and_arms(plan, gpu):
+    asked = next(item for item in plan.work if item.unit == "evaluate").rows
+    assert asked == 100 * 36 * (6 * 3 + 2 * 3)
+
+
+def test_more_steps_are_more_hours_in_proportion(gpu, plan):
+    longer = planning.plan(gpu, ["tune.steps=1000"])
+    hours = [next(card for card in p.cards if card.name == "RTX 4090").hours for p in (plan, longer)]
+    assert hours[1]["tune[TR]"] == pytest.approx(2 * hours[0]["tune[TR]"])
+    assert hours[1]["align"] == pytest.approx(hours[0]["align"])
+
+
+def test_keeping_features_shows_its_disk(gpu, plan):
+    kept = planning.plan(gpu, ["cache_features=true"])
+    names = [item.name for item in kept.disk]
+    assert "features of the frozen tower" in names
+    assert "features of the frozen tower" not in [item.name for item in plan.disk]
+    size = next(item.size for item in kept.disk if item.name.startswith("features"))
+    assert size == pytest.approx(164_000 * 1.68e6, rel=0.01)
+
+
+def test_the_printed_plan_names_every_download_and_states_its_assumptions(plan):
+    console = Console(width=160, record=True, file=io.StringIO())
+    planning.show(plan, console)
+    text = console.export_text()
+    for word in (LLM, TOWER, "floschne/xm3600", "35%", "729 image tokens", "RTX 4090"):
+        assert word in text
+
+
+def test_an_unknown_hub_model_gives_no_hours_and_says_so(gpu):
+    plan = planning.plan(gpu, ["align.llm=nobody/never-heard-of"])
+    assert plan.unknown == ("nobody/never-heard-of",)
+    assert plan.cards == ()
+
+
+def test_a_tower_where_an_llm_belongs_is_refused(gpu):
+    with pytest.raises(InputError, match="is a tower, a llm is needed"):
+        planning.plan(gpu, [f"align.llm={TOWER}"])
+
+
+def test_a_row_length_below_the_image_tokens_is_refused_with_the_cure(gpu):
+    with pytest.raises(
+        InputError, match="max_length 512 leaves no room for words after 729 image tokens; raise it to 985"
+    ):
+        planning.plan(gpu, ["tune.max_length=512"])
+
+
+def test_a_scenes_profile_has_no_gpu_plan(gpu):
+    with pytest.raises(InputError, match="only hub runs are planned"):
+        planning.plan(replace(gpu, scale="scenes"))
+
+
+def test_a_config_without_a_needed_field_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    with pytest.raises(InputError, match=r"config\.json has no 'num_attention_heads'"):
+        shapes.find(str(tmp_path), "llm")
