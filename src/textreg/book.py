@@ -1,0 +1,267 @@
+"""The book: stage executed notebooks and generated tables, then build strictly.
+
+Staging copies what papermill executed into the git-ignored ``book/_executed/``: it refuses a notebook with a failed or
+unexecuted cell, hides the cells papermill injected (by tag, never by position), and drops machine paths.  A stage that
+no run has executed appears as its source, under a note that says so.  The build is Jupyter Book 1 with warnings as
+errors; afterwards every page of the table of contents must exist, every picture must have an alternative text, and
+nothing may be loaded from another host.
+
+    python -m textreg.book --run runs/laptop
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from textreg import book_pages, config, notebooks
+from textreg.errors import InputError, RunError
+
+STAGED = Path("book/_executed")
+SHIPPED = Path("results/laptop")
+PREFERRED_ARM = "TR"
+ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|\son\w+\s*=|javascript:", re.IGNORECASE)
+NOT_EXECUTED = (
+    "```{admonition} Not executed here\n:class: warning\n\n"
+    "No run was at hand when this book was built, so this page shows the notebook's source without results.\n"
+    "`make reproduce` fills it.\n```"
+)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What staging did: page -> run notebook it shows, or None where the source stands in."""
+
+    pages: dict[str, Path | None]
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The repository: the first folder from ``start`` (default: here) upward that holds the book's configuration."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[2]):
+        if (folder / "_config.yml").is_file() and (folder / "book" / "_toc.yml").is_file():
+            return folder
+    raise InputError(
+        f"{start}: no _config.yml and book/_toc.yml here or above; run this inside a clone of the repository"
+    )
+
+
+def toc_pages(root: Path) -> list[str]:
+    """Every page of ``book/_toc.yml`` in reading order, without suffix, relative to the repository."""
+
+    def files(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            for key in ("parts", "chapters", "sections"):
+                yield from files(node.get(key, []))
+        elif isinstance(node, list):
+            for item in node:
+                yield from files(item)
+
+    return list(files(yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))))
+
+
+def stage(root: Path, run: Path | None = None, results: Path | None = None) -> Staged:
+    """Fill ``book/_executed`` anew from a run folder and a folder of shipped results; both may be absent.
+
+    Raises :class:`InputError` for a run folder that does not exist and a notebook with a failed or unexecuted cell.
+    """
+    if run is not None and not run.is_dir():
+        raise InputError(f"{run}: no such run folder; give one that 'textreg run' has made")
+    if results is None and (root / SHIPPED).is_dir():
+        results = root / SHIPPED
+    target = root / STAGED
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    pages: dict[str, Path | None] = {}
+    for number, name in enumerate(config.stages()):
+        page = f"{number:02d}_{name}"
+        executed, others = _executed(run, page)
+        pages[page] = executed
+        source = executed or root / "notebooks" / f"{page}.ipynb"
+        content = notebooks.read(source)
+        content = staged_notebook(content, source, others, run) if executed else _source_notebook(content)
+        (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    _stage_pages(target, run, results)
+    return Staged(pages)
+
+
+def staged_notebook(content: dict[str, Any], source: Path, others: list[str], run: Path | None) -> dict[str, Any]:
+    """An executed notebook made fit for the book; see the module's docstring for what that means."""
+    failure = notebooks.unfinished(content)
+    recorded = content.get("metadata", {}).get("textreg", {}).get("failure")
+    if failure is not None or recorded or content.get("metadata", {}).get("papermill", {}).get("exception"):
+        message = failure.message if failure else recorded or "papermill recorded a failure"
+        raise InputError(f"{source.name}: {message}; a failed notebook is not published, run the stage again")
+    content = notebooks.cleaned(content, notebooks.machine_places(run or source.parent, "<run>"), [])
+    for number, cell in enumerate(content["cells"], start=1):
+        tags = cell.get("metadata", {}).get("tags", [])
+        if {"injected-parameters", "parameters"} & set(tags):
+            cell["metadata"]["tags"] = [*tags, "hide-cell" if "injected-parameters" in tags else "hide-input"]
+        for output in cell.get("outputs", []):
+            if ACTIVE_HTML.search("".join(output.get("data", {}).get("text/html", ""))):
+                raise InputError(f"{source.name}: cell {number} shows active HTML; escape what it displays")
+        _keep_last_state(cell)
+    if others:
+        shown = source.stem.partition("-")[2]
+        note = f"*This page shows the arm `{shown}`; papermill ran the same notebook for {', '.join(others)}.*"
+        _insert_note(content, note)
+    content["metadata"] = {
+        key: content["metadata"][key] for key in ("kernelspec", "language_info") if key in content["metadata"]
+    }
+    return content
+
+
+def build(
+    run: Path | None = None, out: Path | None = None, root: Path | None = None, results: Path | None = None
+) -> Path:
+    """Stage and build the book; returns its ``index.html``.
+
+    ``run``: a run folder whose notebooks are shown (default: sources under a note).  ``out``: where ``_build`` goes
+    (default: the repository).  Raises :class:`InputError` when Jupyter Book 1 is not installed, :class:`RunError` when
+    the build has a warning, misses a page, shows a picture without alternative text or loads from another host.
+    """
+    root = root or find_root()
+    out = out or root
+    try:
+        version = metadata.version("jupyter-book")
+    except metadata.PackageNotFoundError:
+        raise InputError("jupyter-book is not installed; pip install -e '.[book]'") from None
+    if int(version.split(".")[0]) >= 2:
+        raise InputError(f"jupyter-book {version} reads no _config.yml; pip install 'jupyter-book>=1.0.4.post1,<2'")
+    stage(root, run, results)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "--path-output", str(out)]
+    command += ["--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")]
+    done = subprocess.run([*command, "-n", "-W", "--keep-going", "-q"], capture_output=True, text=True, check=False)
+    html = out / "_build" / "html"
+    if done.returncode:
+        report = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
+        raise RunError("the book did not build: " + (" | ".join(report[:5]) or done.stderr.strip()[-500:]))
+    problems = check_pages(html, toc_pages(root))
+    if problems:
+        raise RunError("the book was built but is not fit to publish: " + " | ".join(problems[:5]))
+    return html / "index.html"
+
+
+def check_pages(html: Path, pages: list[str]) -> list[str]:
+    """Pages that are missing, pictures without alternative text, and anything loaded from another host."""
+    problems = []
+    for page in ("index", *pages):
+        path = html / f"{page}.html"
+        if not path.is_file():
+            problems.append(f"{page}.html was not made")
+            continue
+        inspector = _Inspector()
+        inspector.feed(path.read_text(encoding="utf-8"))
+        problems += [f"{page}.html: {problem}" for problem in inspector.problems]
+    return problems
+
+
+class _Inspector(HTMLParser):
+    """Collects pictures without alternative text and resources of other hosts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        source = (
+            given.get("src")
+            or (given.get("href") if tag == "link" and given.get("rel") == "stylesheet" else None)
+            or ""
+        )
+        if source.startswith(("http:", "https:", "//")):
+            self.problems.append(f"<{tag}> loads {source}")
+        alt = given.get("alt") or ""
+        # Sphinx puts a file name where a notebook's picture has no description.
+        if tag == "img" and (not alt.strip() or re.fullmatch(r"\S+\.(png|svg|jpg|jpeg)", alt)):
+            self.problems.append(f"picture {Path(source[:80]).name!r} has no alternative text; show it by save_figure")
+
+
+def _executed(run: Path | None, page: str) -> tuple[Path | None, list[str]]:
+    """The run's notebook for a page, and the other arms for which the same notebook ran."""
+    if run is None:
+        return None, []
+    folder = run / "notebooks"
+    if (folder / f"{page}.ipynb").is_file():
+        return folder / f"{page}.ipynb", []
+    arms = sorted(path for path in folder.glob(f"{page}-*.ipynb") if not path.name.endswith(".failed.ipynb"))
+    if not arms:
+        return None, []
+    chosen = next((path for path in arms if path.stem.partition("-")[2] == PREFERRED_ARM), arms[0])
+    return chosen, [f"`{path.stem.partition('-')[2]}`" for path in arms if path != chosen]
+
+
+def _source_notebook(content: dict[str, Any]) -> dict[str, Any]:
+    for cell in content["cells"]:
+        if cell.get("cell_type") == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    _insert_note(content, NOT_EXECUTED)
+    return content
+
+
+def _insert_note(content: dict[str, Any], note: str) -> None:
+    """Put a note below the title, which is the first cell."""
+    content["cells"].insert(1, {"cell_type": "markdown", "id": "book-note", "metadata": {}, "source": note})
+
+
+def _keep_last_state(cell: dict[str, Any]) -> None:
+    """Progress bars redraw their line; a page shows the last state of each line only."""
+    for output in cell.get("outputs", []):
+        if output.get("output_type") == "stream":
+            lines = "".join(output["text"]).split("\n")
+            output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+
+
+def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
+    parts, folders = [], {}
+    for origin, folder in (("Shipped results", results), ("This run", run)):
+        if folder is None or folder == (results if origin == "This run" else None):
+            continue
+        folders[f"{origin} ({folder.name})"] = folder
+        has_scores = (folder / "evaluate" / "fidelity.csv").is_file() or any(
+            folder.glob("seed-*/evaluate/fidelity.csv")
+        )
+        if not has_scores:
+            continue
+        drawings = folder / "figures"
+        shown = f"figures-{len(parts)}"
+        if drawings.is_dir():
+            (target / shown).mkdir()
+            for path in (*drawings.glob("*.svg"), *drawings.glob("*.json")):
+                shutil.copy(path, target / shown / path.name)
+        figures = target / shown if drawings.is_dir() else None
+        parts.append(book_pages.results_page(folder, figures, f"{origin} ({folder.name})", f"_executed/{shown}"))
+    nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
+    (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
+    (target / "costs.md").write_text(book_pages.costs_table(folders), encoding="utf-8")
+    (target / "status.md").write_text(book_pages.status_page(folders), encoding="utf-8")
+
+
+def main(
+    run: Annotated[Path | None, typer.Option(help="run folder whose executed notebooks are shown")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder in which _build is made")] = None,
+    results: Annotated[Path | None, typer.Option(help="folder of shipped results (default: results/laptop)")] = None,
+) -> None:
+    """Build the book and print where it is."""
+    try:
+        print(build(run, out, results=results))
+    except (InputError, RunError) as error:
+        print(f"book: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

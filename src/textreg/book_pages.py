@@ -1,0 +1,156 @@
+"""Generated parts of the book: tables of results, figures, costs and versions, as MyST Markdown.
+
+Pages under ``book/`` hold words; every measured number comes from here, read from result files and manifests when the
+book is built.  Tables are ``csv-table`` directives with escaped cells, so that a bar, a bracket or markup stays text.
+Pure functions: folders in, Markdown out; :mod:`textreg.book` writes the files.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textreg.figure_data import Results, headline, load_results, macro, per_language, visual_accuracy
+from textreg.figure_marks import language_names, language_order
+
+UNDEFINED = "–"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> str:
+    """A MyST ``csv-table``; cells are escaped, so that nothing in them is read as markup."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow([escaped(cell) for cell in header])
+    writer.writerows([escaped(cell) for cell in row] for row in rows)
+    return f"````{{csv-table}} {title}\n:header-rows: 1\n\n{text.getvalue()}````\n"
+
+
+def escaped(cell: Any) -> str:
+    """Text of a table cell without Markdown or HTML meaning, on one line."""
+    text = " ".join(str(cell).split())
+    for sign in "\\`*_{}[]<>#|$&":
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def per_cent(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
+    """``"96.1"`` or ``"96.1 [95.0, 97.2]"``; undefined values are a dash."""
+    if pd.isna(value):
+        return UNDEFINED
+    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f}{interval}"
+
+
+def systems_table(results: Results) -> str:
+    """LF, LF+, GF, LF of the text arm, IFL and visual accuracy of every system, in per cent."""
+    fidelity = headline(results.fidelity)
+    columns = {
+        "LF": macro(fidelity, "lf"),
+        "LF+": macro(fidelity, "lf_plus"),
+        "GF": macro(fidelity, "grounded"),
+        "LF, text arm": macro(fidelity, "lf", "text"),
+        "visual, English": visual_accuracy(headline(results.visual)) if len(results.visual) else pd.DataFrame(),
+    }
+    columns = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
+    rows = []
+    for system in fidelity["system"].unique():
+        found = {name: values.loc[system] for name, values in columns.items() if system in values.index}
+        cells = {name: per_cent(row["value"], row["low"], row["high"]) for name, row in found.items()}
+        text, image = found.get("LF, text arm"), found["LF"]
+        loss = UNDEFINED if text is None else per_cent(text["value"] - image["value"])
+        rows.append([system, *(cells.get(name, UNDEFINED) for name in columns), loss])
+    title = f"Systems, per cent; {_seeds(results)}"
+    return table(["system", *columns, "IFL"], rows, title)
+
+
+def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
+    """One row per language, one column per system (image prompts), in per cent."""
+    values = per_language(headline(results.fidelity), metric)
+    codes = language_order(values["language"])
+    names = language_names(codes)
+    wide = values.pivot(index="language", columns="system", values="value").reindex(codes)
+    systems = [system for system in values["system"].unique() if system in wide]
+    rows = [[names[code], *(per_cent(wide.loc[code, system]) for system in systems)] for code in codes]
+    return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {_seeds(results)}")
+
+
+def results_page(folder: Path, figures: Path | None, origin: str, figure_path: str) -> str:
+    """Tables and figures of one results folder under a heading that says where the numbers come from."""
+    results = load_results(folder)
+    parts = [f"## {origin}\n", systems_table(results), languages_table(results)]
+    parts.append(languages_table(results, "lf_plus", "LF+"))
+    if figures is not None:
+        parts += [figure(path, f"{figure_path}/{path.stem}.svg") for path in sorted(figures.glob("*.svg"))]
+    return "\n".join(parts)
+
+
+def figure(path: Path, shown: str) -> str:
+    """A MyST figure with the alternative text that was saved beside the drawing."""
+    about = json.loads(path.with_name(f"{path.stem}.json").read_text(encoding="utf-8"))
+    alt = about["alt"].replace("\n", " ")
+    return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{escaped(alt)}\n```\n"
+
+
+def costs_table(folders: dict[str, Path]) -> str:
+    """Seconds and peak memory of every unit, from the manifests; ``folders`` maps a label to a run folder."""
+    rows = []
+    for label, folder in folders.items():
+        for record in manifests(folder):
+            memory = record.get("peak_memory_mb")
+            machine = record.get("accelerator") or record.get("processor") or UNDEFINED
+            rows.append(
+                [
+                    label,
+                    record["unit"],
+                    f"{record['seconds']:.0f}",
+                    UNDEFINED if memory is None else f"{memory:.0f}",
+                    f"{machine}, {record.get('threads', '?')} thread(s)",
+                ]
+            )
+    if not rows:
+        return "No run with manifests was found when this book was built.\n"
+    return table(["run", "unit", "seconds", "peak memory (MB)", "machine"], rows, "Cost of every unit, as run")
+
+
+def status_page(folders: dict[str, Path]) -> str:
+    """When, where and with which versions each run was made."""
+    parts = []
+    for label, folder in folders.items():
+        records = manifests(folder)
+        if not records:
+            continue
+        last = records[-1]
+        versions = {name: version for name, version in last.get("versions", {}).items() if version}
+        rows = [
+            ["profile", last.get("profile", UNDEFINED)],
+            ["units", len(records)],
+            ["time", f"{sum(record['seconds'] for record in records):.0f} s, summed over units"],
+            ["first started", min(record["started"] for record in records)],
+            [
+                "system",
+                f"{last.get('system', UNDEFINED)}, {last.get('processor') or UNDEFINED}, {last.get('cores')} cores",
+            ],
+            ["accelerator", last.get("accelerator") or "none"],
+            ["Python", last.get("python", UNDEFINED)],
+            [
+                "commit",
+                f"{last.get('git_commit') or UNDEFINED}{' and uncommitted changes' if last.get('git_dirty') else ''}",
+            ],
+            *([name, version] for name, version in versions.items()),
+        ]
+        parts += [f"## {label}\n", table(["what", "value"], rows)]
+    return "\n".join(parts) or "No run with manifests was found when this book was built.\n"
+
+
+def manifests(folder: Path) -> list[dict[str, Any]]:
+    """The manifests below a run folder, or below the ``seed-*`` folders of a results folder, oldest first."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("manifest.json"))]
+    return sorted((record for record in records if "unit" in record), key=lambda record: record["started"])
+
+
+def _seeds(results: Results) -> str:
+    return f"mean [range] over {results.seeds} seeds" if results.seeds > 1 else "one seed"
