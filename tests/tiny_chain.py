@@ -1,7 +1,8 @@
 """A miniature repository: the real stages, profiles and parameters, with notebooks that only write small files.
 
-``build(folder)`` makes ``notebooks/``, ``profiles/tiny.yaml`` and ``pyproject.toml`` in ``folder``; every notebook has the real
-``parameters`` cell of its stage, made from the settings class, so that it follows the settings by itself.
+``build(folder)`` makes ``notebooks/``, ``profiles/tiny.yaml`` and ``pyproject.toml`` in ``folder``; every notebook
+has the real ``parameters`` cell of its stage, made from the settings class, so that it follows the settings by
+itself.
 """
 
 import json
@@ -72,8 +73,14 @@ BODIES = {"prepare_data": PREPARE, "align": ALIGN, "tune": TUNE, "figures": FIGU
 def cell(text: str, *tags: str) -> dict:
     """A code cell without outputs."""
     metadata = {"tags": list(tags)} if tags else {}
-    return {"cell_type": "code", "id": f"c{abs(hash(text)) % 10**8}", "metadata": metadata, "source": text.strip(),
-            "outputs": [], "execution_count": None}
+    return {
+        "cell_type": "code",
+        "id": f"c{abs(hash(text)) % 10**8}",
+        "metadata": metadata,
+        "source": text.strip(),
+        "outputs": [],
+        "execution_count": None,
+    }
 
 
 def parameters_cell(stage: str) -> dict:

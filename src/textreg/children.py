@@ -1,7 +1,8 @@
 """The child processes of a run: started, listened to, and judged when they end.
 
-A child writes its events as JSON lines into a pipe of its own (its standard output goes to a log, because a kernel inherits it).
-A child that vanishes without a last word was killed from outside; what its notebook held by then is kept as evidence.
+A child writes its events as JSON lines into a pipe of its own (its standard output goes to a log, because a kernel
+inherits it). A child that vanishes without a last word was killed from outside; what its notebook held by then is
+kept as evidence.
 """
 
 import json
@@ -27,7 +28,8 @@ TICK_S = 0.5
 
 @dataclass
 class Child:
-    """One running unit.  ``weight``: cores it uses; ``peak_mb``: largest resident memory seen, kernel and workers included."""
+    """One running unit.  ``weight``: cores it uses; ``peak_mb``: largest resident memory seen, kernel and workers
+    included."""
 
     state: State
     process: subprocess.Popen[bytes]
@@ -129,7 +131,9 @@ def verdict(child: Child, run: Path) -> Failure | None:
         return None if record is None else Failure(**record)
     log = shown(run / "logs" / f"{child.unit.stem}.log")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    failure = Failure(f"its process {how}, often for want of memory; see {log}" if code < 0 else f"its process {how}; see {log}")
+    failure = Failure(
+        f"its process {how}, often for want of memory; see {log}" if code < 0 else f"its process {how}; see {log}"
+    )
     shelf = run / "notebooks"
     temporary = shelf / f".{child.unit.stem}.part.ipynb"
     if temporary.is_file():

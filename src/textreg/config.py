@@ -1,10 +1,10 @@
 """Settings: one frozen dataclass per stage, and profiles that fill them.
 
-Stage name = notebook stem = section of a profile = name here.  The defaults of these classes *are* the laptop profile, and
-they are what a notebook's ``parameters`` cell shows, so a notebook run by itself does what the book describes.  A profile is
-a YAML file of sections; ``-p key=value`` overrides a key of the stages that have it (``tune.steps=200`` of one stage only).
-Pydantic checks types and ranges and turns YAML's ``1e-4`` (a string there) into a float; an unknown key is refused with a
-suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
+Stage name = notebook stem = section of a profile = name here.  The defaults of these classes *are* the laptop
+profile, and they are what a notebook's ``parameters`` cell shows, so a notebook run by itself does what the book
+describes.  A profile is a YAML file of sections; ``-p key=value`` overrides a key of the stages that have it
+(``tune.steps=200`` of one stage only). Pydantic checks types and ranges and turns YAML's ``1e-4`` (a string there)
+into a float; an unknown key is refused with a suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
 """
 
 from collections.abc import Mapping
@@ -65,8 +65,8 @@ class Backbone(Stage):
 class PrepareData(Stage):
     """``01_prepare_data``: row files, requests and the text mixture.
 
-    ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM but never
-    in the text rows.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
+    ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM
+    but never in the text rows.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
     """
 
     languages: Languages = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])
@@ -114,7 +114,8 @@ class Training(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Align(Training):
-    """``02_align``: projector only, English captions.  ``vlm`` starts from a published LLaVA instead of assembling one."""
+    """``02_align``: projector only, English captions.  ``vlm`` starts from a published LLaVA instead of assembling
+    one."""
 
     llm: str = "shipped"
     tower: str = "shipped"
@@ -174,7 +175,8 @@ class Evaluate(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Figures(Stage):
-    """``06_figures``: every figure and table.  ``results`` names a folder of ``seed-*`` folders; empty: this run alone."""
+    """``06_figures``: every figure and table.  ``results`` names a folder of ``seed-*`` folders; empty: this run
+    alone."""
 
     results: str = ""
 
@@ -216,8 +218,8 @@ def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
 def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool = False) -> Any:
     """``value`` as the type of field ``key`` of ``cls``, its range checked.
 
-    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``).  Otherwise a value must have its
-    type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means.
+    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``).  Otherwise a value must
+    have its type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means.
     Raises :class:`InputError` that begins with ``where``, also for an unknown key (with a suggestion).
     """
     known = _adapters(cls)
@@ -254,5 +256,7 @@ def collect(cls: type[S], namespace: Mapping[str, Any]) -> S:
     """
     absent = [field.name for field in fields(cls) if field.name not in namespace]
     if absent:
-        raise InputError(f"the parameters cell does not assign {', '.join(absent)}; every setting of {cls.__name__} belongs there")
+        raise InputError(
+            f"the parameters cell does not assign {', '.join(absent)}; every setting of {cls.__name__} belongs there"
+        )
     return build(cls, {field.name: namespace[field.name] for field in fields(cls)}, "parameters cell")

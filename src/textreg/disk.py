@@ -1,8 +1,9 @@
 """Files that are whole or absent: atomic writes, hashes, and the checks before anything is written.
 
-A file gets its final name by a rename on the same disk, so a kill leaves the old file or the new one, never half of one.
-Content hashes are remembered by size and modification time (:class:`HashCache`), so that a run with nothing to do does not
-read gigabytes again.  Paths that come from files are resolved through :func:`inside`, which refuses to leave a folder.
+A file gets its final name by a rename on the same disk, so a kill leaves the old file or the new one, never half of
+one. Content hashes are remembered by size and modification time (:class:`HashCache`), so that a run with nothing to
+do does not read gigabytes again.  Paths that come from files are resolved through :func:`inside`, which refuses to
+leave a folder.
 """
 
 import hashlib
@@ -81,7 +82,8 @@ def require_room(folder: Path, free_bytes: int) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file; over :data:`SAMPLED_OVER` bytes of its size, first and last MiB (prefixed ``sampled-``)."""
+    """Hex SHA-256 of a file; over :data:`SAMPLED_OVER` bytes of its size, first and last MiB (prefixed
+    ``sampled-``)."""
     size = path.stat().st_size
     digest = hashlib.sha256()
     with path.open("rb") as file:

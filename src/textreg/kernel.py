@@ -1,8 +1,9 @@
 """The kernel that executes the notebooks: IPython's own, tied to the process that started it.
 
-Started by Jupyter through the kernelspec in ``textreg/jupyter`` as ``python -m textreg.kernel -f CONNECTION``; ``python`` there
-is the interpreter of the running environment, never a kernel of the same name elsewhere.  It keeps no history on disk, and it
-does not print that it runs over TCP (on the loopback device, as every Jupyter kernel does).
+Started by Jupyter through the kernelspec in ``textreg/jupyter`` as ``python -m textreg.kernel -f CONNECTION``;
+``python`` there is the interpreter of the running environment, never a kernel of the same name elsewhere.  It keeps
+no history on disk, and it does not print that it runs over TCP (on the loopback device, as every Jupyter kernel
+does).
 """
 
 import os

@@ -1,8 +1,9 @@
 """Manifests: one small JSON per finished unit, written last.
 
-``manifest.json`` in a unit's folder says that the unit is done: it is written, atomically, after every artefact.  Its identity
-fields decide reruns (:mod:`textreg.identity`); its provenance fields (versions, commit, hardware, times) are a record and decide
-nothing.  All paths in it are relative to the unit's folder; nothing of the environment's variables is ever read into it.
+``manifest.json`` in a unit's folder says that the unit is done: it is written, atomically, after every artefact.
+Its identity fields decide reruns (:mod:`textreg.identity`); its provenance fields (versions, commit, hardware,
+times) are a record and decide nothing.  All paths in it are relative to the unit's folder; nothing of the
+environment's variables is ever read into it.
 """
 
 import os
@@ -76,7 +77,9 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or any(not isinstance(content.get(key), dict) for key in maps):
         raise InputError(f"{path} is damaged (no manifest of this project); delete it and run the stage again")
     if content.get("format") != FORMAT:
-        raise InputError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; run the stage again")
+        raise InputError(
+            f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; run the stage again"
+        )
     for relative in content["outputs"]:
         inside(folder, relative)
     return content
@@ -88,7 +91,8 @@ def outputs_digest(outputs: Mapping[str, str]) -> str:
 
 
 def damage(folder: Path, content: Mapping[str, Any], hashes: HashCache, *, shipped: bool = False) -> list[str]:
-    """Outputs that are missing or differ from the manifest.  ``shipped``: files that were not shipped are not missed."""
+    """Outputs that are missing or differ from the manifest.  ``shipped``: files that were not shipped are not
+    missed."""
     found: list[str] = []
     for relative, expected in content["outputs"].items():
         path = inside(folder, relative)

@@ -1,8 +1,9 @@
 """Notebook files: the ``parameters`` cell, the static check, and the cleaning of executed ones.
 
-The parameters cell is read with ``ast`` (papermill's own reader works by line and misses ``s = "a=b"``).  An executed notebook is
-cleaned before it gets its final name: machine paths become relative, the values of secret-looking environment variables are
-blotted out, papermill's input and output paths go.  A failed one is cleaned likewise and keeps its failure in its metadata.
+The parameters cell is read with ``ast`` (papermill's own reader works by line and misses ``s = "a=b"``).  An
+executed notebook is cleaned before it gets its final name: machine paths become relative, the values of
+secret-looking environment variables are blotted out, papermill's input and output paths go.  A failed one is cleaned
+likewise and keeps its failure in its metadata.
 
     python -c "from textreg.notebooks import check_notebook; print(check_notebook('notebooks/03_tune.ipynb'))"
 """
@@ -28,7 +29,8 @@ MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/work/|/mnt/|[A-Z]:\\\\
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit failed: one line; ``cell`` counts code cells from 1; ``user`` when the input was at fault (exit code 2)."""
+    """Why a unit failed: one line; ``cell`` counts code cells from 1; ``user`` when the input was at fault (exit
+    code 2)."""
 
     message: str
     cell: int | None = None
@@ -56,7 +58,8 @@ def source(cell: Mapping[str, Any]) -> str:
 def parameters(path: Path) -> dict[str, Any]:
     """Name -> literal value of every assignment in the cell tagged ``parameters``.
 
-    Raises :class:`InputError` when there is not exactly one such cell, or when it holds anything but plain assignments.
+    Raises :class:`InputError` when there is not exactly one such cell, or when it holds anything but plain
+    assignments.
     """
     tagged = [cell for cell in _code_cells(read(path)) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
@@ -76,7 +79,9 @@ def parameters(path: Path) -> dict[str, Any]:
         try:
             values[target.id] = ast.literal_eval(value)  # type: ignore[union-attr]
         except (AttributeError, ValueError):
-            raise InputError(f"notebook {path}: line {statement.lineno} of the parameters cell is no literal") from None
+            raise InputError(
+                f"notebook {path}: line {statement.lineno} of the parameters cell is no literal"
+            ) from None
     return values
 
 
@@ -102,8 +107,9 @@ def require_parameters(path: Path, settings: config.Stage) -> None:
 def check_notebook(path: str | Path) -> list[str]:
     """Everything that keeps a source notebook from being committed; empty when it is fine.
 
-    One ``parameters`` cell, the first code cell, whose names and values are the defaults of the stage's settings class; no
-    outputs, no execution counts, no machine paths, kernelspec ``python3``, valid Python, no cell over 25 lines.
+    One ``parameters`` cell, the first code cell, whose names and values are the defaults of the stage's settings
+    class; no outputs, no execution counts, no machine paths, kernelspec ``python3``, valid Python, no cell over 25
+    lines.
     """
     path = Path(path)
     content = read(path)
@@ -180,7 +186,8 @@ def running_cell(content: Mapping[str, Any]) -> int | None:
 
 
 def secrets(environment: Mapping[str, str]) -> list[str]:
-    """Values of environment variables whose name says that they are secret; short ones (below 8 characters) are none."""
+    """Values of environment variables whose name says that they are secret; short ones (below 8 characters) are
+    none."""
     return [value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 8]
 
 
@@ -221,7 +228,8 @@ def publish(
     failure: Failure | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Clean the notebook in ``executed`` and give it its final name, with the failure in its metadata if there is one."""
+    """Clean the notebook in ``executed`` and give it its final name, with the failure in its metadata if there is
+    one."""
     content = cleaned(read(executed), places, secrets(environment))
     record = content.setdefault("metadata", {}).get("papermill", {})
     for key in ("input_path", "output_path", "environment_variables"):

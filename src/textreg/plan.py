@@ -1,9 +1,10 @@
 """The plan: for every unit of a run, whether its result stands, and if not, why.
 
-``textreg run``, its ``--dry-run`` and ``textreg status`` ask the same function, so they cannot disagree.  A unit is *done* when
-its manifest carries the identity it would have now and its files are as recorded; else it is *stale* (with reasons), *failed*
-(its failed notebook is there) or *missing*.  What depends on a unit that is not done is stale too ("follows ..."): when that
-one has run and left the same bytes as before, the dependent one is kept after all, because inputs are compared by content.
+``textreg run``, its ``--dry-run`` and ``textreg status`` ask the same function, so they cannot disagree.  A unit is
+*done* when its manifest carries the identity it would have now and its files are as recorded; else it is *stale*
+(with reasons), *failed* (its failed notebook is there) or *missing*.  What depends on a unit that is not done is
+stale too ("follows ..."): when that one has run and left the same bytes as before, the dependent one is kept after
+all, because inputs are compared by content.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,8 @@ class Place:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of one unit.  ``state``: ``done``, ``stale``, ``failed`` or ``missing``; ``reasons`` are short phrases."""
+    """What is known of one unit.  ``state``: ``done``, ``stale``, ``failed`` or ``missing``; ``reasons`` are short
+    phrases."""
 
     unit: Unit
     state: str
@@ -56,9 +58,7 @@ def survey(profile: Profile, place: Place, hashes: HashCache, units: Sequence[Un
     return found
 
 
-def assess(
-    profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, State], hashes: HashCache
-) -> State:
+def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, State], hashes: HashCache) -> State:
     """State of one unit, given those of the units it reads (others are assumed to stand)."""
     settings = profiles.resolve(profile, unit.stage, unit.arm, place.overrides, shown(place.run))
     notebook = place.notebooks / unit.notebook
@@ -79,7 +79,9 @@ def assess(
     if content is None:
         if failure is not None:
             return State(unit, "failed", (failure[0],), settings, now, failed_cell=failure[1])
-        return State(unit, "missing", ("has not run", *reasons) if not folder.is_dir() else ("did not finish",), settings, now)
+        return State(
+            unit, "missing", ("has not run", *reasons) if not folder.is_dir() else ("did not finish",), settings, now
+        )
     changed = identity.differences(content, now)
     reasons = changed + [reason for reason in reasons if reason not in changed]
     reasons += manifest.damage(folder, content, hashes, shipped=place.shipped)
@@ -158,7 +160,8 @@ def with_upstream(profile: Profile, place: Place, units: Sequence[Unit]) -> tupl
 
 
 def claim(profile: Profile, place: Place, root: Path) -> None:
-    """Note in the run folder which profile it belongs to; refuse one that belongs to another profile, scale or seed."""
+    """Note in the run folder which profile it belongs to; refuse one that belongs to another profile, scale or
+    seed."""
     path = place.run / RUN_FILE
     seed = profiles.resolve(profile, "align", overrides=place.overrides).seed
     try:

@@ -1,8 +1,8 @@
 """Processes that end with the one that started them, however that one ends.
 
-A notebook's kernel, and every worker it starts, must not outlive the run: after a kill, an orphan would go on writing into
-the folder that the next run uses.  On Linux the kernel of the system does it (``PR_SET_PDEATHSIG``); elsewhere a thread looks
-every half second.  Pools should be given :func:`die_with_parent` as their ``initializer``.
+A notebook's kernel, and every worker it starts, must not outlive the run: after a kill, an orphan would go on
+writing into the folder that the next run uses.  On Linux the kernel of the system does it (``PR_SET_PDEATHSIG``);
+elsewhere a thread looks every half second.  Pools should be given :func:`die_with_parent` as their ``initializer``.
 """
 
 import ctypes

@@ -1,9 +1,9 @@
 """Profiles: YAML files of settings, and the settings of one unit resolved from them.
 
-A profile names its scale and seed, holds one section per stage and a list of arms.  There is no inheritance: what a profile
-does not say is the default of the settings class, which is the laptop profile.  Precedence, weakest first: class default,
-``scale`` and ``seed`` of the profile, its section, the arm's row (``tune``), ``-p`` overrides.  Everything is checked before a
-kernel starts; every error is one line that names the file or the option.
+A profile names its scale and seed, holds one section per stage and a list of arms.  There is no inheritance: what a
+profile does not say is the default of the settings class, which is the laptop profile.  Precedence, weakest first:
+class default, ``scale`` and ``seed`` of the profile, its section, the arm's row (``tune``), ``-p`` overrides.
+Everything is checked before a kernel starts; every error is one line that names the file or the option.
 
     profile = load("smoke")
     settings = resolve(profile, "tune", arm="TR", overrides=("tune.steps=50", "seed=1"), run="runs/smoke")
@@ -25,10 +25,6 @@ KEYS = ("name", "scale", "seed", "stages", "arms")
 RESERVED = ("run", "scale", "arm")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 CREDENTIALS = re.compile(r"://[^/\s@]+@|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
-#: The 36 languages of Crossmodal-3600, in ISO 639-1 where there is a code (``quz``: Cusco Quechua).
-CROSSMODAL = tuple(
-    "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt quz ro ru sv sw te th tr uk vi zh".split()
-)
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ def available(root: Path) -> dict[str, Path]:
 def load(name: str | Path, root: Path | None = None) -> Profile:
     """The profile of that name in the repository, or of that file (ending in ``.yaml``).
 
-    Raises :class:`InputError` for an unknown name, a damaged file, an unknown key, a wrong type or range, an unknown language,
-    two arms of one name, or an evaluated system that no arm makes.
+    Raises :class:`InputError` for an unknown name, a damaged file, an unknown key, a wrong type or range, an unknown
+    language, two arms of one name, or an evaluated system that no arm makes.
     """
     if str(name).endswith((".yaml", ".yml")):
         path = Path(name)
@@ -80,7 +76,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" in line {place.line + 1}" if place is not None else ""
-        raise InputError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or 'no safe YAML'})") from None
+        raise InputError(
+            f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or 'no safe YAML'})"
+        ) from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: a profile is a mapping of name, scale, seed, arms and stage sections")
     return value
@@ -127,13 +125,17 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
         arm = row.get("arm")
         where = f"{path}: arms[{place}]"
         if not isinstance(arm, str) or not NAME.fullmatch(arm) or arm == "backbone":
-            raise InputError(f"{where}: arm = {arm!r}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')")
+            raise InputError(
+                f"{where}: arm = {arm!r}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
+            )
         if any(arm.casefold() == other["arm"].casefold() for other in arms):
             raise InputError(f"{where}: arm {arm!r} is there twice (names that differ in case only count as one)")
         if not isinstance(row.get("merge", False), bool):
             raise InputError(f"{where} ({arm}): merge is true or false, not {row['merge']!r}")
         values = {
-            key: _value(config.Tune, key, value, f"{where} ({arm})") for key, value in row.items() if key not in ("arm", "merge")
+            key: _value(config.Tune, key, value, f"{where} ({arm})")
+            for key, value in row.items()
+            if key not in ("arm", "merge")
         }
         arms.append({"arm": arm, "merge": row.get("merge", False), **values})
     return tuple(arms)
@@ -155,8 +157,9 @@ def resolve(
 ) -> config.Stage:
     """Settings of ``stage`` (of ``arm`` where the stage runs once per arm) as a frozen settings object.
 
-    ``overrides``: ``key=value`` (every stage that has the key), ``stage.key=value`` or ``arm.key=value``; the value is read
-    as the type of its field.  ``run``: the run folder as the notebook shall see it; default ``runs/<profile>``.
+    ``overrides``: ``key=value`` (every stage that has the key), ``stage.key=value`` or ``arm.key=value``; the value
+    is read as the type of its field.  ``run``: the run folder as the notebook shall see it; default
+    ``runs/<profile>``.
     """
     cls = config.stages()[known_stage(stage, "resolve")]
     values: dict[str, Any] = {"run": run or f"runs/{profile.name}", "scale": profile.scale, "seed": profile.seed}
@@ -185,14 +188,18 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
     arms = [row["arm"] for row in profile.arms]
     if scope and scope not in classes and scope not in arms:
         raise InputError(f"-p {text}: {scope!r} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
-    holders = [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
+    holders = (
+        [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
+    )
     known = {field.name for cls in holders for field in fields(cls)} - set(RESERVED)
     if key in RESERVED:
         raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
     if key not in known:
         raise InputError(f"-p {text}: unknown parameter {key!r}{did_you_mean(key, known)}")
     if CREDENTIALS.search(word):
-        raise InputError(f"-p {name.strip()}=...: looks like a credential; put it into an environment variable, never here")
+        raise InputError(
+            f"-p {name.strip()}=...: looks like a credential; put it into an environment variable, never here"
+        )
     return scope or None, key, word.strip()
 
 
@@ -210,7 +217,9 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
             value = getattr(settings, field.name)
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and CREDENTIALS.search(text):
-                    raise InputError(f"{where}: {field.name} looks like a credential; put it into an environment variable")
+                    raise InputError(
+                        f"{where}: {field.name} looks like a credential; put it into an environment variable"
+                    )
         if isinstance(settings, config.PrepareData):
             _check_languages(settings, where)
         upstream(profile, unit, overrides)
@@ -219,17 +228,25 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
 def _check_languages(settings: config.PrepareData, where: str) -> None:
     from textreg import languages
 
-    known = set(languages.codes()) | (set(CROSSMODAL) if settings.scale == "hub" else set())
-    for key in ("languages", "text_languages", "held_out"):
+    known = set(languages.codes())
+    evaluated = known
+    if settings.scale == "hub":
+        from textreg import crossmodal
+
+        evaluated = set(crossmodal.languages())
+        known = known | evaluated
+    for key, accepted in (("languages", evaluated), ("held_out", evaluated), ("text_languages", known)):
         given = getattr(settings, key)
         for code in given:
-            if code not in known:
-                raise InputError(f"{where}: {key}: unknown language {code!r}{did_you_mean(code, known)}")
+            if code not in accepted:
+                raise InputError(f"{where}: {key}: unknown language {code!r}{did_you_mean(code, accepted)}")
         if len(set(given)) < len(given):
             raise InputError(f"{where}: {key} names a language twice")
     both = sorted(set(settings.held_out) & set(settings.text_languages))
     if both:
-        raise InputError(f"{where}: {', '.join(both)} is in held_out and in text_languages; it can be in one of them only")
+        raise InputError(
+            f"{where}: {', '.join(both)} is in held_out and in text_languages; it can be in one of them only"
+        )
 
 
 def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:

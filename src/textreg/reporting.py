@@ -1,7 +1,7 @@
 """What a run says while it runs: bars on a terminal, plain lines in a log.
 
-One row per running unit: stage, notebook cell, the last line the notebook printed, time.  Without a terminal the same events
-become one line each when a unit starts, ends or fails, so that a log file stays readable.
+One row per running unit: stage, notebook cell, the last line the notebook printed, time.  Without a terminal the
+same events become one line each when a unit starts, ends or fails, so that a log file stays readable.
 """
 
 import time
@@ -42,7 +42,9 @@ class Report:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars is not None:
             self._bars.stop()
 
@@ -71,7 +73,6 @@ class Report:
             self._bars.remove_task(self._tasks.pop(unit))
         self.say(f"{time.strftime('%H:%M:%S')} {unit.name}: {text}", style="" if ok else "bold red")
 
-
     def close(self, outcomes: Mapping[Unit, Any], seconds: float) -> None:
         """The closing table: per unit what happened, its seconds and its peak memory in MiB."""
         table = _table("unit", "", right=("seconds", "peak MiB"))
@@ -80,7 +81,9 @@ class Report:
             memory = f"{outcome.peak_memory_mb:.0f}" if outcome.peak_memory_mb else ""
             table.add_row(unit.name, outcome.what, time_s, memory)
         self.console.print(table)
-        count = {what: sum(outcome.what == what for outcome in outcomes.values()) for what in ("ran", "kept", "failed")}
+        count = {
+            what: sum(outcome.what == what for outcome in outcomes.values()) for what in ("ran", "kept", "failed")
+        }
         failed = f", {count['failed']} failed" if count["failed"] else ""
         self.say(f"{count['ran']} ran, {count['kept']} up to date{failed}, {seconds:.1f} s")
 

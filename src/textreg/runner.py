@@ -1,8 +1,9 @@
 """The runner: executes the units that do not stand, side by side where they do not wait for each other.
 
-Every unit is a child process (:mod:`textreg.execution`) in a process group of its own, one-threaded on a CPU; the children and
-their kernels end with this process, however it ends.  Before each unit its identity is computed anew, because what ran before
-it may have left the same bytes as last time.  Results do not depend on ``jobs``: units share nothing but finished files.
+Every unit is a child process (:mod:`textreg.execution`) in a process group of its own, one-threaded on a CPU; the
+children and their kernels end with this process, however it ends.  Before each unit its identity is computed anew,
+because what ran before it may have left the same bytes as last time.  Results do not depend on ``jobs``: units share
+nothing but finished files.
 
     from textreg import runner
     runner.run("smoke", jobs=2)
@@ -35,7 +36,8 @@ ROOM = {"scenes": 500 * 2**20, "hub": 40 * 2**30}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one unit: ``ran``, ``kept`` (it stood), ``failed`` or ``not run`` (something before it failed)."""
+    """What became of one unit: ``ran``, ``kept`` (it stood), ``failed`` or ``not run`` (something before it
+    failed)."""
 
     what: str
     seconds: float | None = None
@@ -45,7 +47,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did.  ``states``: how each unit stood before; ``outcomes``: what became of it (empty on a dry run)."""
+    """What a run did.  ``states``: how each unit stood before; ``outcomes``: what became of it (empty on a dry
+    run)."""
 
     run: Path
     states: Mapping[Unit, State]
@@ -73,13 +76,13 @@ def run(
 ) -> Result:
     """Bring a run up to date.
 
-    ``profile``: name or YAML file.  ``run_dir``: default ``runs/<profile>``, with ``-seed-N`` when ``-p seed=N`` differs.
-    ``only``/``start``/``stop``/``arms``: see :func:`textreg.plan.select`.  ``jobs``: cores to use at a time, default all
-    (one unit at a time at hub scale).  ``overrides``: ``key=value`` words.  ``force``: run the chosen units even if they
-    stand, from scratch.  ``root``: the repository, found by itself.
+    ``profile``: name or YAML file.  ``run_dir``: default ``runs/<profile>``, with ``-seed-N`` when ``-p seed=N``
+    differs. ``only``/``start``/``stop``/``arms``: see :func:`textreg.plan.select`.  ``jobs``: cores to use at a
+    time, default all (one unit at a time at hub scale).  ``overrides``: ``key=value`` words.  ``force``: run the
+    chosen units even if they stand, from scratch.  ``root``: the repository, found by itself.
 
-    Raises :class:`InputError` before anything starts, or when a notebook raised one; :class:`RunError` naming every failed
-    unit; ``KeyboardInterrupt`` after Ctrl-C, SIGTERM or SIGHUP, once every child has ended.
+    Raises :class:`InputError` before anything starts, or when a notebook raised one; :class:`RunError` naming every
+    failed unit; ``KeyboardInterrupt`` after Ctrl-C, SIGTERM or SIGHUP, once every child has ended.
     """
     root = root or graph.repository()
     chosen = profiles.load(profile, root)
@@ -116,7 +119,9 @@ def _sole(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0.5)
     except Timeout:
         pid = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
-        raise InputError(f"{shown(folder)} is in use by process {pid}; wait for it or choose another with --run") from None
+        raise InputError(
+            f"{shown(folder)} is in use by process {pid}; wait for it or choose another with --run"
+        ) from None
     try:
         write_text(owner, f"{os.getpid()}\n")
         yield
@@ -168,9 +173,13 @@ class _Run:
             for other in (other for other in self.upstream[unit] if other not in self.units):
                 state = self.states[other]
                 if state.state in ("missing", "failed"):
-                    raise InputError(f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out")
+                    raise InputError(
+                        f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out"
+                    )
                 if state.state == "stale":
-                    self.report.say(f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow")
+                    self.report.say(
+                        f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow"
+                    )
 
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""

@@ -1,8 +1,8 @@
 """Which units a run consists of, what each needs and what each must leave behind.
 
-A unit is one executed notebook: a stage runs once, ``tune`` and ``merge`` run once per arm of the profile.  The graph is
-computed from the profile alone, so that ``--dry-run`` and ``textreg status`` need no kernel.  ``backbone`` is never part of
-a normal run: its product is shipped, and it runs only when asked for by name.
+A unit is one executed notebook: a stage runs once, ``tune`` and ``merge`` run once per arm of the profile.  The
+graph is computed from the profile alone, so that ``--dry-run`` and ``textreg status`` need no kernel.  ``backbone``
+is never part of a normal run: its product is shipped, and it runs only when asked for by name.
 """
 
 import os
@@ -91,8 +91,8 @@ def upstream(
 ) -> tuple[Unit, ...]:
     """The units whose files ``unit`` reads, in running order.
 
-    ``systems`` are those of the evaluate stage: an arm that no system uses is not waited for; ``TR+M`` needs the merge of
-    ``TR``.  Raises :class:`InputError` for a system or an arm that the profile does not train or merge.
+    ``systems`` are those of the evaluate stage: an arm that no system uses is not waited for; ``TR+M`` needs the
+    merge of ``TR``.  Raises :class:`InputError` for a system or an arm that the profile does not train or merge.
     """
     data, align = Unit("prepare_data"), Unit("align")
     if unit.stage in ("backbone", "prepare_data"):
@@ -145,7 +145,11 @@ def repository() -> Path:
     """
     here = Path(__file__).resolve()
     for folder in (*(Path.cwd() / "x").parents, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "profiles").is_dir() and (folder / "pyproject.toml").is_file():
+        if (
+            (folder / "notebooks").is_dir()
+            and (folder / "profiles").is_dir()
+            and (folder / "pyproject.toml").is_file()
+        ):
             return folder
     raise InputError("no notebooks and profiles here; run the command inside a clone of the repository")
 

@@ -1,6 +1,7 @@
 """``textreg status``: each unit of a run as done, stale (with the reason), missing or failed (with the cell).
 
-It asks the plan of :mod:`textreg.plan` with the profile and overrides that the run noted at its last start; nothing is executed.
+It asks the plan of :mod:`textreg.plan` with the profile and overrides that the run noted at its last start; nothing
+is executed.
 """
 
 from pathlib import Path
