@@ -1,4 +1,5 @@
-"""Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their folders."""
+"""Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their
+folders."""
 
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
 
 
 def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, **tokenizer_options) -> Path:
-    """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding rows."""
+    """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding
+    rows."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -65,7 +67,9 @@ def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: in
     return folder
 
 
-def write_tower(folder: Path, kind: str = "siglip", *, head: bool = False, side: int = 24, processor_side: int = 0) -> Path:
+def write_tower(
+    folder: Path, kind: str = "siglip", *, head: bool = False, side: int = 24, processor_side: int = 0
+) -> Path:
     """A tiny random SigLIP or CLIP vision tower with its image processor; 4 patches."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
@@ -87,9 +91,9 @@ def write_tower(folder: Path, kind: str = "siglip", *, head: bool = False, side:
         SiglipImageProcessorPil(size={"height": size, "width": size}).save_pretrained(folder)
     else:
         CLIPVisionModel(CLIPVisionConfig(**shape)).save_pretrained(folder)
-        CLIPImageProcessorPil(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-        ).save_pretrained(folder)
+        CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
+            folder
+        )
     return folder
 
 
@@ -113,8 +117,7 @@ def tiny_vlm(tiny_llm, tiny_tower):
     return assemble(str(tiny_llm), str(tiny_tower), seed=0)
 
 
-@pytest.fixture
-def tiny_images():
+def image_table():
     """Eight pictures of different colours."""
     import io
 
@@ -130,9 +133,8 @@ def tiny_images():
     return ImageTable(encoded, {}, Path(), blank_side=24)
 
 
-@pytest.fixture
-def tiny_rows():
-    """Sixteen rows, twelve with an image, of several lengths and languages."""
+def row_table():
+    """Sixteen rows in several languages, twelve with an image; the text-only ones are long or short."""
     import pandas as pd
 
     answers = ["A small red square.", "Un cuadrado rojo.", "Blue", "Ein kleines gelbes Quadrat above a large circle."]
@@ -143,3 +145,15 @@ def tiny_rows():
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answers[number // 4]}]
         rows.append({"row_id": f"row-{number}", "image_id": image, "messages": messages})
     return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def tiny_images():
+    """Pictures ``image-0`` to ``image-7``."""
+    return image_table()
+
+
+@pytest.fixture
+def tiny_rows():
+    """A row file of sixteen rows."""
+    return row_table()

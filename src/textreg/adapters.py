@@ -1,14 +1,15 @@
 """LoRA on the language model, the projector inside the adapter.
 
-The choices that are not obvious: the layers are named by a regular expression, because a plain list of names also wraps the
-vision tower's; the projector is a module to save, so that one folder holds all that tuning changed, and merging the adapter
-yields a plain LLaVA; at generation in fp32 the adapter is folded into the weights, which saves its extra passes, and the
-weights are put back bit for bit afterwards.
+The choices that are not obvious: the layers are named by a regular expression, because a plain list of names also
+wraps the vision tower's; the projector is a module to save, so that one folder holds all that tuning changed, and
+merging the adapter yields a plain LLaVA; at generation in fp32 the adapter is folded into the weights, which saves its
+extra passes, and the weights are put back bit for bit afterwards.
 
     >>> tuned = attach(model, rank=16, alpha=32, seed=0)
     >>> save_adapter(tuned, "tune/TR/adapter")
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ PROJECTOR = "multi_modal_projector"
 
 
 def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) -> "PeftModel":
-    """Wrap every linear layer of the language model's blocks with LoRA (Hu et al. 2022) and make the projector trainable.
+    """Wrap every linear layer of the language model's blocks with LoRA (Hu et al. 2022) and make the projector
+    trainable.
 
     The adapter starts at zero: the wrapped model answers exactly as ``model`` does.  It is drawn from ``seed`` alone.
     """
@@ -36,7 +38,8 @@ def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) ->
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_LINEARS, modules_to_save=[PROJECTOR]
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's own
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
@@ -64,7 +67,9 @@ def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
     except SafetensorError as error:
         raise InputError(f"{folder}: damaged adapter ({error}): run the stage `tune` again with --force") from None
     except RuntimeError as error:
-        raise InputError(f"{folder}: the adapter does not fit the aligned model ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"{folder}: the adapter does not fit the aligned model ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def plain(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
@@ -83,7 +88,8 @@ def lora_layers(model: "nn.Module") -> Iterator["nn.Module"]:
 
 @contextmanager
 def folded(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
-    """Inside the block the adapter, at its present scale, is added into float32 weights; afterwards they are as before.
+    """Inside the block the adapter, at its present scale, is added into float32 weights; afterwards they are as
+    before.
 
     Weights in another format are left alone: adding into bf16 would round the adapter away.
     """

@@ -1,9 +1,10 @@
 """Rows to token ids and labels, and optimizer steps to batches.
 
-The choices that are not obvious: rows are tokenised once, before training, and an image is one token id until a batch is
-collated; each optimizer step holds exactly the planned rows, whatever is then sorted or packed inside it, so a step's
-gradient does not depend on the micro-batch size or on the number of processes; batches are padded on the right and carry no
-attention mask, because under causal attention a pad can never be seen from the left, and pads are not scored.
+The choices that are not obvious: rows are tokenised once, before training, and an image is one token id until a batch
+is collated; each optimizer step holds exactly the planned rows, whatever is then sorted or packed inside it, so a
+step's gradient does not depend on the micro-batch size or on the number of processes; batches are padded on the right
+and carry no attention mask, because under causal attention a pad can never be seen from the left, and pads are not
+scored.
 
     >>> samples = encode(processor, rows, image_tokens=16, max_length=256)
     >>> dataset = StepBatches(samples, order, steps=500, batch_size=64, groups=1, features=features)
@@ -50,11 +51,12 @@ class Sample:
 def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_length: int) -> list[Sample]:
     """Tokenise rows (columns ``messages``, ``image_id``, optionally ``row_id``) through the chat template.
 
-    Labels cover what the assistant wrote up to and with the token that ends its turn; a template that writes none (LLaVA
-    1.5) gets the end-of-sequence token after the last turn, because a model that never sees an end never stops.
+    Labels cover what the assistant wrote up to and with the token that ends its turn; a template that writes none
+    (LLaVA 1.5) gets the end-of-sequence token after the last turn, because a model that never sees an end never stops.
 
     Raises:
-        InputError: a row whose placeholder does not agree with its image, that is longer than ``max_length``, that has no
+        InputError: a row whose placeholder does not agree with its image, that is longer than ``max_length``, that has
+        no
             assistant turn, or whose turn boundary falls inside a token.
     """
     import pandas as pd
@@ -82,7 +84,9 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
         if image is not None:
             sample = _expand(sample, int(placeholders[0]), image_tokens, image)
         if len(sample) > max_length:
-            raise InputError(f"row {name} has {len(sample)} tokens, max_length is {max_length}: raise max_length or cut the row")
+            raise InputError(
+                f"row {name} has {len(sample)} tokens, max_length is {max_length}: raise it or cut the row"
+            )
         samples.append(sample)
     return samples
 
@@ -95,7 +99,7 @@ def _label(ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]], e
         across = (offsets[:, 0] < start) & (offsets[:, 1] > start)
         if across.any():
             raise InputError(
-                f"row {name}: a token reaches across the start of the assistant's turn, so it would be learnt differently "
+                f"row {name}: a token reaches across the start of the assistant's turn, so it would be learnt unlike "
                 "from how it is generated: end the template's generation prompt with a line break or a special token"
             )
         positions = np.flatnonzero(inside)

@@ -1,9 +1,10 @@
-"""Chat templates: one rendering for string contents and for content lists, and the spans of a conversation that are scored.
+"""Chat templates: one rendering for string contents and for content lists, and the spans of a conversation that are
+scored.
 
-Our rows hold plain strings with the literal ``<image>``; language models expect strings, published vision-language models
-expect lists of parts.  The spans come from the *prefix property* (the rendered conversation up to a turn, with the
-generation prompt, is a prefix of the longer rendering): it needs no cooperation from the template, and a template that
-breaks it is refused instead of being scored in the wrong place.  Run: ``python -m pytest tests/test_chat.py``.
+Our rows hold plain strings with the literal ``<image>``; language models expect strings, published vision-language
+models expect lists of parts.  The spans come from the *prefix property* (the rendered conversation up to a turn, with
+the generation prompt, is a prefix of the longer rendering): it needs no cooperation from the template, and a template
+that breaks it is refused instead of being scored in the wrong place.  Run: ``python -m pytest tests/test_chat.py``.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def accept_both_styles(template: str) -> str:
 def content_style(template: str) -> str:
     """``string`` or ``list``: what kind of content the template prints, found out by rendering a probe."""
     for content, style in (("probe", "string"), ([{"type": "text", "text": "probe"}], "list")):
-        text = _render(template, [[{"role": "user", "content": content}]], False, {"bos_token": "", "eos_token": ""})[0]
+        text = _render(template, [[{"role": "user", "content": content}]], False, {"bos_token": "", "eos_token": ""})[
+            0
+        ]
         if "probe" in text and "'type'" not in text:
             return style
     raise InputError("the chat template prints neither string contents nor content lists: it is not a chat template")
@@ -82,17 +85,24 @@ def _render(
 
     try:
         return render_jinja_template(
-            conversations=list(conversations), chat_template=template, add_generation_prompt=generation_prompt, **tokens
+            conversations=list(conversations),
+            chat_template=template,
+            add_generation_prompt=generation_prompt,
+            **tokens,
         )[0]
     except TemplateError as error:
-        raise InputError(f"the chat template refuses a conversation ({error}): check the roles and their order") from None
+        raise InputError(
+            f"the chat template refuses a conversation ({error}): check the roles and their order"
+        ) from None
 
 
-def scored_spans(processor: Any, conversations: Sequence[list[dict[str, str]]]) -> list[tuple[str, list[tuple[int, int]]]]:
+def scored_spans(
+    processor: Any, conversations: Sequence[list[dict[str, str]]]
+) -> list[tuple[str, list[tuple[int, int]]]]:
     """Rendered text of each conversation and the character spans (start, end) that the assistant wrote.
 
-    A span starts where the generation prompt ends and ends where the rendering up to that turn ends, so it holds the end of
-    the turn.
+    A span starts where the generation prompt ends and ends where the rendering up to that turn ends, so it holds the
+    end of the turn.
 
     Raises:
         InputError: the template breaks the prefix property, or a conversation has no assistant turn.
@@ -107,14 +117,16 @@ def scored_spans(processor: Any, conversations: Sequence[list[dict[str, str]]]) 
                 places.append(number)
     starts = render(processor, prompts, generation_prompt=True)
     last = [len(turns) == len(conversations[number]) for turns, number in zip(whole, places, strict=True)]
-    inner = iter(render(processor, [turns for turns, end in zip(whole, last, strict=True) if not end], generation_prompt=False))
+    inner = iter(
+        render(processor, [turns for turns, end in zip(whole, last, strict=True) if not end], generation_prompt=False)
+    )
     ends = [texts[number] if end else next(inner) for number, end in zip(places, last, strict=True)]
     spans: list[list[tuple[int, int]]] = [[] for _ in conversations]
     for number, start, end in zip(places, starts, ends, strict=True):
         if not (end.startswith(start) and texts[number].startswith(end)):
             raise InputError(
-                "the chat template rewrites earlier turns when a conversation grows, so the assistant's words cannot be "
-                "located: use a template without that, or single-turn rows"
+                "the chat template rewrites earlier turns when a conversation grows, so the assistant's words cannot "
+                "be located: use a template without that, or single-turn rows"
             )
         spans[number].append((len(start), len(end)))
     empty = next((number for number, found in enumerate(spans) if not found), None)

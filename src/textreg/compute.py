@@ -1,10 +1,11 @@
 """Threads, device, number format, and the fast fp32 matrix product on CPU.
 
-The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX PyTorch
-sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN (``mkldnn.matmul.fp32_precision``)
-gets it back *while still computing in fp32 there*.  Because on other CPUs the same switch may really round to bf16, its
-error is measured first and the switch stays off above 1e-6.  It slows the fused attention kernel's small products down, so
-attention runs on PyTorch's math backend while it is on.  Nothing is switched globally: ``fast_fp32`` restores what it found.
+The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX
+PyTorch sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN
+(``mkldnn.matmul.fp32_precision``) gets it back *while still computing in fp32 there*.  Because on other CPUs the same
+switch may really round to bf16, its error is measured first and the switch stays off above 1e-6.  It slows the fused
+attention kernel's small products down, so attention runs on PyTorch's math backend while it is on.  Nothing is
+switched globally: ``fast_fp32`` restores what it found.
 
     >>> with fast_fp32(set_up(threads=1)):
     ...     loss = model(**batch).loss
@@ -63,7 +64,9 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
     if chosen == "cpu" and precision == "fp32":
         error = switch_error()
         fast = error <= ERROR_LIMIT
-        note += f"; oneDNN fp32 products {'on' if fast else 'off'} (relative error {error:.1e}, limit {ERROR_LIMIT:.0e})"
+        note += (
+            f"; oneDNN fp32 products {'on' if fast else 'off'} (relative error {error:.1e}, limit {ERROR_LIMIT:.0e})"
+        )
     return Compute(chosen, getattr(torch, DTYPES[precision]), threads, fast, note)
 
 
@@ -114,9 +117,8 @@ def switch_error() -> float:
 def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:
     """Measured rate of one large matrix product, in FLOP/s: the denominator of the logged MFU.
 
-    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024 on
-    CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
-    """
+    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
+    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``."""
     import torch
 
     side = 8192 if device.startswith("cuda") else 1024

@@ -1,10 +1,10 @@
 """Images and the features of the frozen vision tower, computed once or on the fly.
 
-A frozen tower gives the same features for an image in every epoch, arm and seed, so they can be kept.  The choices that are
-not obvious: what is kept is ``hidden_states[vision_feature_layer]`` *before* the projector, which is trained and runs on
-every batch (and not ``last_hidden_state``, which differs by the tower's last normalisation); the file is keyed by the hashes
-of the images and of the tower's weights, its layer and its size, so a stale cache cannot be read; both kinds of source go
-into the model through the same door, ``mm_encoder_outputs`` (transformers >= 5.18).
+A frozen tower gives the same features for an image in every epoch, arm and seed, so they can be kept.  The choices
+that are not obvious: what is kept is ``hidden_states[vision_feature_layer]`` *before* the projector, which is trained
+and runs on every batch (and not ``last_hidden_state``, which differs by the tower's last normalisation); the file is
+keyed by the hashes of the images and of the tower's weights, its layer and its size, so a stale cache cannot be read;
+both kinds of source go into the model through the same door, ``mm_encoder_outputs`` (transformers >= 5.18).
 
     >>> features = open_features(model, processor, ImageTable.read("prepare_data/images.parquet"), "features")
 """
@@ -52,8 +52,13 @@ class ImageTable:
 
     @classmethod
     def read(cls, table: str | Path, root: str | Path | None = None) -> "ImageTable":
-        """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path)."""
+        """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path).
+
+        Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
+        """
         import pyarrow.parquet as parquet
+
+        from textreg.row_files import image_root
 
         try:
             columns = parquet.read_table(table, columns=["image_id", "image"])
@@ -66,7 +71,7 @@ class ImageTable:
                 encoded[image_id] = image["bytes"]
             else:
                 paths[image_id] = image["path"]
-        return cls(encoded, paths, Path(root) if root else Path(table).parent)
+        return cls(encoded, paths, Path(root) if root else image_root(table) or Path(table).parent)
 
     def __len__(self) -> int:
         return len(self.encoded) + len(self.paths)
@@ -90,7 +95,9 @@ class ImageTable:
             raise InputError(f"image {image_id!r} is not in the image table{did_you_mean(image_id, self.ids[:5000])}")
         path = (self.root / self.paths[image_id]).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise InputError(f"image {image_id!r}: its path leads out of {self.root}: use a path inside the data folder")
+            raise InputError(
+                f"image {image_id!r}: its path leads out of {self.root}: use a path inside the data folder"
+            )
         try:
             return path.read_bytes()
         except OSError as error:
@@ -117,7 +124,8 @@ def _png(colour: tuple[int, int, int], side: int) -> bytes:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decodes and preprocesses on every call (in loader workers, if there are any); the tower runs in the training step."""
+    """Decodes and preprocesses on every call (in loader workers, if there are any); the tower runs in the training
+    step."""
 
     image_processor: Any
     images: ImageTable
@@ -160,9 +168,8 @@ def open_features(
     """Features of the model's frozen tower for ``ids`` (default: every image of the table), and for the blank image.
 
     With ``cache`` they are computed now, in the tower's number format, and kept in memory or, given a ``folder``, in a
-    memory-mapped file there that later calls with the same images and tower reuse; the size is printed before.  Without,
-    the tower runs on every batch.
-    """
+    memory-mapped file there that later calls with the same images and tower reuse; the size is printed before.
+    Without, the tower runs on every batch."""
     if not cache:
         return Pixels(processor.image_processor, images)
     wanted = list(dict.fromkeys([*(images.ids if ids is None else map(str, ids)), BLANK]))
@@ -176,7 +183,13 @@ def open_features(
     size = int(np.prod(shape)) * dtype.itemsize
     rows = {image_id: place[digest] for image_id, digest in digests.items()}
     if folder is None:
-        return Kept(_compute(model, processor, images, [first[digest] for digest in unique], np.empty(shape, dtype), batch_size), rows, bf16)
+        return Kept(
+            _compute(
+                model, processor, images, [first[digest] for digest in unique], np.empty(shape, dtype), batch_size
+            ),
+            rows,
+            bf16,
+        )
     key = hashlib.sha256(json.dumps([tower_identity(model), unique, shape, dtype.str]).encode()).hexdigest()[:16]
     path = Path(folder) / f"features-{key}.npy"
     if not path.exists():
@@ -198,7 +211,8 @@ def require_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size * 1.05:
         raise InputError(
-            f"{folder}: kept features need {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: set cache_features=false"
+            f"{folder}: kept features need {size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
+            "set cache_features=false"
         )
 
 
@@ -246,7 +260,8 @@ def feature_shape(model: "PreTrainedModel") -> tuple[int, int]:
 
 
 def tower_identity(model: "PreTrainedModel") -> list[Any]:
-    """What the features depend on: a hash of the tower's weights, its layer, the class token rule and the picture size."""
+    """What the features depend on: a hash of the tower's weights, its layer, the class token rule and the picture
+    size."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,9 +1,10 @@
 """Greedy answers in batches.
 
-The choices that are not obvious: requests are sorted by length, longest first, so that a batch holds little or no padding
-and running out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value cache is
-allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost.  The answers equal those
-of ``generate`` one by one (tested in fp32; in bf16 a few near-ties may flip with the batch size, as with any tool).
+The choices that are not obvious: requests are sorted by length, longest first, so that a batch holds little or no
+padding and running out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value
+cache is allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost.  The
+answers equal those of ``generate`` one by one (tested in fp32; in bf16 a few near-ties may flip with the batch size,
+as with any tool).
 
     >>> answers = answer(model, processor, [Request("<image>\\nDescribe the image.", "scene-7")], features)
 """
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One user turn; ``prompt`` holds ``<image>`` once if ``image_id`` is set; ``prefix`` is put into the answer's mouth."""
+    """One user turn; ``prompt`` holds ``<image>`` once if ``image_id`` is set; ``prefix`` is put into the answer's
+    mouth."""
 
     prompt: str
     image_id: str | None = None
@@ -38,8 +40,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Decoded text without special tokens (a forced prefix is not repeated in it), stripped; number of generated tokens,
-    end included; log-probabilities of the first token over the vocabulary, float32 [vocabulary], when asked for."""
+    """Decoded text without special tokens (a forced prefix is not repeated in it), stripped; number of generated
+    tokens, end included; log-probabilities of the first token over the vocabulary, float32 [vocabulary], when asked
+    for."""
 
     text: str
     tokens: int
@@ -151,7 +154,9 @@ def end_tokens(vlm: "PreTrainedModel") -> list[int]:
     """Ids that end an answer, from the generation config."""
     ends = vlm.generation_config.eos_token_id
     if ends is None:
-        raise InputError("the model's generation config names no end token: set eos_token_id in generation_config.json")
+        raise InputError(
+            "the model's generation config names no end token: set eos_token_id in generation_config.json"
+        )
     return [ends] if isinstance(ends, int) else list(ends)
 
 

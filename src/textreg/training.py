@@ -1,13 +1,15 @@
 """Training of the projector (align) or of LoRA and projector (tune), through ``transformers.Trainer`` with our loss.
 
-The choices that are not obvious: the language head runs on supervised positions only; the summed loss is divided by the
-supervised tokens of the *whole* optimizer step, so accumulation and several processes change nothing; a batch without images
-still calls the projector on zero rows, which gives it true zero gradients and keeps every process in step; a checkpoint is
-written under a temporary name and renamed, so a killed run resumes from a whole one, bit for bit on CPU.
+The choices that are not obvious: the language head runs on supervised positions only; the summed loss is divided by
+the supervised tokens of the *whole* optimizer step, so accumulation and several processes change nothing; a batch
+without images still calls the projector on zero rows, which gives it true zero gradients and keeps every process in
+step; a checkpoint is written under a temporary name and renamed, so a killed run resumes from a whole one, bit for bit
+on CPU.
 
     >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
-from textreg import checkpointing, compute, flops
+from textreg import compute, flops, resume
 from textreg.adapters import plain
 from textreg.batches import IGNORE, StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
 from textreg.features import feature_shape, projected
-from textreg.progress import StepLog
+from textreg.training_log import StepLog
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainLog:
-    """What a training did: ``loss`` is the mean per supervised token over the last logged window; ``mfu`` is the share of
-    this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0."""
+    """What a training did: ``loss`` is the mean per supervised token over the last logged window; ``mfu`` is the share
+    of this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0."""
 
     steps: int
     loss: float
@@ -74,8 +76,8 @@ class Learner(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Summed cross-entropy of supervised positions over ``num_items_in_batch`` (default: this batch's own count).
 
-        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``position_ids`` likewise for packed rows; ``images`` as fetched.
-        """
+        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``position_ids`` likewise for packed rows; ``images`` as
+        fetched."""
         vlm = plain(self.model)
         seen = projected(vlm, images)
         hidden = vlm.model(
@@ -101,7 +103,8 @@ class StepTrainer(Trainer):
         self.checkpoints = checkpoints
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch; on CPU the loss is checked at once, on CUDA at the next log, because looking costs a wait."""
+        """One micro-batch; on CPU the loss is checked at once, on CUDA at the next log, because looking costs a
+        wait."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise self.not_finite()
@@ -115,7 +118,7 @@ class StepTrainer(Trainer):
 
     def not_finite(self) -> RunError:
         """The error of a diverged run: where it stopped, and the last good checkpoint."""
-        kept = checkpointing.latest(self.checkpoints)
+        kept = resume.latest(self.checkpoints)
         where = f"the last good checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
         return RunError(
             f"the loss is not a number at step {self.state.global_step + 1}: training stopped, {where}: "
@@ -123,7 +126,7 @@ class StepTrainer(Trainer):
         )
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(checkpointing.staging(self.checkpoints))
+        return str(resume.staging(self.checkpoints))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         state = self.model.state_dict()
@@ -134,14 +137,14 @@ class StepTrainer(Trainer):
         if self.args.world_size > 1:
             torch.distributed.barrier()
         if self.args.should_save:
-            checkpointing.publish(self.checkpoints)
+            resume.publish(self.checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            checkpointing.save_trained(self.model, Path(output_dir), state_dict)
+            resume.save_trained(self.model, Path(output_dir), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        checkpointing.load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+        resume.load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
 
 
 def train(
@@ -157,11 +160,10 @@ def train(
     """Train ``model`` in place: its projector, or with an adapter attached LoRA and projector.
 
     Args:
-        model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it.
-        rows: row file (``messages``, ``image_id``); see :func:`textreg.batches.encode`.
-        features: where images come from; None when no row has one.
-        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`.
-        out: folder for ``log.csv``, TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same plan in
+        model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it. rows: row file (``messages``,
+        ``image_id``); see :func:`textreg.batches.encode`. features: where images come from; None when no row has one.
+        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`. out: folder for ``log.csv``,
+        TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same plan in
             it is resumed, one of another plan is discarded with a word in the log.
         order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.
 
@@ -192,12 +194,12 @@ def train(
     }
     if settings.batch_size % (micro * world):
         raise InputError(
-            f"batch_size={settings.batch_size} is not a multiple of micro_batch={micro} x {world} processes: adjust one of them"
+            f"batch_size={settings.batch_size} is no multiple of micro_batch={micro} x {world} processes: adjust one"
         )
     dataset = StepBatches(samples, positions, groups=settings.batch_size // micro, **plan)
     folder = out / "checkpoints"
-    resume = checkpointing.resumable(folder, checkpointing.plan_key(learner, settings, samples, positions))
-    start = checkpointing.step_of(resume)
+    newest = resume.resumable(folder, resume.plan_key(learner, settings, samples, positions))
+    start = resume.step_of(newest)
     work = flops.per_step(model, samples, dataset.order, cached=not hasattr(features, "image_processor"))
     steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
     trainer = StepTrainer(
@@ -211,10 +213,10 @@ def train(
     trainer.remove_callback(_printer())
     began = perf_counter()
     with compute.fast_fp32(how):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     seconds = perf_counter() - began
     model.eval()
-    checkpointing.discard(folder)
+    resume.discard(folder)
     done = dataset.order[start:]
     count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
     return TrainLog(
@@ -246,7 +248,10 @@ def prepare_parameters(model: nn.Module, activation_checkpointing: bool) -> None
         model.requires_grad_(False)
         vlm.model.multi_modal_projector.requires_grad_(True)
     if activation_checkpointing:
-        vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            # The new name is younger than the oldest transformers we support.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable", category=FutureWarning)
+            vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def arguments(settings: "Training", folder: Path, *, accumulation: int, device: str) -> TrainingArguments:
@@ -282,12 +287,17 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
 
 
 def probe_micro_batch(
-    learner: Learner, samples: Sequence[Any], features: "Features | None", settings: "Training", device: str, world: int
+    learner: Learner,
+    samples: Sequence[Any],
+    features: "Features | None",
+    settings: "Training",
+    device: str,
+    world: int,
 ) -> int:
     """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
 
-    Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free wins.
-    """
+    Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free
+    wins."""
     share = settings.batch_size // world
     if device == "cpu" or share < 1:
         return max(share, 1)
@@ -314,8 +324,8 @@ def probe_micro_batch(
         fits, micro = micro, micro * 2
     if not fits:
         raise RunError(
-            f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: set "
-            "precision=4bit, activation_checkpointing=true, or a smaller max_length"
+            f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: "
+            "set precision=4bit, activation_checkpointing=true, or a smaller max_length"
         )
     return fits
 

@@ -1,0 +1,185 @@
+"""Models, towers, tokenizers and image processors from a hub id, a folder, or the package itself.
+
+One door for all of them, so that a gated repository, a missing network, damaged weights or a tower with another
+tower's image processor each end in one line that names the cure.  safetensors only, no remote code; a model with a
+missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
+torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textreg.chat import IMAGE_TOKEN, accept_both_styles
+from textreg.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def source(name: str, role: str) -> str:
+    """Resolve ``shipped`` to the folder in the package; a folder or hub id stays as it is."""
+    if name != "shipped":
+        return name
+    folder = ASSETS / role
+    if role not in ("llm", "tower") or not (folder / "config.json").is_file():
+        raise InputError(
+            f"{role}=shipped: the shipped checkpoint is missing: rebuild it with notebooks/00_backbone.ipynb"
+        )
+    return str(folder)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' bars over every file: what is slow has its own line in our logs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def reading(place: str, role: str, load: Any, **options: Any) -> Any:
+    """Call a ``from_pretrained`` and turn what goes wrong with a repository or folder into one line with the cure."""
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled
+    from safetensors import SafetensorError
+
+    try:
+        with no_bars():
+            return load(place, **options)
+    except GatedRepoError:
+        raise InputError(
+            f"{role}={place}: access is gated: accept its terms on the hub and run `hf auth login`"
+        ) from None
+    except OfflineModeIsEnabled:
+        raise InputError(
+            f"{role}={place}: not on disk and HF_HUB_OFFLINE is set: unset it, or give a folder"
+        ) from None
+    except SafetensorError as error:
+        raise InputError(f"{role}={place}: damaged weights ({error}): download or build them again") from None
+    except (OSError, HFValidationError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{role}={place}: cannot be read as a folder or hub id ({first})") from None
+
+
+def load_model(
+    auto: str, place: str, precision: str, device: str, revision: str | None, *, projector_fp32: bool = False
+) -> "PreTrainedModel":
+    """``from_pretrained`` of one model with no missing and no unexpected weights allowed; safetensors only."""
+    import transformers
+
+    options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True, "revision": revision}
+    if precision == "4bit":
+        options |= {"quantization_config": four_bits(), "device_map": {"": device}}
+    loader = getattr(transformers, auto).from_pretrained
+    model, report = reading(place, "model", loader, output_loading_info=True, trust_remote_code=False, **options)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        name = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])[0]
+        raise InputError(
+            f"{place}: its weights do not fit its config (first: {name}): it is incomplete or not a {auto}"
+        )
+    if precision != "4bit":
+        model = model.to(device)
+    if projector_fp32:
+        model.model.multi_modal_projector.float()
+    return model
+
+
+def load_tower(place: str, precision: str, device: str, revision: str | None) -> tuple["PreTrainedModel", Any]:
+    """A SigLIP or CLIP vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
+    import transformers
+    from transformers import AutoConfig
+
+    config = reading(place, "tower", AutoConfig.from_pretrained, revision=revision)
+    kind = config.model_type.removesuffix("_vision_model")
+    classes = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}
+    if kind not in classes:
+        raise InputError(f"tower={place}: model type {config.model_type!r} is not supported (known: siglip, clip)")
+    loader = getattr(transformers, classes[kind]).from_pretrained
+    tower, report = reading(
+        place,
+        "tower",
+        loader,
+        revision=revision,
+        dtype=torch_dtype(precision),
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise InputError(f"tower={place}: weights are missing (first: {sorted(report['missing_keys'])[0]})")
+    return tower.requires_grad_(False).to(device), load_image_processor(place, tower, revision)
+
+
+def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None) -> Any:
+    """The Pillow image processor beside a tower, refused when its output size is not the tower's input size."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    loader = CLIPImageProcessorPil if has_class_token(tower) else SiglipImageProcessorPil
+    processor = reading(place, "tower", loader.from_pretrained, revision=revision)
+    wanted = tower.config.image_size
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    given = (size.height, size.width)
+    if given != (wanted, wanted):
+        raise InputError(
+            f"tower={place}: its image processor gives {given[0]}x{given[1]}, the tower takes {wanted}x{wanted}: "
+            "use the preprocessor_config.json that belongs to the tower"
+        )
+    return processor
+
+
+def load_tokenizer(place: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    """The tokenizer with the image token, a pad token and a chat template that takes both styles of content."""
+    from transformers import AutoTokenizer
+
+    tokenizer = reading(place, "llm", AutoTokenizer.from_pretrained, revision=revision, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise InputError(f"llm={place}: its tokenizer has no chat template: choose an instruction-tuned model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"llm={place}: its tokenizer has no end token: set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        # Harmless here: pads are never scored and always masked, and the end of a turn keeps its own label.
+        tokenizer.pad_token = tokenizer.eos_token
+    known = tokenizer.get_vocab()
+    if IMAGE_TOKEN not in known or IMAGE_TOKEN not in tokenizer.all_special_tokens:
+        tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = accept_both_styles(tokenizer.chat_template)
+    return tokenizer
+
+
+def torch_dtype(precision: str) -> "torch.dtype":
+    """``fp32`` -> float32; ``bf16`` and ``4bit`` -> bfloat16."""
+    import torch
+
+    from textreg.compute import DTYPES
+
+    return getattr(torch, DTYPES[precision])
+
+
+def four_bits() -> Any:
+    """NF4 weights with bf16 arithmetic (QLoRA, Dettmers et al. 2023); needs the extra ``textreg[gpu]``."""
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("precision=4bit needs bitsandbytes: pip install 'textreg[gpu]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def has_class_token(tower: "PreTrainedModel") -> bool:
+    """Whether the tower puts a class token in front of its patches (CLIP does, SigLIP does not)."""
+    return tower.config.model_type.startswith("clip")

@@ -1,0 +1,130 @@
+"""Training checkpoints that are whole or absent, and the decision whether one may be resumed.
+
+A checkpoint is built in a staging folder and renamed into place; the two newest are kept.  It holds the trained
+weights as safetensors, and the optimizer, schedule and random states as the Trainer writes them (read back with
+``weights_only``).  A ``plan.json`` beside them names what is being trained, on which rows in which order: a checkpoint
+of another plan is never continued.  Example: ``latest(Path("runs/laptop/tune/TR/checkpoints"))``."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textreg.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from textreg.batches import Sample
+    from textreg.config import Training
+
+WEIGHTS = "model.safetensors"
+STAGING = "staging"
+PLAN = "plan.json"
+KEPT = 2
+NOT_RESULTS = ("run", "threads", "workers", "log_steps", "checkpoint_steps")
+
+
+def staging(folder: Path) -> Path:
+    """Where a checkpoint is being written."""
+    return folder / STAGING
+
+
+def publish(folder: Path) -> None:
+    """Move finished checkpoints out of the staging folder and drop all but the newest two."""
+    for found in sorted(staging(folder).glob("checkpoint-*")):
+        shutil.rmtree(folder / found.name, ignore_errors=True)
+        found.rename(folder / found.name)
+    for old in _all(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Optimizer steps done in a checkpoint; 0 for none."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def plan_key(learner: "nn.Module", settings: "Training", samples: Sequence["Sample"], order: np.ndarray) -> str:
+    """A hash of everything that decides the outcome: settings, initial trained weights, rows, their order."""
+    import torch
+
+    digest = hashlib.sha256()
+    said = {name: value for name, value in asdict(settings).items() if name not in NOT_RESULTS}
+    digest.update(json.dumps(said, sort_keys=True).encode())
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for sample in samples:
+        digest.update(sample.ids.tobytes() + sample.labels.tobytes() + str(sample.image_id).encode())
+    digest.update(np.ascontiguousarray(order).tobytes())
+    return digest.hexdigest()
+
+
+def resumable(folder: Path, key: str) -> Path | None:
+    """The checkpoint to go on from, if the folder belongs to the plan ``key``; anything else there is discarded."""
+    plan = folder / PLAN
+    if plan.is_file() and json.loads(plan.read_text(encoding="utf-8"))["plan"] == key:
+        shutil.rmtree(staging(folder), ignore_errors=True)
+        return latest(folder)
+    if latest(folder) is not None:
+        print(f"{folder.name}: checkpoints of another plan found here and discarded")
+    discard(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan.write_text(json.dumps({"plan": key}) + "\n", encoding="utf-8")
+    return None
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a training that is complete, or of another plan."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_trained(learner: "nn.Module", folder: Path, state: "dict[str, torch.Tensor] | None" = None) -> None:
+    """Write the trainable parameters, by name; ``state`` is a gathered state dict where the model is sharded."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    chosen = parameters if state is None else {name: state[name] for name in parameters}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}, folder / WEIGHTS)
+
+
+def load_trained(learner: "nn.Module", folder: Path) -> None:
+    """Put the trained weights of a checkpoint back, in place.
+
+    Raises:
+        RunError: the checkpoint is damaged or names other parameters.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{folder.name} is damaged ({error}): delete {folder.parent} to start the training anew"
+        ) from None
+    parameters = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    if state.keys() != parameters.keys():
+        raise RunError(f"{folder.name} holds other weights than this training: delete {folder.parent} to start anew")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])

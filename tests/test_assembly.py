@@ -1,0 +1,217 @@
+"""Assembly: parts with the hub's layouts become one model that reloads as it was."""
+
+import pytest
+import torch
+from conftest import CHATML, write_llm, write_tower
+
+from textreg.assembly import Base, assemble, image_tokens, load_aligned, load_vlm, save_aligned
+from textreg.chat import IMAGE_TOKEN
+from textreg.errors import InputError
+
+
+def pixel_inputs(processor, side=24):
+    from PIL import Image
+
+    return processor(images=Image.new("RGB", (side, side), "red"), text="<image>\nWhat?", return_tensors="pt")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tower", ["siglip", "clip"])
+def test_an_assembled_model_answers_and_reloads_equal(tmp_path, kind, tied, tower):
+    from transformers import AutoModelForImageTextToText
+
+    llm, eye = write_llm(tmp_path / "llm", kind, tied=tied), write_tower(tmp_path / "tower", tower)
+    model, processor = assemble(str(llm), str(eye))
+    inputs = pixel_inputs(processor)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    model.save_pretrained(tmp_path / "whole")
+    again, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(again.eval()(**inputs).logits, logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_are_tied_where_the_language_model_ties_them(tmp_path, tiny_tower, tied):
+    model, _ = assemble(str(write_llm(tmp_path, tied=tied)), str(tiny_tower))
+    shared = model.lm_head.weight is model.get_input_embeddings().weight
+    assert shared == tied == model.config.tie_word_embeddings
+
+
+def test_the_language_part_computes_what_the_language_model_computed(tmp_path, tiny_tower):
+    from transformers import AutoModelForCausalLM
+
+    folder = write_llm(tmp_path)
+    model, _ = assemble(str(folder), str(tiny_tower))
+    ids = torch.arange(5, 25)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits
+    assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
+
+
+def test_the_image_token_takes_a_spare_embedding_row(tmp_path, tiny_tower):
+    model, processor = assemble(str(write_llm(tmp_path / "spare", spare=7)), str(tiny_tower))
+    grown, _ = assemble(str(write_llm(tmp_path / "full")), str(tiny_tower))
+    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer) + 6
+    assert grown.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    assert model.config.image_token_id == processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+
+def test_a_tower_with_a_class_token_drops_it_and_one_without_keeps_every_patch(tmp_path, tiny_llm):
+    for kind, strategy in (("clip", "default"), ("siglip", "full")):
+        model, processor = assemble(str(tiny_llm), str(write_tower(tmp_path / kind, kind)))
+        assert model.config.vision_feature_select_strategy == strategy
+        assert image_tokens(model) == 4
+        assert (pixel_inputs(processor)["input_ids"] == model.config.image_token_id).sum() == 4
+
+
+def test_a_tower_with_a_pooling_head_is_read_one_layer_before_the_last(tmp_path, tiny_llm, tiny_tower):
+    contrastive, _ = assemble(str(tiny_llm), str(write_tower(tmp_path, head=True)))
+    ours, _ = assemble(str(tiny_llm), str(tiny_tower))
+    assert (contrastive.config.vision_feature_layer, ours.config.vision_feature_layer) == (-2, -1)
+
+
+def test_a_tower_is_taken_out_of_a_two_sided_checkpoint(tmp_path, tiny_llm):
+    from transformers import SiglipConfig, SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    both = SiglipModel(
+        SiglipConfig(
+            text_config=sizes | {"vocab_size": 50}, vision_config=sizes | {"image_size": 24, "patch_size": 12}
+        )
+    )
+    both.save_pretrained(tmp_path)
+    SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    model, _ = assemble(str(tiny_llm), str(tmp_path))
+    ours = model.model.vision_tower.state_dict()
+    theirs = both.vision_model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_the_projector_depends_on_the_seed_alone(tiny_llm, tiny_tower):
+    def weight(seed):
+        torch.rand(3)
+        return assemble(str(tiny_llm), str(tiny_tower), seed=seed)[0].model.multi_modal_projector.linear_1.weight
+
+    assert torch.equal(weight(3), weight(3))
+    assert not torch.equal(weight(3), weight(4))
+
+
+def test_a_new_embedding_row_is_the_mean_of_the_others(tmp_path, tiny_tower):
+    model, _ = assemble(str(write_llm(tmp_path, tied=False)), str(tiny_tower))
+    for weight in (model.get_input_embeddings().weight, model.lm_head.weight):
+        assert torch.allclose(weight[-1], weight[:-1].mean(0))
+
+
+def test_assembling_leaves_the_random_state_alone(tiny_llm, tiny_tower):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assemble(str(tiny_llm), str(tiny_tower), seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bf16_keeps_the_projector_in_fp32(tiny_llm, tiny_tower):
+    model, _ = assemble(str(tiny_llm), str(tiny_tower), precision="bf16")
+    assert model.dtype == torch.bfloat16
+    assert model.model.multi_modal_projector.linear_1.weight.dtype == torch.float32
+
+
+def test_an_aligned_model_comes_back_as_it_was_saved(tmp_path, tiny_llm, tiny_tower):
+    base = Base(llm=str(tiny_llm), tower=str(tiny_tower), seed=2)
+    model, processor = assemble(base.llm, base.tower, seed=base.seed)
+    torch.nn.init.normal_(model.model.multi_modal_projector.linear_2.weight)
+    save_aligned(model, tmp_path, base)
+    again, _ = load_aligned(tmp_path)
+    inputs = pixel_inputs(processor)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_published_llava_is_read_with_the_old_spelling_of_its_tower(tmp_path, tiny_llm, tiny_tower):
+    from textreg.export import export
+
+    model, processor = assemble(str(tiny_llm), str(tiny_tower))
+    inputs = pixel_inputs(processor)
+    logits = model(**inputs).logits
+    export(model, processor, tmp_path)
+    again, its_processor = load_vlm(str(tmp_path))
+    assert torch.equal(again(**inputs).logits, logits)
+    assert torch.equal(pixel_inputs(its_processor)["input_ids"], inputs["input_ids"])
+
+
+def refusal(call, *words):
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_tokenizer_without_pad_token_pads_with_the_end_token(tmp_path, tiny_tower):
+    _, processor = assemble(str(write_llm(tmp_path, pad=False)), str(tiny_tower))
+    assert processor.tokenizer.pad_token_id == processor.tokenizer.eos_token_id
+
+
+def test_a_base_model_without_chat_template_is_refused(tmp_path, tiny_tower):
+    refusal(lambda: assemble(str(write_llm(tmp_path, template=None)), str(tiny_tower)), "chat template", "instruction")
+
+
+def test_an_image_processor_of_another_tower_is_refused(tmp_path, tiny_llm):
+    eye = write_tower(tmp_path, processor_side=36)
+    refusal(lambda: assemble(str(tiny_llm), str(eye)), "36x36", "24x24", "preprocessor_config.json")
+
+
+def test_a_missing_folder_is_one_line_with_its_name(tiny_tower, tmp_path):
+    refusal(lambda: assemble(str(tmp_path / "nowhere"), str(tiny_tower)), "nowhere")
+
+
+def test_a_hub_id_without_network_is_one_line(tiny_tower, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refusal(lambda: assemble("someone/some-model-that-is-not-here", str(tiny_tower)), "someone/some-model")
+
+
+def test_damaged_weights_are_refused(tmp_path, tiny_tower):
+    folder = write_llm(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    refusal(lambda: assemble(str(folder), str(tiny_tower)), "damaged")
+
+
+def test_a_model_with_a_missing_weight_is_refused(tmp_path, tiny_tower):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_llm(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state.pop("model.norm.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    refusal(lambda: assemble(str(folder), str(tiny_tower)), "norm.weight")
+
+
+def test_pickled_weights_are_refused(tmp_path, tiny_tower):
+    from safetensors.torch import load_file
+
+    folder = write_llm(tmp_path)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    refusal(lambda: assemble(str(folder), str(tiny_tower)), "safetensors")
+
+
+def test_an_unsupported_tower_is_named(tmp_path, tiny_llm):
+    refusal(lambda: assemble(str(tiny_llm), str(tiny_llm)), "llama", "siglip")
+
+
+def test_an_unaligned_folder_says_which_stage_to_run(tmp_path):
+    refusal(lambda: load_aligned(tmp_path), "base.json", "align")
+
+
+def test_the_chat_template_of_the_language_model_is_kept(tiny_vlm):
+    _, processor = tiny_vlm
+    turn = [{"role": "user", "content": "<image>\nWhat?"}]
+    assert processor.chat_template.endswith(CHATML)
+    assert processor.apply_chat_template(turn) == "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"
+
+
+def test_a_content_list_is_rendered_like_a_string(tiny_vlm):
+    _, processor = tiny_vlm
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    assert processor.apply_chat_template(parts) == "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"

@@ -1,0 +1,103 @@
+"""Kept features are the features, and a stale file is never read."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_tower
+
+from textreg.assembly import assemble
+from textreg.errors import InputError
+from textreg.features import ImageTable, open_features, projected
+
+
+def pixel_logits(model, processor, picture):
+    inputs = processor(images=picture, text="<image>\nWhat?", return_tensors="pt")
+    return inputs["input_ids"], model(**inputs).logits
+
+
+@pytest.mark.parametrize(("tower", "head"), [("siglip", False), ("siglip", True), ("clip", False)])
+@pytest.mark.parametrize("cache", [True, False])
+def test_fetched_features_give_the_logits_of_the_pixels(tmp_path, tiny_llm, tiny_images, tower, head, cache):
+    model, processor = assemble(str(tiny_llm), str(write_tower(tmp_path / "t", tower, head=head)))
+    features = open_features(model, processor, tiny_images, tmp_path / "kept", cache=cache)
+    ids, expected = pixel_logits(model, processor, tiny_images.image("image-3"))
+    seen = projected(model, features.fetch(["image-3"]))
+    assert torch.equal(model(input_ids=ids, mm_encoder_outputs=seen).logits, expected)
+
+
+def test_a_second_call_reads_the_file_of_the_first(tmp_path, tiny_vlm, tiny_images, capsys):
+    open_features(*tiny_vlm, tiny_images, tmp_path)
+    assert "9 images" in capsys.readouterr().out
+    open_features(*tiny_vlm, tiny_images, tmp_path)
+    assert capsys.readouterr().out == ""
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_tower_gets_another_file(tmp_path, tiny_vlm, tiny_images):
+    model, processor = tiny_vlm
+    before = open_features(model, processor, tiny_images, tmp_path).fetch(["image-1"])["image_features"]
+    with torch.no_grad():
+        model.model.vision_tower.embeddings.patch_embedding.bias.add_(1.0)
+    after = open_features(model, processor, tiny_images, tmp_path).fetch(["image-1"])["image_features"]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not torch.equal(before, after)
+
+
+def test_equal_pictures_are_kept_once(tiny_vlm, tiny_images):
+    tiny_images.encoded["twin"] = tiny_images.encoded["image-0"]
+    kept = open_features(*tiny_vlm, tiny_images)
+    assert len(kept.rows) == 10 and kept.array.shape[0] == 9
+
+
+def test_bf16_features_are_kept_as_they_are(tmp_path, tiny_llm, tiny_tower, tiny_images):
+    model, processor = assemble(str(tiny_llm), str(tiny_tower), precision="bf16")
+    kept = open_features(model, processor, tiny_images, tmp_path).fetch(["image-2"])["image_features"]
+    live = open_features(model, processor, tiny_images, cache=False).fetch(["image-2"])
+    from textreg.features import tower_features
+
+    assert kept.dtype == torch.bfloat16
+    assert torch.equal(kept, tower_features(model, live["pixel_values"]))
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_work(tmp_path, tiny_vlm, tiny_images, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(InputError, match="cache_features=false"):
+        open_features(*tiny_vlm, tiny_images, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_blank_image_is_always_there_and_uniform(tiny_images):
+    assert np.ptp(np.asarray(tiny_images.image("blank"))) == 0
+
+
+def test_pictures_are_read_from_bytes_and_from_paths(tmp_path, tiny_images):
+    import pandas as pd
+
+    (tmp_path / "photos").mkdir()
+    tiny_images.image("image-4").save(tmp_path / "photos" / "four.png")
+    table = tmp_path / "images.parquet"
+    records = [{"bytes": tiny_images.encoded["image-1"], "path": None}, {"bytes": None, "path": "photos/four.png"}]
+    pd.DataFrame({"image_id": ["one", "four"], "image": records}).to_parquet(table)
+    images = ImageTable.read(table)
+    assert np.array_equal(images.image("four"), tiny_images.image("image-4"))
+    assert np.array_equal(images.image("one"), tiny_images.image("image-1"))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("../secret.png", "leads out"), ("/etc/hostname", "leads out"), ("none.png", "No such file")]
+)
+def test_a_path_outside_the_data_folder_or_missing_is_refused(tmp_path, path, words):
+    with pytest.raises(InputError, match=words):
+        ImageTable({}, {"x": path}, tmp_path).image("x")
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    with pytest.raises(InputError, match="'x' cannot be decoded"):
+        ImageTable({"x": b"\x89PNG not really"}, {}, tmp_path).image("x")
+
+
+def test_an_unknown_image_gets_a_suggestion(tiny_images):
+    with pytest.raises(InputError, match="did you mean 'image-3'"):
+        tiny_images.image("imag-3")
