@@ -1,0 +1,59 @@
+# Two commands matter: `make reproduce` and `make test`.  Both set up .venv first; see `make help`.
+# Variables: PYTHON (3.11 or newer), PROFILE, RUN, JOBS, CONSTRAINTS (empty: newest versions), and
+# TORCH_INDEX (for example https://download.pytorch.org/whl/cpu: PyTorch without CUDA, which is gigabytes smaller).
+
+PYTHON ?= python3
+PROFILE ?= laptop
+RUN ?= runs/$(PROFILE)
+CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Small models gain nothing from several threads; arms run side by side instead.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test smoke figures book check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv and install the package, the book and the test tools
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[book,dev]'
+	@touch $@
+
+reproduce: $(READY)  ## run the profile through papermill and build the book; say where both are
+	$(BIN)/textreg run --profile $(PROFILE) --run $(RUN) $(if $(JOBS),--jobs $(JOBS))
+	@book=$$($(BIN)/python -m textreg.book --run $(RUN)) && printf 'run:  %s\nbook: %s\n' "$(RUN)" "$$book"
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+smoke: $(READY)  ## the whole chain at toy size, in about two minutes
+	$(BIN)/textreg run --profile smoke --run runs/smoke $(if $(JOBS),--jobs $(JOBS))
+
+figures: $(READY)  ## redraw every figure from the shipped results; nothing is trained
+	$(BIN)/papermill notebooks/06_figures.ipynb runs/figures.ipynb -k python3 --no-progress-bar \
+		-p run runs/figures -p results results/$(PROFILE)
+	@echo "figures: runs/figures/figures"
+
+book: $(READY)  ## build the book from the latest run, or from the notebooks' sources
+	@book=$$($(BIN)/python -m textreg.book $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
+
+check: $(READY)  ## lint, notebooks, stale results
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/python -m textreg.shipping check results
+
+clean:  ## remove what was built; runs and results stay
+	rm -rf _build book/_executed .pytest_cache .ruff_cache
