@@ -1,0 +1,52 @@
+"""Answers made safe to show: a model's text is data, also in a page, a table or a figure.
+
+:func:`visible_answer` is for figures and terminals: one line, every invisible or reordering character spelled out.
+:func:`escape_answer` is for pages: all punctuation becomes character references, which both HTML and Markdown read as
+plain characters and never as markup, so no list of dangerous constructs has to be complete.  Right-to-left text is
+isolated, so that it cannot reorder the words around it.
+
+Use: ``escape_answer("<b>**bold**</b>")``.
+"""
+
+import string
+import unicodedata
+
+LIMIT = 300
+LINE_BREAK = "↵"
+JOINERS = "\u200c\u200d"  # change the letters of Persian, Hindi and others; nothing else
+MAX_MARKS = 4  # stacked accents on one letter: Vietnamese needs two, Hebrew three
+ISOLATE, END_ISOLATE = "\u2068", "\u2069"
+REFERENCES = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
+
+
+def visible_answer(text: str, limit: int = LIMIT) -> str:
+    """One line of at most ``limit`` characters of ``text``, with a note of how many more there are.
+
+    Control, format, private and unassigned characters appear as ``⟨U+202E⟩``, line breaks as ``↵``, runs of white
+    space as one space, and more than four stacked accents are dropped.
+    """
+    shown, marks = [], 0
+    for character in text[:limit]:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category.startswith("M") else 0
+        if character == "\n":
+            shown.append(f" {LINE_BREAK} ")
+        elif character.isspace():
+            shown.append(" ")
+        elif category.startswith("C") and character not in JOINERS:
+            shown.append(f"⟨U+{ord(character):04X}⟩")
+        elif marks <= MAX_MARKS:
+            shown.append(character)
+    left = len(text) - limit
+    return " ".join("".join(shown).split()) + (f" … (+{left:,} characters)" if left > 0 else "")
+
+
+def escape_answer(text: str, limit: int = LIMIT) -> str:
+    """:func:`visible_answer` for HTML and Markdown: the characters, none of their meaning there.
+
+    The result holds no ASCII punctuation but that of ``&#NN;``; text with right-to-left letters is isolated.
+    """
+    escaped = visible_answer(text, limit).translate(REFERENCES)
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text[:limit]):
+        return f"{ISOLATE}{escaped}{END_ISOLATE}"
+    return escaped

@@ -1,0 +1,187 @@
+"""Answers of a served model: every probe asked once, whatever happens in between, and written as ``answers.parquet``.
+
+The server may be any that speaks OpenAI's chat protocol (``transformers serve``, vLLM, SGLang, llama.cpp, a paid
+service).  Two choices are not obvious.  Each answer goes to a journal at once, under a hash of everything it depends
+on (address, model, generation arguments, prompt, image), so a second run asks only for what is missing and a changed
+argument is a new question.  A request that fails for good stays out of the table and is counted: it is neither right
+nor wrong.  Decoding is greedy (temperature 0).
+
+Use: ``evaluate(Service("http://localhost:8000/v1", "my-vlm"), scene_set(), Path("runs/my-vlm"))``.
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textreg.errors import InputError
+from textreg.images import data_url
+from textreg.journal import Journal
+from textreg.probe_sets import IMAGE_TURN, Probe, ProbeSet, png
+from textreg.service import Service, Session, Unanswered, for_each, run_async
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JOURNAL = "answers.jsonl"
+ANSWERS = "answers.parquet"
+MAX_TOKENS = 64
+AS_SERVED = 1.0  # the merge coefficient of a model that nobody merged here
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Where the answers are and how they came: newly ``asked``, ``kept`` from earlier, ``unanswered`` (reason ->
+    requests), ``cut`` off by the token limit, tokens of all answers in the table, ``notes`` for the user."""
+
+    answers: Path
+    asked: int
+    kept: int
+    unanswered: Mapping[str, int]
+    cut: int
+    tokens_in: int
+    tokens_out: int
+    notes: tuple[str, ...] = ()
+
+
+def evaluate(
+    service: Service, probes: ProbeSet, out: str | Path, *, max_tokens: int = MAX_TOKENS, progress: bool = True
+) -> Evaluation:
+    """Ask every probe, at most ``service.concurrency`` at a time, and write ``answers.parquet`` into ``out``.
+
+    Answers already in the journal of ``out`` are not asked for again.  Raises InputError or RunError as
+    :meth:`~textreg.service.Session.ask` does; what was answered till then is kept.
+    """
+    if max_tokens < 1:
+        raise InputError(f"max_tokens: {max_tokens}; an answer needs at least 1 token")
+    out = Path(out)
+    options = {"temperature": 0, "max_tokens": max_tokens}
+    keys = [request_key(service, options, probe) for probe in probes.probes]
+    unanswered: Counter[str] = Counter()
+    with Journal(out / JOURNAL) as journal:
+        pending = {key: probe for key, probe in zip(keys, probes.probes, strict=True) if key not in journal}
+        kept = len(set(keys)) - len(pending)
+        if pending:
+            with _progress(len(pending), kept, progress) as advance:
+                run_async(_ask(service, options, pending, journal, unanswered, advance))
+        found = [(probe, journal[key]) for key, probe in zip(keys, probes.probes, strict=True) if key in journal]
+    table = answer_table(service.model, found)
+    _write(table, out / ANSWERS)
+    return Evaluation(
+        out / ANSWERS,
+        asked=len(pending) - unanswered.total(),
+        kept=kept,
+        unanswered=dict(unanswered),
+        cut=sum(record["finish"] == "length" for _, record in found),
+        tokens_in=sum(record["tokens_in"] for _, record in found),
+        tokens_out=sum(record["tokens_out"] for _, record in found),
+        notes=probes.notes,
+    )
+
+
+def request_key(service: Service, options: Mapping[str, Any], probe: Probe) -> str:
+    """SHA-256 of what an answer depends on."""
+    picture = (probe.picture.digest, probe.picture.blank) if probe.picture else None
+    parts = (service.url, service.model, sorted(options.items()), probe.prompt, picture)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def messages(probe: Probe) -> list[dict[str, Any]]:
+    """The conversation that is sent: image before text, as the arms were trained and as servers expect it."""
+    text = probe.prompt.removeprefix(IMAGE_TURN).encode("utf-8", "replace").decode()
+    if probe.picture is None:
+        return [{"role": "user", "content": text}]
+    image = {"type": "image_url", "image_url": {"url": data_url(png(probe.picture))}}
+    return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+
+
+async def _ask(
+    service: Service,
+    options: Mapping[str, Any],
+    pending: Mapping[str, Probe],
+    journal: Journal,
+    unanswered: Counter[str],
+    advance: Callable[[], None],
+) -> None:
+    async with Session(service) as session:
+
+        async def ask(key: str) -> None:
+            try:
+                reply = await session.ask(messages(pending[key]), **options)
+            except Unanswered as failure:
+                unanswered[str(failure)] += 1
+            else:
+                journal.append(
+                    key,
+                    {
+                        "answer": reply.text,
+                        "finish": reply.finish,
+                        "tokens_in": reply.tokens_in,
+                        "tokens_out": reply.tokens_out,
+                    },
+                )
+            advance()
+
+        await for_each(pending, ask, service.concurrency)
+
+
+def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) -> "pd.DataFrame":
+    """Probes and their records in the columns of ``answers.parquet``, in the order of the probes."""
+    import pandas as pd
+
+    rows = [
+        (
+            0,
+            system,
+            AS_SERVED,
+            probe.language,
+            probe.arm,
+            probe.item_id,
+            probe.task,
+            probe.prompt,
+            record["answer"],
+            probe.reference,
+        )
+        for probe, record in found
+    ]
+    columns = ("seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference")
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _write(table: "pd.DataFrame", path: Path) -> None:
+    from textreg.tables import atomic_write
+
+    for column in ("answer", "prompt", "reference"):
+        table[column] = [text.encode("utf-8", "replace").decode() for text in table[column]]
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+@contextmanager
+def _progress(total: int, kept: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A function to call per answer: a bar on a terminal, else a plain line every tenth of the way."""
+    if not shown:
+        yield lambda: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("answers", total=total + kept, completed=kept)
+            yield lambda: bar.advance(task)
+    else:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done == total or done * 10 // total > (done - 1) * 10 // total:
+                print(f"answers: {done + kept} of {total + kept}", file=sys.stderr, flush=True)
+
+        yield advance

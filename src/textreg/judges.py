@@ -1,0 +1,265 @@
+"""Judges of language fidelity: is an answer in the asked language throughout, with nothing mixed in?
+
+A judge is a function from (prompt, answer, language) rows to verdicts.  :func:`exact` asks the language's own grammar
+and knows scenes only; :class:`LLMJudge` asks a language model at any OpenAI-compatible endpoint, with a rubric of our
+own (``prompts/judge_*.jinja``, the counterparts of the paper's Figs. 4 and 5, whose wording is not known to us).
+Three choices are not obvious.  The answer reaches the model as a JSON string without ``<`` and ``>``, so it can
+neither close its quotes nor spell a chat template's special tokens.  The verdict is three flags under a strict schema;
+what does not fit is asked again and in the end undecided, so no answer can move a verdict out of its form.  Verdicts
+are kept in a journal by model, rubric, language and answer; equal answers are judged once.
+
+Use: ``LLMJudge(Service("http://localhost:8000/v1", "judge"), "verdicts.jsonl")(rows)``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textreg import grammar, languages
+from textreg.errors import InputError
+from textreg.journal import Journal
+from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Row = tuple[str, str, str]
+MAX_CHARS = 4000
+MAX_TOKENS = 200
+POINTS = ("asked_language", "unmixed", "right_script")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``ok``: True, False, or None where nothing could be decided; ``reasons`` in words; tokens read and written for
+    it (also by an earlier run, if ``cached``)."""
+
+    ok: bool | None
+    reasons: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Price:
+    """Price of a million tokens, in whatever currency the result is wanted."""
+
+    tokens_in: float
+    tokens_out: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What judging took: verdicts, those from the journal, those undecided, tokens and cost of the new ones (cost
+    None without a price)."""
+
+    verdicts: int
+    cached: int
+    undecided: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two judges on the ``n`` answers that both decided: accuracy 0..1, Cohen's kappa -1..1; None where undefined."""
+
+    n: int
+    accuracy: float | None
+    kappa: float | None
+
+
+def exact(rows: Iterable[Row]) -> list[Verdict]:
+    """Accept what the asked language's grammar reads as a full description; undecided without a grammar.
+
+    Meant for sentences: a short answer ("rojo") is no description and is refused.  Deterministic and free.
+    """
+    known = set(languages.codes())
+    verdicts = []
+    for _, answer, code in rows:
+        if code not in known:
+            verdicts.append(Verdict(None, f"no grammar for {code!r}"))
+        elif grammar.parse(answer, code) is not None:
+            verdicts.append(Verdict(True, "the grammar accepts it"))
+        else:
+            verdicts.append(Verdict(False, "the grammar rejects it"))
+    return verdicts
+
+
+@dataclass(frozen=True)
+class LLMJudge:
+    """A language model as the judge; ``journal`` keeps its verdicts (a path, made where it is missing).
+
+    Only the first ``max_chars`` characters of an answer are judged.  Calling it raises InputError for an unknown
+    language, a server that is not there or refuses the key, RunError when request after request fails.
+    """
+
+    service: Service
+    journal: str | Path
+    max_chars: int = MAX_CHARS
+
+    def __call__(self, rows: Iterable[Row]) -> list[Verdict]:
+        rows = list(rows)
+        keys = [self.key(answer, language) for _, answer, language in rows]
+        with Journal(self.journal) as journal:
+            pending, early = {}, set()
+            for key, (_, answer, language) in zip(keys, rows, strict=True):
+                if key in journal:
+                    early.add(key)
+                elif answer.strip():
+                    pending[key] = _messages(answer[: self.max_chars], language)
+            undecided = run_async(self._ask(pending, journal)) if pending else {}
+            verdicts, counted = [], set()
+            for key, (_, answer, _) in zip(keys, rows, strict=True):
+                if not answer.strip():
+                    verdicts.append(Verdict(False, "empty"))
+                elif key in undecided:
+                    verdicts.append(Verdict(None, undecided[key]))
+                else:
+                    verdicts.append(Verdict(**journal[key], cached=key in early or key in counted))
+                    counted.add(key)
+        return verdicts
+
+    def key(self, answer: str, language: str) -> str:
+        """What a verdict depends on: endpoint, model, rubric, language and the judged part of the answer."""
+        parts = (self.service.url, self.service.model, _rubric_hash(), language, answer[: self.max_chars])
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    async def _ask(self, pending: dict[str, list[dict[str, str]]], journal: Journal) -> dict[str, str]:
+        undecided: dict[str, str] = {}
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema()}}
+
+        async with Session(self.service) as session:
+
+            async def judge(key: str) -> None:
+                try:
+                    reply = await session.ask(
+                        pending[key], read_verdict, temperature=0, max_tokens=MAX_TOKENS, response_format=form
+                    )
+                except Unanswered as failure:
+                    undecided[key] = f"undecided: {failure}"
+                    return
+                ok, reasons = read_verdict(reply.text)
+                kept = asdict(Verdict(ok, reasons, reply.tokens_in, reply.tokens_out))
+                journal.append(key, {name: value for name, value in kept.items() if name != "cached"})
+
+            await for_each(pending, judge, self.service.concurrency)
+        return undecided
+
+
+@cache
+def _form() -> "type[BaseModel]":
+    from pydantic import BaseModel, ConfigDict, Field
+
+    class Form(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+        asked_language: bool
+        unmixed: bool
+        right_script: bool
+        reason: str = Field(max_length=1000)
+
+    return Form
+
+
+def schema() -> dict[str, object]:
+    """The JSON schema of a verdict, as it is sent to servers that can enforce one."""
+    return _form().model_json_schema()
+
+
+def read_verdict(text: str) -> tuple[bool, str]:
+    """Verdict and reasons of a judge's reply: one JSON object of exactly the schema, at most in a code fence.
+
+    Raises :class:`~textreg.service.Malformed` for anything else.
+    """
+    from pydantic import ValidationError
+
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json").strip()
+    try:
+        form = _form().model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "reply"
+        raise Malformed(f"no valid verdict: {where}: {first['msg'][:100]}") from None
+    failed = [point for point in POINTS if not getattr(form, point)]
+    reason = " ".join(form.reason.split())
+    return not failed, f"not {', '.join(failed)}: {reason}" if failed else reason
+
+
+def system_prompt() -> str:
+    """The rubric, as sent."""
+    return _template("judge_system").render().strip()
+
+
+def user_prompt(answer: str, language: str) -> str:
+    """The question about one answer, as sent; ``language`` is a code of the code book (else InputError)."""
+    from textreg.identifiers import check_code, code_book
+
+    entry = code_book()[check_code(language)]
+    quoted = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace").decode()
+    for character in "<>\u2028\u2029":
+        quoted = quoted.replace(character, f"\\u{ord(character):04x}")
+    return _template("judge_user").render(name=entry.name, code=language, script=entry.script, answer=quoted).strip()
+
+
+def _messages(answer: str, language: str) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": system_prompt()},
+        {"role": "user", "content": user_prompt(answer, language)},
+    ]
+
+
+def _source(name: str) -> str:
+    return files("textreg").joinpath("prompts", f"{name}.jinja").read_text("utf-8")
+
+
+@cache
+def _template(name: str):
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(undefined=StrictUndefined, autoescape=False).from_string(_source(name))
+
+
+@cache
+def _rubric_hash() -> str:
+    return hashlib.sha256((_source("judge_system") + _source("judge_user")).encode()).hexdigest()
+
+
+def usage(verdicts: Sequence[Verdict], price: Price | None = None) -> Usage:
+    """Count what a list of verdicts took; cached ones cost nothing again."""
+    new = [verdict for verdict in verdicts if not verdict.cached]
+    read, written = sum(v.tokens_in for v in new), sum(v.tokens_out for v in new)
+    cost = (read * price.tokens_in + written * price.tokens_out) / 1e6 if price else None
+    undecided = sum(verdict.ok is None for verdict in verdicts)
+    return Usage(len(verdicts), len(verdicts) - len(new), undecided, read, written, cost)
+
+
+def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
+    """Accuracy and Cohen's kappa of two judges over the same answers, on those both decided.
+
+    Kappa is undefined where both always say the same single thing.  Raises InputError for lists of unequal length.
+    Source of kappa: Cohen 1960, as in scikit-learn.
+    """
+    import warnings
+
+    from sklearn.metrics import accuracy_score, cohen_kappa_score
+
+    if len(first) != len(second):
+        raise InputError(f"agreement: {len(first)} and {len(second)} verdicts; judge the same answers with both")
+    pairs = [(a.ok, b.ok) for a, b in zip(first, second, strict=True) if a.ok is not None and b.ok is not None]
+    if not pairs:
+        return Agreement(0, None, None)
+    left, right = zip(*pairs, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one label only: said by the None below
+        kappa = float(cohen_kappa_score(left, right, labels=[False, True]))
+    return Agreement(len(pairs), float(accuracy_score(left, right)), None if isnan(kappa) else kappa)

@@ -1,0 +1,218 @@
+"""What a served model is asked: the same images in every language, each as shown, blank, and told as text.
+
+Three sets.  *Scenes* need no data: rendered shapes with exact references in the project's languages.  A *folder* holds
+anyone's images, and in ``captions.jsonl`` (``image``, ``language``, ``caption``) what the text arm tells in their
+place; without it there is no text arm, and that is said.  *Crossmodal-3600* comes from a hub id or a local copy.  Not
+obvious: images are decoded when the set is made, so that a broken file stops the run before anything is paid for, and
+again when they are sent, so that memory does not grow with the set.
+
+Use: ``probe_set("", ["en", "es"], 24)``, ``probe_set("holiday/", ["de"], 100)``.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from textreg import grammar, instructions, languages, scenes
+from textreg.errors import InputError, did_you_mean
+from textreg.images import blank_like, encode_png, find_images, open_image, shrink
+
+IMAGE_TURN = "<image>\n"
+CAPTIONS = "captions.jsonl"
+SIDE = 224  # of a rendered scene, in pixels
+LONGEST = 1024  # side of an image as it is sent, in pixels
+ARMS = ("image", "blank", "text")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it will be sent; equal by content.  ``source``: a file, or encoded bytes."""
+
+    digest: str
+    name: str = field(compare=False)
+    source: Path | bytes = field(compare=False, repr=False)
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One request; ``prompt`` and ``reference`` as in ``requests.parquet``, ``picture`` None in the text arm."""
+
+    item_id: str
+    arm: str
+    task: str
+    language: str
+    prompt: str
+    reference: str
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """Requests, the images of each item together; ``notes`` are said to the user once."""
+
+    name: str
+    probes: tuple[Probe, ...]
+    notes: tuple[str, ...] = ()
+
+
+def probe_set(images: str, codes: Sequence[str], limit: int, seed: int = 0) -> ProbeSet:
+    """The set of ``images`` (empty: scenes; a folder of images; a folder or hub id of Crossmodal-3600) in languages
+    ``codes`` (empty: all that the set has), with at most ``limit`` images.
+
+    Raises InputError for an unknown language, a folder without images, a broken image, a wrong ``captions.jsonl``.
+    """
+    if limit < 1:
+        raise InputError(f"limit: {limit} images; at least 1 is needed")
+    if not images:
+        return scene_set(codes, limit, seed)
+    folder = Path(images).expanduser()
+    if folder.exists() and not any(folder.rglob("*.parquet")):
+        return folder_set(folder, codes, limit)
+    if folder.exists() or (images.count("/") == 1 and not images.startswith(("/", ".", "~"))):
+        return crossmodal_set(images, codes, limit, seed)
+    raise InputError(f"{images}: no such folder of images; check --images")
+
+
+def scene_set(codes: Sequence[str] = (), limit: int = 24, seed: int = 0, side: int = SIDE) -> ProbeSet:
+    """Rendered scenes, ``side`` x ``side`` pixels; the text arm tells the scene in the asked language."""
+    codes = _known(codes, languages.codes(), "scenes")
+    probes: list[Probe] = []
+    for number in range(limit):
+        item = f"scene-{number:05d}"
+        rng = random.Random(f"{seed}/{item}")
+        scene = scenes.sample(rng, canonical=True)
+        shown = _picture(encode_png(scenes.render(scene, rng, side)), item)
+        blank = _picture(encode_png(scenes.blank(rng, side)), f"{item} blank")
+        for code in codes:
+            of_language = random.Random(f"{seed}/{item}/{code}")
+            told = instructions.description(scene, code, of_language)
+            context = grammar.caption(scene, code, rng=of_language)
+            reference = json.dumps([told.meaning, told.answer], ensure_ascii=False)
+            probes += _arms(f"{item}:caption", code, told.prompt, reference, shown, blank, context)
+    return ProbeSet("scenes", tuple(probes))
+
+
+def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> ProbeSet:
+    """The images of a folder, by name; the text arm where ``captions.jsonl`` has a caption in the asked language."""
+    codes = _known(codes, _promptable(), "own images")
+    paths = find_images(folder)[:limit]
+    captions = _captions(folder / CAPTIONS)
+    probes: list[Probe] = []
+    without = 0
+    for number, path in enumerate(paths):
+        open_image(path)
+        shown = _picture(path, path.name)
+        for code in codes:
+            told = captions.get((path.name, code))
+            without += told is None
+            reference = json.dumps([told] if told else [], ensure_ascii=False)
+            blank = Picture(shown.digest, shown.name, shown.source, blank=True)
+            probes += _arms(f"{path.name}:caption", code, _prompt(code, number), reference, shown, blank, told)
+    notes = []
+    if without:
+        where = "no" if without == len(paths) * len(codes) else f"{without} requests have no"
+        notes.append(
+            f"{where} caption in {folder / CAPTIONS}: the text arm is left out there, and without it no loss by the "
+            "image can be told (one line per image and language: image, language, caption)"
+        )
+    return ProbeSet(folder.name, tuple(probes), tuple(notes))
+
+
+def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed: int = 0) -> ProbeSet:
+    """A seeded choice of Crossmodal-3600 images; the text arm tells a person's caption in the asked language."""
+    from textreg import crossmodal
+
+    codes = _known(codes, crossmodal.languages(), "Crossmodal-3600")
+    folder = crossmodal.resolve(name)
+    items, _ = crossmodal.read_items(folder, codes, validation=0, test=limit, seed=seed)
+    pictures = {}
+    for row in crossmodal.read_images(folder, codes[0], items):
+        open_image(row["image"]["bytes"], row["image_id"])
+        pictures[row["image_id"]] = _picture(row["image"]["bytes"], row["image_id"])
+    lacking = [item.image_id for item in items if item.image_id not in pictures]
+    if lacking:
+        raise InputError(f"{name}: {len(lacking)} images are not in split {codes[0]!r}, first {lacking[0]}")
+    probes: list[Probe] = []
+    for number, item in enumerate(items):
+        shown = pictures[item.image_id]
+        blank = Picture(shown.digest, shown.name, shown.source, blank=True)
+        for code in codes:
+            prompt = crossmodal.prompts()[code].of("native", number)
+            told = item.captions[code]
+            reference = json.dumps(told, ensure_ascii=False)
+            probes += _arms(f"{item.image_id}:caption", code, prompt, reference, shown, blank, told[0])
+    return ProbeSet("Crossmodal-3600", tuple(probes))
+
+
+@lru_cache(maxsize=32)
+def png(picture: Picture) -> bytes:
+    """The picture as PNG bytes, longest side at most 1024 pixels; the last few are kept, since requests come in
+    image order."""
+    decoded = shrink(open_image(picture.source, picture.name), LONGEST)
+    return encode_png(blank_like(decoded) if picture.blank else decoded)
+
+
+def _arms(
+    item: str, code: str, prompt: str, reference: str, shown: Picture, blank: Picture, told: str | None
+) -> Iterator[Probe]:
+    yield Probe(item, "image", "caption", code, IMAGE_TURN + prompt, reference, shown)
+    yield Probe(item, "blank", "caption", code, IMAGE_TURN + prompt, reference, blank)
+    if told is not None:
+        yield Probe(item, "text", "caption", code, f"{told}\n{prompt}", reference, None)
+
+
+def _picture(source: Path | bytes, name: str) -> Picture:
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    return Picture(hashlib.sha256(data).hexdigest(), name, source)
+
+
+def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    for code in codes:
+        if code not in known:
+            raise InputError(f"{what}: no prompts in language {code!r}{did_you_mean(code, known)}")
+    return tuple(dict.fromkeys(codes)) or tuple(known)
+
+
+def _promptable() -> tuple[str, ...]:
+    from textreg import crossmodal
+
+    return tuple(dict.fromkeys((*languages.codes(), *crossmodal.languages())))
+
+
+def _prompt(code: str, number: int) -> str:
+    from textreg import crossmodal
+
+    if code in crossmodal.prompts():
+        return crossmodal.prompts()[code].of("native", number)
+    prompts = languages.load(code).prompts
+    return prompts[number % len(prompts)]
+
+
+def _captions(path: Path) -> dict[tuple[str, str], str]:
+    """(image name, language) -> caption; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    found = {}
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error}); write the file again") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            image, language, caption = (record[name] for name in ("image", "language", "caption"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(
+                f'{path}, line {number}: expected {{"image": NAME, "language": CODE, "caption": TEXT}}'
+            ) from None
+        if not all(isinstance(value, str) and value.strip() for value in (image, language, caption)):
+            raise InputError(f"{path}, line {number}: image, language and caption must be texts, and not empty")
+        found[image, language] = caption.strip()
+    return found
