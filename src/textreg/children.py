@@ -24,6 +24,7 @@ from textreg.profiles import Profile
 from textreg.stages import Unit, shown
 
 TICK_S = 0.5
+MEMORY_EVERY_S = 2.0
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Child:
     last: Mapping[str, Any] | None = None
     ended: bool = False
     peak_mb: float = 0.0
+    measured: float = 0.0
 
     @property
     def unit(self) -> Unit:
@@ -106,7 +108,9 @@ def watch(running: Sequence[Child], tell: Callable[[Unit, Mapping[str, Any]], No
         for event in _events(key.data):
             tell(key.data.unit, event)
     for child in running:
-        child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
+        if time.monotonic() - child.measured > MEMORY_EVERY_S:
+            child.measured = time.monotonic()
+            child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
 
 
 def _events(child: Child) -> list[Mapping[str, Any]]:

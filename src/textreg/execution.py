@@ -100,9 +100,10 @@ class Relay:
         self._log.flush()
 
 
-def _register_engine(tell: Callable[[Mapping[str, Any]], None]) -> str:
+def _register_engine(tell: Callable[[Mapping[str, Any]], None], connection: Path) -> str:
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine, papermill_engines
+    from traitlets.config import Config
 
     lock = FileLock(Path(tempfile.gettempdir()) / f"textreg-kernel-start-{os.getuid()}.lock", timeout=KERNEL_START_S)
 
@@ -134,7 +135,9 @@ def _register_engine(tell: Callable[[Mapping[str, Any]], None]) -> str:
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
             kept = {key: kwargs[key] for key in ("stdout_file", "stderr_file")}
-            client = Client(nb_man, kernel_name=kernel_name, startup_timeout=KERNEL_START_S, timeout=None, **kept)
+            place = Config({"KernelManager": {"connection_file": str(connection)}})
+            kept |= {"config": place, "startup_timeout": KERNEL_START_S, "timeout": None}
+            client = Client(nb_man, kernel_name=kernel_name, **kept)
             return client.execute()
 
     papermill_engines.register("textreg", LockedEngine)
@@ -146,7 +149,10 @@ def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], No
     from nbclient.exceptions import DeadKernelError
 
     relay = Relay(tell, sys.stdout, notebooks.secrets(os.environ))
-    engine = _register_engine(tell)
+    connection = Path(job.run) / ".runner" / "runtime" / f"{job.unit.stem}.json"
+    connection.parent.mkdir(parents=True, exist_ok=True)
+    connection.unlink(missing_ok=True)
+    engine = _register_engine(tell, connection)
     try:
         papermill.execute_notebook(
             job.notebook,
@@ -163,6 +169,8 @@ def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], No
     except DeadKernelError:
         cell = notebooks.running_cell(notebooks.read(temporary))
         return Failure(f"the kernel died in cell {cell}: it was killed (often for memory) or it crashed", cell)
+    except RunError as error:
+        return Failure(str(error))
     except RuntimeError as error:
         return Failure(f"the kernel did not start: {' '.join(str(error).split())}"[:500])
     return notebooks.unfinished(notebooks.read(temporary))

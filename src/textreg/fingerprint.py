@@ -105,13 +105,13 @@ def notebook_source(path: Path) -> str:
 
 
 def without_magics(cell: str) -> str:
-    """A cell as plain Python: every line magic, and a cell with a cell magic, becomes a string that holds its text."""
+    """A cell as plain Python: every line magic, and a cell with a cell magic, becomes a tuple that holds its text."""
     if cell.lstrip().startswith("%%"):
-        return repr(cell)
+        return f"({cell!r},)"
     lines = []
     for line in cell.splitlines():
         word = line.lstrip()
-        lines.append(f"{line[: len(line) - len(word)]}{word!r}" if word.startswith(("%", "!")) else line)
+        lines.append(f"{line[: len(line) - len(word)]}({word!r},)" if word.startswith(("%", "!")) else line)
     return "\n".join(lines)
 
 

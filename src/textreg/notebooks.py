@@ -24,7 +24,7 @@ from textreg.errors import InputError
 
 MAX_CELL_LINES = 25
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
-MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/work/|/mnt/|[A-Z]:\\\\?Users)")
+MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]:\\{1,2}Users)")
 
 
 @dataclass(frozen=True)

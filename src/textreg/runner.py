@@ -165,6 +165,7 @@ class _Run:
         self.upstream = {unit: profiles.upstream(profile, unit, place.overrides) for unit in units}
         self.waiting = list(units)
         self.running: list[children.Child] = []
+        self.ready: dict[Unit, State] = {}
         self.ended: dict[Unit, Outcome] = {}
         self._require_upstream()
 
@@ -209,7 +210,9 @@ class _Run:
             if any(other in self.ended and self.ended[other].what in ("failed", "not run") for other in before):
                 self._end(unit, Outcome("not run"))
             elif all(other in self.ended for other in before):
-                state = plan.assess(self.profile, self.place, unit, {}, self.hashes)
+                if unit not in self.ready:
+                    self.ready[unit] = plan.assess(self.profile, self.place, unit, {}, self.hashes)
+                state = self.ready[unit]
                 weight = min(width, _weight(state.settings))
                 if state.state == "done" and not self.force:
                     self._end(unit, Outcome("kept", state.seconds, state.peak_memory_mb))

@@ -1,0 +1,111 @@
+"""Files on disk: whole or absent, inside their folder, and room checked first."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textreg import disk
+from textreg.errors import InputError
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
+    path = tmp_path / "a.json"
+    disk.write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        disk.write_json(path, {"new": object()})
+    with pytest.raises(UnicodeEncodeError):
+        disk.write_text(path, "\ud800")
+    assert disk.read_json(path) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": ', "\x00"])
+def test_a_torn_json_file_is_named_with_the_cure(tmp_path, text):
+    path = tmp_path / "torn.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"torn\.json is damaged .*run the stage again"):
+        disk.read_json(path)
+
+
+@pytest.mark.parametrize("relative", ["../x", "a/../../x", "/etc/passwd", "link/x", ".."])
+def test_a_path_from_a_file_cannot_leave_its_folder(tmp_path, relative):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leaves the folder"):
+        disk.inside(folder, relative)
+
+
+@given(st.lists(st.sampled_from(["..", "a", "b", ".", "/", ""]), max_size=6))
+def test_whatever_is_accepted_lies_inside(tmp_path_factory, parts):
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        path = disk.inside(folder, "/".join(parts))
+    except InputError:
+        return
+    assert path.resolve().is_relative_to(folder.resolve())
+
+
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write to .*choose another folder with --run"):
+        disk.require_room(tmp_path / "file" / "run", 0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs the proc file system")
+def test_a_read_only_file_system_is_said_so():
+    from pathlib import Path
+
+    with pytest.raises(InputError, match="cannot write to"):
+        disk.require_room(Path("/proc/self/run"), 0)
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path):
+    with pytest.raises(InputError, match=r"MiB free, this run needs about"):
+        disk.require_room(tmp_path, 2**62)
+
+
+def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("one")
+    cache = disk.HashCache(tmp_path / "hashes.json")
+    first = cache.file(path)
+    cache.save()
+    path.write_text("two!")
+    assert disk.HashCache(tmp_path / "hashes.json").file(path) == disk.sha256(path) != first
+
+
+def test_a_damaged_hash_cache_only_costs_time(tmp_path):
+    (tmp_path / "a").write_text("one")
+    for text in ("{", "[]", '{"x": 3}'):
+        (tmp_path / "hashes.json").write_text(text)
+        assert disk.HashCache(tmp_path / "hashes.json").file(tmp_path / "a") == disk.sha256(tmp_path / "a")
+
+
+def test_results_are_hashed_without_checkpoints_hidden_files_and_the_manifest(tmp_path):
+    for name in ("a.csv", "b/c.txt", ".identity", "checkpoints/1/x", "checkpoint-2/y", "manifest.json", "cache/z"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    assert list(disk.HashCache().folder(tmp_path)) == ["a.csv", "b/c.txt"]
+
+
+def test_a_large_file_is_told_from_one_that_differs_at_either_end_or_in_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "SAMPLED_OVER", 2**21)
+    body = bytes(3 * 2**20)
+    found = set()
+    for number, content in enumerate((body, b"x" + body[1:], body[:-1] + b"x", body + b"\0")):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        found.add(disk.sha256(path))
+    assert len(found) == 4
+    assert all(value.startswith("sampled-") for value in found)
+
+
+def test_a_removed_folder_is_gone_at_once(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    disk.remove_tree(tmp_path / "a")
+    disk.remove_tree(tmp_path / "never")
+    assert os.listdir(tmp_path) == []
