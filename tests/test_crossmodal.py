@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from textreg import crossmodal, profiles
+from textreg import crossmodal
 from textreg.errors import InputError
 
 LANGUAGES = ("en", "de", "quz")
@@ -27,10 +27,6 @@ def test_there_are_prompts_in_all_36_languages_and_none_is_shared():
     native = [text for entry in prompts.values() for text in entry.native]
     assert len(set(native)) == len(native) >= 72
     assert all(len(entry.native) >= 2 for entry in prompts.values())
-
-
-def test_profiles_know_the_same_36_languages():
-    assert crossmodal.languages() == tuple(sorted(profiles.CROSSMODAL))
 
 
 @pytest.mark.parametrize("code", sorted(SCRIPTS))

@@ -1,6 +1,7 @@
 """Readers of hub-shaped folders, pictures, and prepare_data at hub scale."""
 
 import json
+import tracemalloc
 
 import hub_folders
 import pandas as pd
@@ -140,7 +141,7 @@ def test_broken_pictures_up_to_the_limit_are_left_out_and_the_order_stays(tmp_pa
 def test_broken_pictures_beyond_the_limit_name_the_first_and_the_cure(tmp_path):
     rows, source = pictures_of(tmp_path)
     (source.folder / "images" / rows[4].image).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"00004/000000004\.png does not decode.*allowed are 0 of 12.*image_folder"):
+    with pytest.raises(InputError, match=r"00004/000000004\.png: not an image.*allowed are 0 of 12.*image_folder"):
         list(hub_images.checked(rows, hub_images.Pictures(source.folder), wanted=12, limit=0.0))
 
 
@@ -276,3 +277,18 @@ def test_a_text_language_that_no_source_has_is_left_out_and_said(tmp_path):
     )
     assert plan.languages == ("es",)
     assert lines == ["no text row in ca in any source: left out of the mixture"]
+
+
+def test_reading_and_writing_need_no_more_memory_for_five_times_the_rows(tmp_path):
+    peaks = []
+    for rows in (600, 3000):
+        path = tmp_path / f"{rows}.json"
+        turns = [{"from": "human", "value": "ask " * 20}, {"from": "gpt", "value": "say " * 20}]
+        path.write_text("[" + ",".join([json.dumps({"id": "x", "conversations": turns})] * rows) + "]", "utf-8")
+        tracemalloc.start()
+        with row_files.RowWriter(tmp_path / "rows.parquet", row_files.ROWS, group=128) as writer:
+            writer.write_many(row.as_record(task="text", image_id=None) for row in hub_data.read(str(path)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert writer.rows == rows
+    assert peaks[1] < 1.2 * peaks[0]

@@ -10,7 +10,6 @@ of workers.
 Try it: ``Pictures(folder, image_folder="coco/train2017").find("000000033471.jpg")``.
 """
 
-import io
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from threading import Lock
 
 from textreg.errors import InputError
 from textreg.hub_data import Image, Row
+from textreg.images import open_image
 
 
 class BrokenImage(Exception):
@@ -82,14 +82,11 @@ class Pictures:
 
     def check(self, row: Row) -> Picture:
         """The picture of a row, decoded to the last pixel and thrown away; raises ``BrokenImage``."""
-        from PIL import Image as Pillow
-
         data, path = self.find(row.image)
         try:
-            with Pillow.open(io.BytesIO(data)) as picture:
-                picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-            raise BrokenImage(f"{_label(row)} does not decode ({error})") from error
+            open_image(data, _label(row))
+        except InputError as error:
+            raise BrokenImage(str(error)) from error
         embedded = isinstance(row.image, dict)
         return Picture(f"{row.source}#{row.number}" if embedded else str(row.image), None if path else data, path)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textreg import crossmodal, hub_data, hub_images, mixture, row_files
+from textreg import crossmodal, hub_data, hub_images, images, mixture, row_files
 from textreg.config import PrepareData
 from textreg.errors import InputError
 from textreg.hub_data import Row, Source
@@ -80,14 +80,14 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     with row_files.RowWriter(
         folder / "images.parquet", row_files.IMAGES, image_root=root, group=IMAGE_GROUP
     ) as image_file:
-        images = _Images(image_file)
-        images.add(blank_image())
+        table = _Images(image_file)
+        table.add(blank_image())
         stages = (("align", [align], settings.align_rows), ("visual", visual, settings.visual_rows))
         for name, sources, rows in stages:
-            written[name] = _write_visual(folder / f"{name}.parquet", sources, rows, settings, images, say)
+            written[name] = _write_visual(folder / f"{name}.parquet", sources, rows, settings, table, say)
         for name, chosen in (("text", plan), ("text_control", control)):
             written[name] = _write_text(folder / f"{name}.parquet", texts, chosen, settings.seed)
-        written["requests"] = _write_requests(folder / "requests.parquet", evaluation, settings, images, say)
+        written["requests"] = _write_requests(folder / "requests.parquet", evaluation, settings, table, say)
     written["images"] = image_file.rows
     plan.save(folder / "mixture.csv")
     skipped: Counter = Counter()
@@ -142,7 +142,7 @@ def _short(plan: mixture.MixturePlan) -> str:
 
 
 def _write_visual(
-    path: Path, sources: Sequence[Source], rows: int, settings: PrepareData, images: _Images, say: Say
+    path: Path, sources: Sequence[Source], rows: int, settings: PrepareData, table: _Images, say: Say
 ) -> int:
     """Sources share the rows by size; English or not, a visual row is taken as it is."""
     counts = [hub_data.count(source, "visual") for source in sources]
@@ -154,7 +154,7 @@ def _write_visual(
         for source, count, part in zip(sources, counts, mixture.fill(sizes, sizes, rows), strict=True):
             quota = mixture.language_quota(count, part, temperature=1.0)
             chosen = hub_data.choose(source, "visual", quota, count, settings.seed)
-            writer.write_many(images.visual_rows(source, chosen, settings, part, path.stem))
+            writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem))
             say(f"{path.stem}: {part} of {sum(count.values())} rows of {source.name}")
     return writer.rows
 
@@ -170,22 +170,22 @@ def _write_text(path: Path, sources: Sequence[Source], plan: mixture.MixturePlan
     return writer.rows
 
 
-def _write_requests(path: Path, folder: Path, settings: PrepareData, images: _Images, say: Say) -> int:
+def _write_requests(path: Path, folder: Path, settings: PrepareData, table: _Images, say: Say) -> int:
     wanted = settings.languages
     items, captions = crossmodal.read_items(
         folder, wanted, validation=settings.validation_images, test=settings.test_images, seed=settings.seed
     )
     for record in crossmodal.read_images(folder, wanted[0], items):
-        images.add(record)
+        table.add(record)
     say(f"requests: {len(items)} images, {len(wanted)} languages, {sum(captions.values())} reference captions")
     with row_files.RowWriter(path, row_files.REQUESTS) as writer:
         writer.write_many(crossmodal.requests(items, wanted, settings.prompt_condition))
         if settings.visual_check:
-            writer.write_many(_questions(settings, images))
+            writer.write_many(_questions(settings, table))
     return writer.rows
 
 
-def _questions(settings: PrepareData, images: _Images) -> Iterator[dict[str, Any]]:
+def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]]:
     """The user's visual check; a picture that is missing or broken is an error here, as every question counts."""
     path = Path(settings.visual_check).expanduser()
     questions = crossmodal.read_questions(path)
@@ -196,17 +196,13 @@ def _questions(settings: PrepareData, images: _Images) -> Iterator[dict[str, Any
             picture = pictures.check(row)
         except hub_images.BrokenImage as error:
             raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
-        images.add(picture.as_record("test"))
+        table.add(picture.as_record("test"))
     yield from crossmodal.question_requests(questions)
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:
     """The picture that shows nothing: uniform mid-grey, as a row of ``images.parquet``."""
-    import io
-
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (127, 127, 127)).save(buffer, "PNG")
-    image = {"bytes": buffer.getvalue(), "path": None}
+    image = {"bytes": images.encode_png(Image.new("RGB", (side, side), images.GREY)), "path": None}
     return {"image_id": mixture.BLANK, "split": "train", "image": image, "scene": None}

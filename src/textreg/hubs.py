@@ -2,8 +2,8 @@
 
 ``resolve`` turns what a profile names into a folder on disk and says in one line what is wrong when it cannot.  A name
 is ``ID_OR_FOLDER[@REVISION][:GLOB]``: the revision pins a hub repository, the glob chooses among the data files of a
-data set (``liuhaotian/LLaVA-Instruct-150K:llava_instruct_150k.json``).  An existing path always wins over a hub id.  Of
-a model only safetensors, JSON, chat templates and tokenizer files are fetched: pickled weights are refused and code
+data set (``liuhaotian/LLaVA-Instruct-150K:llava_instruct_150k.json``).  An existing path always wins over a hub id.
+Of a model only safetensors, JSON, chat templates and tokenizer files are fetched: pickled weights are refused and code
 is never run.
 
 Nothing is downloaded when ``HF_HUB_OFFLINE=1`` is set; what an earlier call stored is found again.

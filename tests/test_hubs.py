@@ -1,0 +1,115 @@
+"""The door to hub ids and folders, against a hub that runs on the loopback interface."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hub_folders
+import hub_server
+import pytest
+
+from textreg import hubs
+from textreg.errors import InputError
+
+RESOLVE = """
+import json, sys
+from textreg import hubs
+from textreg.errors import InputError
+found = {}
+for name, kind in json.loads(sys.argv[1]):
+    try:
+        found[name] = str(hubs.resolve(name, kind=kind))
+    except InputError as error:
+        found[name] = f"InputError: {error}"
+print(json.dumps(found))
+"""
+
+
+def resolve(names, endpoint, store, **environment):
+    """Resolve names in a process of its own, since the hub's address and mode are read when its library is
+    imported.
+    """
+    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(store), "HF_HUB_OFFLINE": "0", **environment}
+    env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RESOLVE, json.dumps(names)], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """What one process finds on a hub that holds a data set and a model, and what a later one finds without a
+    network.
+    """
+    root, store = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("store")
+    hub_folders.crossmodal(root / "owner" / "captions")
+    (root / "owner" / "captions" / "loader.py").write_text("raise SystemExit")
+    for name, weights in (("model", "model.safetensors"), ("pickled", "pytorch_model.bin")):
+        folder = root / "owner" / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / weights).write_bytes(b"weights")
+    names = [
+        ("owner/captions", "dataset"),
+        (f"owner/captions@{hub_server.COMMIT}:data/de-*", "dataset"),
+        ("owner/model", "model"),
+        ("owner/pickled", "model"),
+        ("owner/captions@v9", "dataset"),
+        ("gated/model", "model"),
+        ("nobody/nothing", "model"),
+    ]
+    with hub_server.serving(root) as (endpoint, asked):
+        online = resolve(names, endpoint, store)
+    offline = resolve([*names[:3], ("owner/never", "model")], endpoint, store, HF_HUB_OFFLINE="1")
+    return online, offline, asked
+
+
+def test_a_hub_id_becomes_a_folder_with_its_data_files_and_no_code(hub):
+    folder = Path(hub[0]["owner/captions"])
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        f"{code}-00000-of-00001.parquet" for code in ("de", "en", "quz")
+    ]
+    assert not any("loader.py" in line and "resolve" in line for line in hub[2])
+
+
+def test_data_files_are_chosen_by_the_glob_of_the_name(hub):
+    name = f"owner/captions@{hub_server.COMMIT}:data/de-*"
+    assert [path.name for path in hubs.data_files(name, Path(hub[0][name]))] == ["de-00000-of-00001.parquet"]
+
+
+def test_pickled_weights_are_not_even_fetched(hub):
+    assert "no *.safetensors" in hub[0]["owner/pickled"]
+    assert not any("pytorch_model.bin" in line and "resolve" in line for line in hub[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "gated/model",
+            "gated/model: the repository is gated; accept its terms at https://huggingface.co/gated/model",
+        ),
+        ("nobody/nothing", "nobody/nothing: no such model on the hub and no such folder here; check the spelling"),
+        ("owner/captions@v9", "owner/captions: no revision 'v9'; see https://huggingface.co/datasets/owner/captions"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_with_its_cure(hub, name, said):
+    assert hub[0][name].startswith(f"InputError: {said}")
+    assert "\n" not in hub[0][name]
+
+
+def test_what_was_fetched_once_is_found_without_a_network(hub):
+    online, offline, _ = hub
+    assert offline["owner/captions"] == online["owner/captions"]
+    assert offline["owner/model"] == online["owner/model"]
+    assert "the hub was not reached" in offline["owner/never"]
+
+
+def test_a_folder_without_data_names_what_it_holds(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match=r"no \.parquet, \.jsonl or \.json file in .*; it holds notes\.txt"):
+        hubs.data_files(str(tmp_path), tmp_path)
