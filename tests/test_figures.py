@@ -7,82 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from result_folders import PAPER, confusion_tables, fidelity_table, loss_table, mixture_table, sweep_table, write_run
 
 from textreg import figures
 from textreg.errors import InputError
 from textreg.figure_data import describe, group_small, headline, load_results, macro, per_language
 from textreg.figure_extensions import Shown
 from textreg.figure_marks import SYSTEMS, system_marks
-
-LANGUAGES = ("en", "de", "el", "eu", "fr", "it", "pl", "sv", "uk")
-LEVELS = {"BM": 0.35, "TR": 0.95, "TR+M": 0.98, "BM+M": 0.7, "EN": 0.36, "backbone": 0.99}
-PAPER = {"pt": 0.021, "it": 0.007, "pl": 0.0047, "sv": 0.0042}
-
-
-def fidelity_table(seeds=1, systems=LEVELS, arms=("image", "blank", "text")):
-    """A synthetic ``fidelity.csv``: LF+ below LF, GF below LF+, the text arm above the image arm."""
-    random, rows = np.random.default_rng(0), []
-    for seed in range(seeds):
-        for system in systems:
-            for language in LANGUAGES:
-                for arm, gain in zip(arms, (0.0, 0.1, 0.3), strict=False):
-                    level = LEVELS[system] + gain + random.normal(0, 0.04)
-                    lf = 1.0 if language == "en" else float(np.clip(level, 0, 1))
-                    plus = lf * 0.9 if arm == "text" else lf * (0.5 if system in ("BM", "EN") else 0.93)
-                    rows.append(
-                        {
-                            "seed": seed,
-                            "system": system,
-                            "lambda": 0.6 if system.endswith("+M") else 1.0,
-                            "language": language,
-                            "arm": arm,
-                            "n": 200,
-                            "n_scored": 200,
-                            "lf": lf,
-                            "lf_low": max(lf - 0.05, 0),
-                            "lf_high": min(lf + 0.05, 1),
-                            "english_rate": 1 - lf,
-                            "other_rate": 0.0,
-                            "lf_plus": plus,
-                            "grounded": plus * 0.9,
-                        }
-                    )
-    return pd.DataFrame(rows)
-
-
-def sweep_table(seeds=1):
-    rows = []
-    for seed in range(seeds):
-        for system, floor in (("TR", 0.9), ("BM", 0.2)):
-            for lam in (0.25, 0.5, 0.75, 1.0):
-                fidelity = floor + (1 - floor) * (1 - lam) + 0.01 * seed
-                rows.append((seed, system, lam, "validation", fidelity, fidelity * 0.95, min(1, 0.4 + 0.8 * lam)))
-    return pd.DataFrame(rows, columns=["seed", "system", "lambda", "split", "lf", "lf_plus", "visual"])
-
-
-def mixture_table():
-    shares = {"es": 0.3, "ca": 0.2, "fr": 0.2, "de": 0.15, "eu": 0.1, "pt": 0.021, "it": 0.02, "pl": 0.009}
-    return pd.DataFrame({"source": "scenes", "language": list(shares), "rows": 1, "share": list(shares.values())})
-
-
-def loss_table(seeds=2):
-    return pd.DataFrame(
-        [
-            (seed, arm, step, 3 * np.exp(-step / 80) + 0.1 + 0.02 * seed + 0.05 * number)
-            for seed in range(seeds)
-            for number, arm in enumerate(("BM", "TR", "EN"))
-            for step in range(0, 500, 10)
-        ],
-        columns=["seed", "arm", "step", "loss"],
-    )
-
-
-def confusion_tables():
-    asked = list(LANGUAGES)
-    english = pd.DataFrame(10.0, index=asked, columns=[*asked, "nl", "und"])
-    english["en"] = 200.0
-    own = pd.DataFrame(np.eye(len(asked)) * 190 + 1, index=asked, columns=asked)
-    return {"BM": english, "TR": own}
 
 
 def shown_items():
@@ -157,18 +88,6 @@ def saved_twice(drawn, tmp_path_factory):
         for name, fig, table in figs:
             figures.save_figure(fig, folder / name, alt="a figure drawn from synthetic numbers", data=table)
     return folders
-
-
-def write_run(folder, seed):
-    """A run folder with the files the figures read."""
-    for name in ("evaluate", "prepare_data", "tune/BM", "merge/TR"):
-        (folder / name).mkdir(parents=True)
-    table = fidelity_table().assign(seed=seed)
-    table.to_csv(folder / "evaluate/fidelity.csv", index=False)
-    mixture_table().to_csv(folder / "prepare_data/mixture.csv", index=False)
-    loss_table(1)[["step", "loss"]].to_csv(folder / "tune/BM/log.csv", index=False)
-    sweep_table().drop(columns=["seed", "system"]).to_csv(folder / "merge/TR/sweep.csv", index=False)
-    return folder
 
 
 def test_every_figure_can_be_read_on_a_telephone(drawn):
@@ -295,9 +214,9 @@ def test_the_arms_figure_writes_text_minus_image_as_the_loss():
 
 def test_several_lambdas_of_a_merged_system_need_the_chosen_one():
     table = pd.concat([fidelity_table(), fidelity_table(systems=["TR+M"]).assign(**{"lambda": 0.25})])
-    with pytest.raises(InputError, match="several lambdas"):
+    with pytest.raises(InputError, match="none named as chosen"):
         headline(table)
-    kept = headline(table, chosen={"TR+M": 0.25, "BM+M": 0.6})
+    kept = headline(table, pd.DataFrame([(0, "TR+M", 0.25)], columns=["seed", "system", "lambda"]))
     assert set(kept[kept["system"] == "TR+M"]["lambda"]) == {0.25}
 
 
@@ -307,8 +226,8 @@ def test_seeds_of_a_results_folder_are_read_together(tmp_path):
     results = load_results(tmp_path)
     assert results.seeds == 3
     assert set(results.losses["seed"]) == {0, 1, 2} and set(results.losses["arm"]) == {"BM"}
-    assert set(results.sweep["system"]) == {"TR"}
-    assert results.answers.empty
+    assert set(results.sweep["system"]) == {"TR+M"}
+    assert set(results.chosen["lambda"]) == {0.75}
 
 
 def test_a_folder_without_results_is_named_with_the_cure(tmp_path):

@@ -24,8 +24,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, config, notebooks
+from textreg import book_pages, config, figure_set, notebooks
 from textreg.errors import InputError, RunError
+from textreg.figure_data import load_results
 
 STAGED = Path("book/_executed")
 SHIPPED = Path("results/laptop")
@@ -236,14 +237,14 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
         )
         if not has_scores:
             continue
-        drawings = folder / "figures"
-        shown = f"figures-{len(parts)}"
-        if drawings.is_dir():
+        drawn, shown, found = folder / "figures", f"figures-{len(parts)}", load_results(folder)
+        if drawn.is_dir():
             (target / shown).mkdir()
-            for path in (*drawings.glob("*.svg"), *drawings.glob("*.json")):
+            for path in (*drawn.glob("*.svg"), *drawn.glob("*.json")):
                 shutil.copy(path, target / shown / path.name)
-        figures = target / shown if drawings.is_dir() else None
-        parts.append(book_pages.results_page(folder, figures, f"{origin} ({folder.name})", f"_executed/{shown}"))
+        else:
+            figure_set.draw_all(found, target / shown)
+        parts.append(book_pages.results_page(found, target / shown, f"{origin} ({folder.name})", f"_executed/{shown}"))
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "costs.md").write_text(book_pages.costs_table(folders), encoding="utf-8")

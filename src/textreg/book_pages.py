@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg.figure_data import Results, headline, load_results, macro, per_language, visual_accuracy
+from textreg.figure_data import Results, headline, macro, per_language, visual_accuracy
 from textreg.figure_marks import language_names, language_order
 
 UNDEFINED = "–"
@@ -47,13 +47,13 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
 
 def systems_table(results: Results) -> str:
     """LF, LF+, GF, LF of the text arm, IFL and visual accuracy of every system, in per cent."""
-    fidelity = headline(results.fidelity)
+    fidelity = headline(results.fidelity, results.chosen)
     columns = {
         "LF": macro(fidelity, "lf"),
         "LF+": macro(fidelity, "lf_plus"),
         "GF": macro(fidelity, "grounded"),
         "LF, text arm": macro(fidelity, "lf", "text"),
-        "visual, English": visual_accuracy(headline(results.visual)) if len(results.visual) else pd.DataFrame(),
+        "visual, English": visual_accuracy(headline(results.visual, results.chosen)),
     }
     columns = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
     rows = []
@@ -69,7 +69,7 @@ def systems_table(results: Results) -> str:
 
 def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
     """One row per language, one column per system (image prompts), in per cent."""
-    values = per_language(headline(results.fidelity), metric)
+    values = per_language(headline(results.fidelity, results.chosen), metric)
     codes = language_order(values["language"])
     names = language_names(codes)
     wide = values.pivot(index="language", columns="system", values="value").reindex(codes)
@@ -78,13 +78,15 @@ def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> 
     return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {_seeds(results)}")
 
 
-def results_page(folder: Path, figures: Path | None, origin: str, figure_path: str) -> str:
-    """Tables and figures of one results folder under a heading that says where the numbers come from."""
-    results = load_results(folder)
+def results_page(results: Results, figures: Path, origin: str, figure_path: str) -> str:
+    """Tables and figures of one results folder under a heading that says where the numbers come from.
+
+    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.
+    """
     parts = [f"## {origin}\n", systems_table(results), languages_table(results)]
     parts.append(languages_table(results, "lf_plus", "LF+"))
-    if figures is not None:
-        parts += [figure(path, f"{figure_path}/{path.stem}.svg") for path in sorted(figures.glob("*.svg"))]
+    drawings = sorted(figures.glob("*.svg"), key=lambda path: (len(path.stem.partition("_")[0]), path.stem))
+    parts += [figure(path, f"{figure_path}/{path.name}") for path in drawings]
     return "\n".join(parts)
 
 

@@ -2,11 +2,12 @@
 
 A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder of ``seed-*`` folders, read together.
 Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval is the 95 %
-bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds); with
-several seeds it is the range over seeds, because two or three seeds support no finer statement.
+bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds);
+with several seeds it is the range over seeds, because two or three seeds support no finer statement.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Results:
     """What the figures are drawn from; a table that the run did not write is empty.
 
     ``losses`` holds ``seed, arm, step, loss``; ``sweep`` holds ``seed, system, lambda, split, lf, lf_plus, grounded,
-    visual`` and whatever else the merge stage wrote.
+    visual`` on the validation split, ``frontier`` the same on the test split, ``chosen`` the lambda of each merged
+    system (``seed, system, lambda``).
     """
 
     folder: Path
@@ -47,10 +49,21 @@ class Results:
     mixture: pd.DataFrame
     losses: pd.DataFrame
     sweep: pd.DataFrame
+    frontier: pd.DataFrame
+    chosen: pd.DataFrame
 
     @property
     def seeds(self) -> int:
+        """Number of seeds that were scored."""
         return self.fidelity["seed"].nunique()
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Languages that were evaluated but have no text rows, English aside; none when the mixture is not known."""
+        if self.mixture.empty:
+            return ()
+        missing = set(self.fidelity["language"]) - set(self.mixture["language"]) - {ENGLISH}
+        return tuple(sorted(missing))
 
 
 def seed_folders(folder: str | Path) -> list[Path]:
@@ -68,43 +81,47 @@ def seed_folders(folder: str | Path) -> list[Path]:
 def load_results(folder: str | Path) -> Results:
     """Read every table of a results folder.  Raises :class:`InputError` on a missing file or column."""
     runs = seed_folders(folder)
-    losses, sweeps = [], []
-    for position, run in enumerate(runs):
-        seed = _seed_of(run, position)
+    fidelity = [_read(run / "evaluate/fidelity.csv", FIDELITY_COLUMNS) for run in runs]
+    losses, sweeps, chosen = [], [], []
+    for run, scores in zip(runs, fidelity, strict=True):
+        seed = scores["seed"].iloc[0] if len(scores) else 0
         for log in sorted(run.glob("tune/*/log.csv")):
             losses.append(_read(log, ("step", "loss")).assign(seed=seed, arm=log.parent.name))
         for sweep in sorted(run.glob("merge/*/sweep.csv")):
             sweeps.append(_read(sweep, ("lambda", "lf")).pipe(_with_defaults, seed=seed, system=sweep.parent.name))
+        for choice in sorted(run.glob("merge/*/choice.json")):
+            lam = json.loads(choice.read_text(encoding="utf-8"))["lambda"]
+            chosen.append({"seed": seed, "system": choice.parent.name, "lambda": float(lam)})
     return Results(
         folder=Path(folder),
-        fidelity=pd.concat(
-            [_read(run / "evaluate/fidelity.csv", FIDELITY_COLUMNS) for run in runs], ignore_index=True
-        ),
+        fidelity=_concat(fidelity),
         visual=_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS),
         answers=_together([run / "evaluate/answers.parquet" for run in runs], ("system", "language", "arm", "answer")),
         mixture=_together([run / "prepare_data/mixture.csv" for run in runs], ("source", "language", "rows", "share")),
         losses=_concat(losses),
         sweep=_concat(sweeps),
+        frontier=_together([run / "evaluate/frontier.csv" for run in runs], ("seed", "system", "lambda", "visual")),
+        chosen=pd.DataFrame(chosen, columns=["seed", "system", "lambda"]),
     )
 
 
-def headline(table: pd.DataFrame, chosen: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """One lambda per system: the tuned model itself (1, or 0 for the backbone), and for ``+M`` systems the chosen one.
+def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One lambda per seed and system: the tuned model itself (the largest), and for ``+M`` systems the chosen one.
 
-    ``chosen`` maps a merged system to its lambda and is needed only where a table holds several lambdas of it.
+    ``chosen`` (``seed, system, lambda``) is needed only where a table holds several lambdas of a merged system; each
+    seed chooses its own.
     """
+    if table.empty:
+        return table
+    named = {} if chosen is None else {(row.seed, row.system): row[3] for row in chosen.itertuples()}
     kept = []
-    for (_, system), rows in table.groupby(["seed", "system"], sort=False):
+    for (seed, system), rows in table.groupby(["seed", "system"], sort=False):
         lambdas = sorted(rows["lambda"].dropna().unique())
         if len(lambdas) > 1:
-            if system.endswith("+M"):
-                if not chosen or system not in chosen:
-                    raise InputError(
-                        f"system {system}: several lambdas {lambdas} and none named as chosen; pass chosen="
-                    )
-                rows = rows[(rows["lambda"] - chosen[system]).abs() < 1e-9]
-            else:
-                rows = rows[rows["lambda"] == lambdas[-1]]
+            if system.endswith("+M") and (seed, system) not in named:
+                raise InputError(f"system {system}: lambdas {lambdas} and none named as chosen (merge/*/choice.json)")
+            lam = named[seed, system] if system.endswith("+M") else lambdas[-1]
+            rows = rows[(rows["lambda"] - lam).abs() < 1e-9]
         kept.append(rows)
     return _concat(kept)
 
@@ -148,6 +165,8 @@ def macro(
 
 def visual_accuracy(visual: pd.DataFrame, language: str | None = ENGLISH) -> pd.DataFrame:
     """``system, value, low, high, seeds``: visual accuracy, the mean over tasks and then over seeds."""
+    if visual.empty:
+        return pd.DataFrame(columns=["system", "value", "low", "high", "seeds"])
     rows = visual if language is None else visual[visual["language"] == language]
     by_seed = rows.groupby(["system", "seed"], sort=False)["accuracy"].mean().reset_index()
     grouped = by_seed.groupby("system", sort=False)["accuracy"]
@@ -225,8 +244,3 @@ def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _with_defaults(table: pd.DataFrame, **columns: object) -> pd.DataFrame:
     return table.assign(**{name: value for name, value in columns.items() if name not in table.columns})
-
-
-def _seed_of(run: Path, position: int) -> int:
-    suffix = run.name.removeprefix("seed-")
-    return int(suffix) if run.name.startswith("seed-") and suffix.isdigit() else position

@@ -1,0 +1,271 @@
+"""The figures of the book: which tables each is drawn from, and the words that describe it to who cannot see it.
+
+Each function takes the tables of a results folder (:func:`textreg.figure_data.load_results`) and the folder to save
+in, and returns the saved figure, or None where there is nothing to draw it from.  ``06_figures`` calls them in turn;
+the book's results page draws them all from shipped results, which needs no model: answered languages and verdicts are
+worked out again from the answers.  Alternative texts hold the numbers that matter, read from the same tables.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from PIL import Image
+
+from textreg import figures
+from textreg.figure_data import Results, describe, group_small, headline, macro, per_language
+from textreg.figure_extensions import Shown
+from textreg.figure_files import Saved, save_figure
+from textreg.figure_marks import SHORT_MEASURES, language_names, language_order
+
+PAPER_SYSTEMS = figures.PAPER_SYSTEMS
+GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
+
+
+def fidelity(results: Results, out: Path) -> Saved:
+    """Counterpart of the paper's Fig. 1: LF per language."""
+    table = headline(results.fidelity, results.chosen)
+    drawn = per_language(table, "lf", "image", PAPER_SYSTEMS)
+    fig = figures.language_fidelity(table, left_out=results.held_out)
+    alt = (
+        f"Language fidelity on image prompts, one row per language, one point per system. Mean over the languages "
+        f"other than English: {describe(macro(table, 'lf', 'image', PAPER_SYSTEMS))}. {_bounds(results)}"
+    )
+    return save_figure(fig, out / "1_language_fidelity", alt=alt, data=drawn)
+
+
+def mixture(results: Results, out: Path) -> Saved | None:
+    """Counterpart of the paper's Fig. 2: the languages of the text rows, beside the shares its caption names."""
+    if results.mixture.empty:
+        return None
+    from textreg.mixture import paper_mixture
+
+    named = {entry.language: entry.share / 100 for entry in paper_mixture() if entry.paper}
+    grouped = group_small(results.mixture)
+    largest = grouped.iloc[0]
+    names = language_names(grouped["language"])
+    alt = (
+        f"Bars of the share of each language in our multilingual text rows: {len(grouped)} bars, the largest is "
+        f"{names[largest['language']]} with {100 * largest['share']:.1f} %. Below, our share beside the paper's for "
+        f"the {len(named)} languages that the caption of its Fig. 2 names, Portuguese with 2.1 % the largest of them."
+    )
+    return save_figure(figures.mixture(results.mixture, named), out / "2_mixture", alt=alt, data=grouped)
+
+
+def intervals(results: Results, out: Path) -> Saved:
+    """Counterpart of the paper's Fig. 3: LF against LF+ per language."""
+    table = headline(results.fidelity, results.chosen)
+    upper, lower = (per_language(table, metric, "image", PAPER_SYSTEMS) for metric in ("lf", "lf_plus"))
+    drawn = upper.merge(lower, on=["system", "language", "seeds", "n"], suffixes=("_lf", "_lf_plus"))
+    gaps = (macro(table, "lf", "image", PAPER_SYSTEMS), macro(table, "lf_plus", "image", PAPER_SYSTEMS))
+    alt = (
+        f"For each language and system a bar from LF+ up to LF. Means without English: LF {describe(gaps[0])}; "
+        f"LF+ {describe(gaps[1])}. The longer the bar, the more answers mix languages."
+    )
+    fig = figures.interval_plot(table, left_out=results.held_out)
+    return save_figure(fig, out / "3_intervals", alt=alt, data=drawn)
+
+
+def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | None:
+    """Fidelity against visual accuracy along lambda: test images where the run has them, else the validation sweep."""
+    points, split = (results.sweep, "validation") if results.frontier.empty else (results.frontier, "test")
+    if points.empty:
+        return None
+    # Seeds choose lambdas of their own, which a curve of means cannot show.
+    chosen = dict(zip(results.chosen["system"], results.chosen["lambda"], strict=True)) if results.seeds == 1 else None
+    means = points.groupby(["system", "lambda"])[[measure, "visual"]].mean().mul(100)
+    told = "; ".join(
+        f"{system} from {curve[measure].iloc[-1]:.0f} % and {curve['visual'].iloc[-1]:.0f} % "
+        f"at lambda {curve.index[-1]:g} to {curve[measure].iloc[0]:.0f} % and {curve['visual'].iloc[0]:.0f} % "
+        f"at lambda {curve.index[0]:g}"
+        for system, curve in ((system, rows.droplevel(0)) for system, rows in means.groupby(level=0))
+    )
+    alt = (
+        f"Curves of {SHORT_MEASURES[measure]} against English visual accuracy as lambda falls, {split} images: {told}."
+    )
+    fig = figures.frontier(points, fidelity=measure, chosen=chosen)
+    return save_figure(fig, out / "4_frontier", alt=alt, data=points)
+
+
+def arms(results: Results, out: Path) -> Saved:
+    """Image, blank and text arms: image-induced fidelity loss itself."""
+    table = headline(results.fidelity, results.chosen)
+    drawn = pd.concat(
+        [
+            macro(table, metric, arm).assign(measure=metric, arm=arm)
+            for metric in ("lf", "lf_plus")
+            for arm in ("image", "blank", "text")
+        ],
+        ignore_index=True,
+    )
+    alt = (
+        f"Fidelity with the image, with a blank image and with text only. LF with the image: "
+        f"{describe(macro(table, 'lf', 'image'))}; with text only: {describe(macro(table, 'lf', 'text'))}. "
+        f"The difference is the image-induced fidelity loss."
+    )
+    return save_figure(figures.arms(table), out / "5_arms", alt=alt, data=drawn)
+
+
+def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None) -> Saved | None:
+    """Asked by answered language of BM and TR."""
+    rows = annotate(results) if annotated is None else annotated
+    if rows.empty:
+        return None
+    from textreg.fidelity import confusion as cross
+
+    tables = {
+        system: cross(rows[rows["system"] == system]) for system in ("BM", "TR") if system in set(rows["system"])
+    }
+    english = {
+        s: t.loc[t.index != "en"].get("en", pd.Series(0.0)).sum() / t.loc[t.index != "en"].to_numpy().sum()
+        for s, t in tables.items()
+    }
+    told = ", ".join(f"{system} {100 * share:.0f} %" for system, share in english.items())
+    alt = f"Matrices of asked by answered language, one per system. Answered in English when asked otherwise: {told}."
+    data = pd.concat([t.stack().rename("answers").reset_index().assign(system=s) for s, t in tables.items()])
+    return save_figure(figures.confusion(tables), out / "6_confusion", alt=alt, data=data)
+
+
+def losses(results: Results, out: Path) -> Saved | None:
+    """Tuning loss of every arm."""
+    if results.losses.empty:
+        return None
+    last = results.losses.sort_values("step").groupby(["arm", "seed"], sort=False)["loss"].last().groupby("arm").mean()
+    alt = "Curves of the tuning loss over steps, on a logarithmic axis. Last values in nats per token: " + ", ".join(
+        f"{arm} {value:.3f}" for arm, value in last.items()
+    )
+    data = results.losses[["seed", "arm", "step", "loss"]]
+    return save_figure(figures.loss_curves(results.losses), out / "7_losses", alt=alt, data=data)
+
+
+def gallery(
+    results: Results,
+    out: Path,
+    annotated: pd.DataFrame | None = None,
+    codes: Sequence[str] = GALLERY_LANGUAGES,
+    systems: Sequence[str] = PAPER_SYSTEMS,
+) -> Saved | None:
+    """Test images with the answers of several systems, one language each: the first images, not chosen ones."""
+    rows = annotate(results) if annotated is None else annotated
+    if rows.empty:
+        return None
+    rows = rows[(rows["seed"] == rows["seed"].min()) & rows["system"].isin(systems)]
+    asked = [code for code in codes if code in set(rows["language"])]
+    asked = asked or language_order(set(rows["language"]) - {"en"})[: len(codes)]
+    items = list(dict.fromkeys(rows["item_id"]))[: len(asked)]
+    pictures = _pictures(results, int(rows["seed"].iloc[0]), items)
+    shown = []
+    for item, code in zip(items, asked, strict=False):
+        here = rows[(rows["item_id"] == item) & (rows["language"] == code)].set_index("system")
+        if item in pictures and len(here):
+            told = tuple((s, here.loc[s, "answer"], _verdict(here.loc[s])) for s in systems if s in here.index)
+            prompt = here["prompt"].iloc[0].replace("<image>", "").strip()
+            shown.append(Shown(pictures[item], code, prompt, told))
+    if not shown:
+        return None
+    data = pd.DataFrame(
+        [(item.language, item.prompt, *answer) for item in shown for answer in item.answers],
+        columns=["language", "prompt", "system", "answer", "verdict"],
+    )
+    first = data.iloc[0]
+    alt = (
+        f"{len(shown)} test images with a prompt in {', '.join(language_names(asked).values())} and the answers of "
+        f"{', '.join(systems)}. The first, asked {first['prompt']!r}: {first['system']} answered {first['answer']!r}."
+    )
+    return save_figure(figures.gallery(shown), out / "8_gallery", alt=alt, data=data)
+
+
+def grounding(results: Results, out: Path) -> Saved:
+    """LF, LF+ and GF of every system, side by side."""
+    table = headline(results.fidelity, results.chosen)
+    drawn = pd.concat([macro(table, metric).assign(measure=metric) for metric in ("lf", "lf_plus", "grounded")])
+    alt = (
+        f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(macro(table))}. "
+        f"Grounded: {describe(macro(table, 'grounded'))}."
+    )
+    return save_figure(figures.fidelity_and_grounding(table), out / "9_grounding", alt=alt, data=drawn)
+
+
+def left_out(results: Results, out: Path) -> Saved | None:
+    """Languages in the text rows against those left out of them."""
+    if not results.held_out:
+        return None
+    table = headline(results.fidelity, results.chosen)
+    codes = list(results.held_out)
+    seen = sorted(set(table["language"]) - set(codes) - {"en"})
+    values = {"seen": macro(table, "lf_plus", languages=seen), "left out": macro(table, "lf_plus", languages=codes)}
+    alt = (
+        f"Bars of LF+ per system. Languages in the text rows: {describe(values['seen'])}. "
+        f"Left out ({', '.join(language_names(codes).values())}): {describe(values['left out'])}."
+    )
+    data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
+    return save_figure(figures.held_out(table, codes), out / "10_held_out", alt=alt, data=data)
+
+
+ALL: Mapping[str, Callable[[Results, Path], Saved | None]] = MappingProxyType(
+    {
+        "fidelity": fidelity,
+        "mixture": mixture,
+        "intervals": intervals,
+        "frontier": frontier,
+        "arms": arms,
+        "confusion": confusion,
+        "losses": losses,
+        "gallery": gallery,
+        "grounding": grounding,
+        "left_out": left_out,
+    }
+)
+
+
+def draw_all(results: Results, out: Path) -> list[Saved]:
+    """Every figure the results have tables for, saved in ``out``."""
+    annotated = annotate(results)
+    needing = {"confusion", "gallery"}
+    drawn = [draw(results, out, annotated) if name in needing else draw(results, out) for name, draw in ALL.items()]
+    return [saved for saved in drawn if saved is not None]
+
+
+def annotate(results: Results) -> pd.DataFrame:
+    """Image-arm captions with language and verdict of each (``textreg.annotation``); empty without answers."""
+    if results.answers.empty:
+        return results.answers
+    from textreg import annotation
+    from textreg.identifiers import open_identifier
+
+    answers = headline(results.answers, results.chosen)
+    answers = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]
+    answers = answers[answers["system"].isin(PAPER_SYSTEMS)].reset_index(drop=True)
+    return annotation.annotate(answers, open_identifier(), "exact", annotation.Rules(lines=None))
+
+
+def _verdict(row: pd.Series) -> str:
+    if pd.notna(row["grounded"]) and row["grounded"]:
+        return "right"
+    faithful = row["lf_plus"] if pd.notna(row["lf_plus"]) else row["lf"]
+    return "language" if pd.notna(faithful) and faithful else "wrong"
+
+
+def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Image.Image]:
+    """Pictures of items from the run, or drawn again from the seed where the run's images were not shipped."""
+    wanted = {item.rpartition(":")[0]: item for item in items}
+    for folder in (results.folder, results.folder / f"seed-{seed}"):
+        path = folder / "prepare_data" / "images.parquet"
+        if path.is_file():
+            rows = pd.read_parquet(path, filters=[("image_id", "in", list(wanted))]).to_dict("records")
+            break
+    else:
+        from textreg import prepare
+
+        count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
+        rows = prepare.images({"test": prepare.draw_scenes(seed, "test", count)}, seed)
+    pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
+    return {
+        wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content
+    }
+
+
+def _bounds(results: Results) -> str:
+    return f"Lines: range over {results.seeds} seeds." if results.seeds > 1 else "Lines: 95 % intervals over images."

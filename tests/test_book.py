@@ -1,0 +1,247 @@
+"""The book: what staging lets through and what it refuses, the generated tables, and a strict build."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from result_folders import fidelity_table, write_run
+
+from textreg import book, book_pages, config
+from textreg.errors import InputError, RunError
+from textreg.figure_data import load_results
+
+ROOT = Path(__file__).parents[1]
+PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(config.stages())]
+
+
+def notebook(title, *cells):
+    """A notebook of a title and code cells given as (source, output, tags)."""
+    made = [nbformat.v4.new_markdown_cell(f"# {title}")]
+    for number, (source, output, tags) in enumerate(cells, start=1):
+        outputs = [output] if output else []
+        cell = nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=number, metadata={"tags": tags})
+        made.append(cell)
+    return nbformat.v4.new_notebook(
+        cells=made, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
+
+
+def stream(text):
+    return nbformat.v4.new_output("stream", name="stdout", text=text)
+
+
+def html(text):
+    return nbformat.v4.new_output("display_data", data={"text/html": text})
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A miniature repository: two pages, and every notebook with one cell."""
+    root = tmp_path / "clone"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "book/_static").mkdir(parents=True)
+    shutil.copy(ROOT / "_config.yml", root)
+    shutil.copy(ROOT / "book/references.bib", root / "book")
+    shutil.copy(ROOT / "book/_static/textreg.css", root / "book/_static")
+    (root / "book/intro.md").write_text("# Title\n\nA page. {cite:p}`hinck2024`\n")
+    (root / "book/references.md").write_text("# References\n\n```{bibliography}\n```\n")
+    (root / "book/results.md").write_text("# Results\n\n```{include} _executed/results.md\n```\n")
+    toc = ["format: jb-book", "root: book/intro", "chapters:", "- file: book/results", "- file: book/references"]
+    (root / "book/_toc.yml").write_text("\n".join([*toc, *(f"- file: book/_executed/{page}" for page in PAGES)]))
+    for page in PAGES:
+        nbformat.write(notebook(page, ("x = 1", None, ["parameters"])), root / f"notebooks/{page}.ipynb")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with scores and one executed notebook per stage; ``tune`` ran for two arms."""
+    folder = write_run(tmp_path / "runs" / "mine")
+    (folder / "notebooks").mkdir()
+    for page in PAGES[1:]:
+        for name in [f"{page}-BM", f"{page}-TR"] if page == "03_tune" else [page]:
+            cells = ("x = 1", None, ["parameters"]), ("x = 2", None, ["injected-parameters"]), ("x", stream("2"), [])
+            nbformat.write(notebook(name, *cells), folder / f"notebooks/{name}.ipynb")
+    manifest = {
+        "unit": "tune[BM]", "stage": "tune", "profile": "laptop", "seconds": 12.4, "peak_memory_mb": 900.0,
+        "threads": 1, "started": "2026-01-01T00:00:00", "python": "3.11.7", "versions": {"torch": "2.13.0"},
+        "git_commit": "abc", "git_dirty": False, "system": "Linux x86_64", "processor": "A processor", "cores": 2,
+    }  # fmt: skip
+    (folder / "tune/BM/manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def change(path, *cells):
+    nbformat.write(notebook("Changed", *cells), path)
+
+
+def staged(root, page):
+    return json.loads((root / f"book/_executed/{page}.ipynb").read_text())
+
+
+def test_without_a_run_every_page_says_that_it_was_not_executed(root):
+    book.stage(root)
+    for page in PAGES:
+        assert "not executed here" in "".join(staged(root, page)["cells"][1]["source"]).lower()
+
+
+def test_a_run_shows_executed_notebooks_without_that_note(root, run):
+    pages = book.stage(root, run).pages
+    assert pages["00_backbone"] is None and pages["01_prepare_data"] is not None
+    text = json.dumps(staged(root, "01_prepare_data"))
+    assert "Not executed" not in text and '"text": "2"' in text
+
+
+def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
+    assert book.stage(root, run).pages["03_tune"].name == "03_tune-TR.ipynb"
+    assert "`BM`" in "".join(staged(root, "03_tune")["cells"][1]["source"])
+
+
+def test_injected_parameters_are_hidden_by_their_tag(root, run):
+    book.stage(root, run)
+    cells = staged(root, "01_prepare_data")["cells"]
+    hidden = [cell["source"] for cell in cells if "hide-cell" in cell["metadata"].get("tags", [])]
+    assert hidden == ["x = 2"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (("1/0", nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="x", traceback=[]), []), "ZeroDiv"),
+        (("import sys; sys.exit()", nbformat.v4.new_output("error", ename="SystemExit", evalue="0"), []), "sys.exit"),
+        (("show()", html("<img src=x onerror=alert(1)>"), []), "active HTML"),
+        (("show()", html("<div><SCRIPT>alert(1)</SCRIPT></div>"), []), "active HTML"),
+        (("show()", html("<a href='javascript:alert(1)'>x</a>"), []), "active HTML"),
+    ],
+)
+def test_a_failed_or_dangerous_notebook_is_not_published(root, run, cell, message):
+    change(run / "notebooks/05_evaluate.ipynb", cell)
+    with pytest.raises(InputError, match=message):
+        book.stage(root, run)
+
+
+def test_a_notebook_with_a_cell_that_never_ran_is_refused(root, run):
+    path = run / "notebooks/05_evaluate.ipynb"
+    content = json.loads(path.read_text())
+    content["cells"][-1]["execution_count"] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="did not run"):
+        book.stage(root, run)
+
+
+def test_machine_paths_do_not_reach_the_book(root, run):
+    change(
+        run / "notebooks/05_evaluate.ipynb", ("print(path)", stream(f"{run.resolve()}/evaluate {Path.home()}/x"), [])
+    )
+    book.stage(root, run)
+    text = json.dumps(staged(root, "05_evaluate"))
+    assert str(run.resolve()) not in text and "<run>/evaluate" in text and f"{Path.home()}/x" not in text
+
+
+def test_a_progress_bar_leaves_its_last_state_only(root, run):
+    change(run / "notebooks/05_evaluate.ipynb", ("work()", stream("10 %\r50 %\r100 %\r\ndone\n"), []))
+    book.stage(root, run)
+    assert staged(root, "05_evaluate")["cells"][1]["outputs"][0]["text"] == "100 %\ndone\n"
+
+
+def test_a_missing_run_folder_is_named(root):
+    with pytest.raises(InputError, match="no such run folder"):
+        book.stage(root, root / "runs/none")
+
+
+def test_tables_hold_the_numbers_of_the_result_files(run):
+    shown = book_pages.systems_table(load_results(run))
+    table = fidelity_table().query("system == 'BM' and arm == 'image' and language != 'en'")
+    row = next(line for line in shown.splitlines() if line.startswith('"BM"'))
+    assert f'"{100 * table["lf"].mean():.1f}"' in row and '"95.0"' in row
+
+
+def test_undefined_values_are_a_dash_in_tables():
+    assert book_pages.per_cent(float("nan")) == book_pages.UNDEFINED
+    assert book_pages.per_cent(0.0) == "0.0"
+
+
+@pytest.mark.parametrize("cell", ["<script>x</script>", "[a](javascript:b)", "`{ref}`x`", "a|b", "*bold* $x$", "a\nb"])
+def test_a_cell_with_markup_stays_text(cell):
+    from markdown_it import MarkdownIt
+
+    rendered = MarkdownIt().render(book_pages.escaped(cell))
+    assert not re.search(r"<(?!/?p>)", rendered)
+
+
+def test_costs_and_versions_come_from_manifests(run):
+    assert '"tune\\[BM\\]","12","900","A processor, 1 thread(s)"' in book_pages.costs_table({"run": run})
+    assert '"torch","2.13.0"' in book_pages.status_page({"run": run})
+
+
+def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(root, run, tmp_path):
+    index = book.build(run, tmp_path / "out", root)
+    assert index.is_file()
+    page = (index.parent / "book/results.html").read_text()
+    assert page.count("<figure") == 10 and "This run (mine)" in page
+
+
+def test_a_page_with_a_broken_link_fails_the_build(root, tmp_path):
+    (root / "book/intro.md").write_text("# Title\n\n[nowhere](missing.md) {cite:p}`nobody2020`\n")
+    with pytest.raises(RunError, match="did not build"):
+        book.build(None, tmp_path / "out", root)
+
+
+def test_the_inspection_finds_missing_pages_silent_pictures_and_foreign_scripts(tmp_path):
+    (tmp_path / "index.html").write_text(
+        '<img src="_images/a.png" alt="_images/a.png"><script src="https://x.org/y.js">'
+    )
+    problems = " ".join(book.check_pages(tmp_path, ["gone"]))
+    assert (
+        "no alternative text" in problems
+        and "loads https://x.org/y.js" in problems
+        and "gone.html was not" in problems
+    )
+
+
+def test_every_page_of_the_table_of_contents_has_a_source():
+    for page in book.toc_pages(ROOT):
+        if not page.startswith("book/_executed/"):
+            assert (ROOT / f"{page}.md").is_file(), page
+        else:
+            assert Path(page).name in PAGES
+
+
+def test_no_page_is_left_out_of_the_table_of_contents():
+    listed = {Path(page).name for page in book.toc_pages(ROOT)}
+    assert {path.stem for path in (ROOT / "book").glob("*.md")} <= listed
+
+
+def test_pages_hold_no_typed_measurement():
+    """A percentage or a decimal number in the prose of a results page would be a number nobody can trace."""
+    for name in ("results", "levels", "status", "limits"):
+        prose = (ROOT / f"book/{name}.md").read_text()
+        assert not re.search(r"\d+(\.\d+)?\s*%|\b0\.\d+", prose.replace("100 %", "")), name
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / f"book/{page}.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["exercises", "scenes"])
+def test_the_code_shown_on_a_page_runs(page):
+    blocks = python_blocks(page)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+
+
+def test_every_exercise_has_one_hidden_solution():
+    page = (ROOT / "book/exercises.md").read_text()
+    labels = re.findall(r":label: (ex-\w+)", page)
+    assert sorted(labels) == sorted(re.findall(r"\{solution\} (ex-\w+)\n:class: dropdown", page))
+
+
+def test_tables_of_a_results_folder_of_seeds_say_so(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed-{seed}", seed)
+    shown = book_pages.languages_table(load_results(tmp_path))
+    assert "mean [range] over 2 seeds" in shown

@@ -1,0 +1,64 @@
+"""The figures as the book shows them: every one is drawn from result files alone and described with their numbers."""
+
+import json
+
+import pandas as pd
+import pytest
+from result_folders import LANGUAGES, write_run
+
+from textreg import figure_set
+from textreg.figure_data import load_results, macro
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return load_results(write_run(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture(scope="module")
+def drawn(results, tmp_path_factory):
+    return {saved.stem.name: saved for saved in figure_set.draw_all(results, tmp_path_factory.mktemp("figures"))}
+
+
+def test_every_figure_is_drawn_from_result_files_alone(drawn):
+    assert len(drawn) == len(figure_set.ALL)
+    for saved in drawn.values():
+        assert all(path.stat().st_size > 50 for path in saved.paths.values())
+
+
+def test_a_description_holds_the_number_that_the_table_holds(results, drawn):
+    mean = macro(results.fidelity.query("system == 'BM'"))["value"].item()
+    assert f"BM {100 * mean:.0f} %" in drawn["1_language_fidelity"].alt
+
+
+def test_the_gallery_shows_first_images_with_the_verdict_of_each_answer(drawn):
+    table = pd.read_csv(drawn["8_gallery"].paths["csv"])
+    assert set(table["language"]) <= set(LANGUAGES)
+    assert set(table.query("system == 'BM'")["verdict"]) == {"wrong"}
+    assert set(table.query("system == 'TR'")["verdict"]) == {"right"}
+
+
+def test_the_matrix_finds_english_where_english_was_not_asked_for(drawn):
+    table = pd.read_csv(drawn["6_confusion"].paths["csv"])
+    foreign = table.query("system == 'BM' and asked != 'en'").groupby("answered")["answers"].sum()
+    assert foreign["en"] > 0.9 * foreign.sum()
+    own = table.query("system == 'TR' and asked == answered")["answers"].sum()
+    assert own > 0.9 * table.query("system == 'TR'")["answers"].sum()
+
+
+def test_languages_without_text_rows_are_found_to_be_held_out(results):
+    assert set(results.held_out) == {"el", "sv", "uk"}
+
+
+def test_a_run_without_losses_and_sweep_draws_the_rest(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "tune/BM/log.csv").unlink()
+    (run / "merge/TR+M/sweep.csv").unlink()
+    (run / "evaluate/answers.parquet").unlink()
+    names = {saved.stem.name for saved in figure_set.draw_all(load_results(run), tmp_path / "figures")}
+    assert names == {"1_language_fidelity", "2_mixture", "3_intervals", "5_arms", "9_grounding", "10_held_out"}
+
+
+def test_the_side_file_of_every_figure_has_its_description(drawn):
+    for saved in drawn.values():
+        assert len(json.loads(saved.paths["json"].read_text())["alt"].split()) > 12
