@@ -10,12 +10,11 @@ both kinds of source go into the model through the same door, ``mm_encoder_outpu
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLANK = "blank"
-GREY = (127, 127, 127)
 
 
 class Features(Protocol):
-    """A source of tower inputs or outputs for a batch, in the order of the ids."""
+    """A source of tower inputs or outputs for a batch, in the order of the ids; ``runs_tower`` says which."""
+
+    runs_tower: bool
 
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``image_features`` [images, tokens, width] or ``pixel_values`` [images, 3, side, side]."""
@@ -90,7 +90,11 @@ class ImageTable:
         if image_id in self.encoded:
             return self.encoded[image_id]
         if image_id == BLANK and image_id not in self.paths:
-            return _png(GREY, self.blank_side)
+            from PIL import Image
+
+            from textreg.images import GREY, encode_png
+
+            return encode_png(Image.new("RGB", (self.blank_side, self.blank_side), GREY))
         if image_id not in self.paths:
             raise InputError(f"image {image_id!r} is not in the image table{did_you_mean(image_id, self.ids[:5000])}")
         path = (self.root / self.paths[image_id]).resolve()
@@ -104,22 +108,10 @@ class ImageTable:
             raise InputError(f"image {image_id!r}: {error.strerror} ({self.paths[image_id]} in {self.root})") from None
 
     def image(self, image_id: str) -> "Image":
-        """The decoded picture, RGB."""
-        from PIL import Image, UnidentifiedImageError
+        """The decoded picture, RGB, under the limits of :func:`textreg.images.open_image`."""
+        from textreg.images import open_image
 
-        try:
-            with Image.open(io.BytesIO(self.data(image_id))) as picture:
-                return picture.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"image {image_id!r} cannot be decoded ({error}): remove it from the data") from None
-
-
-def _png(colour: tuple[int, int, int], side: int) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+        return open_image(self.data(image_id), f"image {image_id!r}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +121,7 @@ class Pixels:
 
     image_processor: Any
     images: ImageTable
+    runs_tower: ClassVar[bool] = True
 
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``pixel_values`` float32 [images, 3, side, side]."""
@@ -142,6 +135,7 @@ class Kept:
     array: np.ndarray
     rows: dict[str, int]
     bf16: bool = False
+    runs_tower: ClassVar[bool] = False
 
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``image_features`` [images, tokens, width], float32 or bfloat16 as kept."""

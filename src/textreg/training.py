@@ -200,7 +200,7 @@ def train(
     folder = out / "checkpoints"
     newest = resume.resumable(folder, resume.plan_key(learner, settings, samples, positions))
     start = resume.step_of(newest)
-    work = flops.per_step(model, samples, dataset.order, cached=not hasattr(features, "image_processor"))
+    work = flops.per_step(model, samples, dataset.order, cached=features is None or not features.runs_tower)
     steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
     trainer = StepTrainer(
         checkpoints=folder,
