@@ -7,7 +7,8 @@ there has to be fidelity to lose.  Three choices are not obvious:
   front of a prompt in another; the content is taken from the first, the language from the second.  Image tokens later
   stand exactly where the context stood.
 * *Loss on answers only*, with the LM head applied there alone; contexts are random and teach little per FLOP.
-* *Constant learning rate, then a linear decay over the last quarter*, so that a longer run is a continuation.
+* *A high learning rate, then a third of it.*  At the high rate the model learns sentences, shapes and sizes and stays
+  there; colours, bound to the right object across fifteen languages, come within hundreds of steps of the drop.
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower: :mod:`textreg.tower`).
 """
@@ -120,7 +121,7 @@ def encode(tokenizer: "PreTrainedTokenizerFast", prompt: str, answer: str) -> tu
 def batches(
     tokenizer, rng: random.Random, size: int, codes: Sequence[str]
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Endless right-padded batches ``(input_ids, labels)``, int64 ``(size, length)``; similar lengths share a batch."""
+    """Endless right-padded batches ``(input_ids, labels)``, int64 ``(size, length)``, each of similar lengths."""
     import torch
 
     while True:
@@ -139,11 +140,10 @@ def batches(
             yield ids, labels
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int = 100, decay: float = 0.25) -> float:
-    """Linear warm-up, a plateau at 1, linear decay to 0 over the last ``decay`` of the steps."""
-    start = steps * (1 - decay)
-    falling = 1.0 if step < start else (steps - step) / (steps - start)
-    return min(1.0, (step + 1) / warmup, falling)
+def learning_rate_factor(step: int, steps: int, warmup: int = 100, drop: float = 1.0) -> float:
+    """Linear warm-up, a plateau at 1 for half of the steps, then ``drop`` at once and linearly on to 0."""
+    left = 2 * (steps - step) / steps
+    return min(1.0, (step + 1) / warmup) if left > 1 else drop * left
 
 
 def train_llm(
@@ -172,7 +172,7 @@ def train_llm(
     with fast_fp32(compute):
         for step in range(first, settings.llm_steps):
             for group in optimizer.param_groups:
-                group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
+                group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps, drop=1 / 3)
             ids, labels = (tensor.to(compute.device) for tensor in next(stream))  # (batch, length)
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             supervised = labels[:, 1:] != -100

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from textreg.config import Evaluate, Merge
 from textreg.errors import InputError, did_you_mean
-from textreg.records import Records
+from textreg.journal import Journal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,9 +88,10 @@ def answer_system(settings: Evaluate | Merge, which: System, requests: "pd.DataF
 
     compute = set_up(settings.threads, precision=settings.precision)
     run = Path(settings.run)
-    keys = (requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
-    with Records(part, answer_plan(settings, which, requests)) as records:
-        missing = [position for position, key in enumerate(keys) if key not in records.known]
+    plan = answer_plan(settings, which, requests)
+    keys = (f"{plan}|" + requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
+    with Journal(part) as journal:
+        missing = [position for position, key in enumerate(keys) if key not in journal]
         if missing:
             model, processor = assembly.load_aligned(
                 run / "align", precision=settings.precision, device=compute.device
@@ -101,7 +102,7 @@ def answer_system(settings: Evaluate | Merge, which: System, requests: "pd.DataF
 
             def keep(batch: list) -> None:
                 for position, answer in batch:
-                    records.add(keys[missing[position]], answer.text)
+                    journal.append(keys[missing[position]], {"answer": answer.text})
 
             def ask() -> None:
                 generation.answer(
@@ -120,7 +121,7 @@ def answer_system(settings: Evaluate | Merge, which: System, requests: "pd.DataF
                     ask()
             else:
                 ask()
-        answers = [records.known[key] for key in keys]
+        answers = [journal[key]["answer"] for key in keys]
     table = requests[["language", "arm", "item_id", "task", "prompt", "reference"]].copy()
     table.insert(0, "seed", settings.seed)
     table.insert(1, "system", which.name)
@@ -139,7 +140,7 @@ def answer_plan(settings: Evaluate | Merge, which: System, requests: "pd.DataFra
     for path in files:
         digest.update(path.read_bytes())
     digest.update(requests[["prompt", "image_id", "arm", "item_id"]].to_csv(index=False).encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def answer_all(
@@ -179,9 +180,11 @@ def annotated(settings: Evaluate, answers: "pd.DataFrame") -> "pd.DataFrame":
 
     judge = {"none": None, "exact": "exact"}.get(settings.judge)
     if settings.judge == "llm":
-        from textreg.judges import open_judge
+        from textreg.judges import LLMJudge
+        from textreg.service import Service
 
-        judge = open_judge(settings.judge_endpoint, settings.judge_model, Path(settings.run) / "evaluate")
+        verdicts = Path(settings.run) / "evaluate" / "verdicts.jsonl"
+        judge = LLMJudge(Service(settings.judge_endpoint, settings.judge_model), verdicts)
     return annotate(answers, open_identifier(settings.identifier), judge)
 
 
@@ -222,3 +225,64 @@ def frontier(settings: Evaluate) -> list[System]:
     merged = [name for name in settings.systems if name.endswith(MERGED)]
     chosen = [system(settings.run, name) for name in merged]
     return [replace(which, lam=lam) for which in chosen for lam in settings.frontier_lambdas if lam != which.lam]
+
+
+def split_frontier(scored: "pd.DataFrame", systems: Sequence[System]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """The rows of the results (every system at its own lambda), and the points of the frontier.
+
+    The frontier holds all lambdas of the merged systems, lambda 1 (the tuned arm) and 0 (the backbone) among them.
+    """
+    import pandas as pd
+
+    own = {(which.name, which.lam) for which in systems}
+    keys = list(zip(scored["system"], scored["lambda"], strict=True))
+    main = scored[[key in own for key in keys]]
+    merged = [which for which in systems if which.name.endswith(MERGED)]
+    points = [scored[scored["system"].isin([which.name for which in merged])]]
+    for which in merged:
+        ends = scored[scored["system"].isin([which.arm, BACKBONE])].copy()
+        ends["lambda"] = ends["lambda"].where(ends["system"] != BACKBONE, 0.0)
+        points.append(ends.assign(system=which.name))
+    return main, pd.concat(points, ignore_index=True)
+
+
+def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
+    """Image-induced fidelity loss of LF and of LF+, per system and language, with intervals (column ``measure``)."""
+    import pandas as pd
+
+    from textreg.fidelity import ifl
+
+    captions = main[(main["task"] == "caption") & (main["language"] != "en")]
+    if not {"image", "text"} <= set(captions["arm"]):
+        return pd.DataFrame()
+    tables = [ifl(captions, measure, bootstrap=bootstrap).assign(measure=measure) for measure in ("lf", "lf_plus")]
+    return pd.concat(tables, ignore_index=True)
+
+
+def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
+    """Paired differences that the claims rest on: TR, EN and BM+M against BM, TR+M against TR, on image captions."""
+    import pandas as pd
+
+    from textreg.fidelity import compare
+
+    captions = main[(main["task"] == "caption") & (main["language"] != "en")]
+    present, tables = set(captions["system"]), []
+    for name, against in (("TR", "BM"), ("EN", "BM"), ("TR", "EN"), ("BM+M", "BM"), ("TR+M", "TR")):
+        for measure in ("lf", "lf_plus", "grounded"):
+            if {name, against} <= present:
+                pair = captions[captions["system"].isin([name, against])]
+                found = compare(pair, name, against, measure, bootstrap=bootstrap)
+                tables.append(found.assign(measure=measure))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def write_tables(folder: Path, answers: "pd.DataFrame", tables: "dict[str, pd.DataFrame]") -> None:
+    """Write ``answers.parquet`` and each table as csv, whole or not at all."""
+    from textreg.tables import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "answers.parquet") as path:
+        answers.to_parquet(path, index=False)
+    for name, table in tables.items():
+        with atomic_write(folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6g")

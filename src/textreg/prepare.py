@@ -14,8 +14,9 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from textreg import instructions, languages, mixture
+from textreg import instructions, languages, mixture, row_files
 from textreg.config import PrepareData
 from textreg.errors import InputError, did_you_mean
 from textreg.grammar import caption
@@ -23,8 +24,25 @@ from textreg.instructions import Instruction
 from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.scenes import Scene, blank, canonical, render, sample, to_json
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SOURCE = "scenes"
 IMAGE_TURN = "<image>\n"
+
+
+def folder(settings: PrepareData) -> Path:
+    """Where the stage writes."""
+    return Path(settings.run) / "prepare_data"
+
+
+def write(settings: PrepareData) -> dict[str, int]:
+    """Write every file of the stage, at either scale; returns the rows per file."""
+    if settings.scale == "scenes":
+        return write_scenes(settings)
+    from textreg import hub_prepare
+
+    return dict(hub_prepare.prepare(settings, folder(settings)).rows)
 
 
 def write_scenes(settings: PrepareData) -> dict[str, int]:
@@ -33,7 +51,7 @@ def write_scenes(settings: PrepareData) -> dict[str, int]:
     Raises :class:`InputError` for a language without a language file or a held-out language among the text languages.
     """
     check_languages(settings)
-    out = Path(settings.run) / "prepare_data"
+    out = folder(settings)
     train = draw_scenes(settings.seed, "train", max(settings.align_rows, settings.visual_rows))
     validation = draw_scenes(settings.seed, "validation", settings.validation_images)
     test = draw_scenes(settings.seed, "test", settings.test_images)
@@ -133,7 +151,7 @@ def visual_rows(scenes: list[Scene], seed: int, questions: float = 0.4) -> Itera
 
 
 def text_plan(settings: PrepareData) -> mixture.MixturePlan:
-    """Rows per language of the multilingual text; generated text has no shortage, so every pool is as large as asked."""
+    """Rows per language of the multilingual text; every pool is as large as asked, for text is generated."""
     pool = {(SOURCE, code): settings.text_rows for code in settings.text_languages}
     return mixture.plan(pool, settings.text_rows, held_out=settings.held_out, temperature=settings.text_temperature)
 
@@ -182,3 +200,19 @@ def _request(split: str, arm: str, pair: Instruction, item: str, prompt: str, im
         "prompt": prompt,
         "reference": json.dumps([pair.meaning, pair.answer], ensure_ascii=False),
     }
+
+
+def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, columns: int = 6) -> "Image.Image":
+    """The first ``count`` pictures of a split side by side, enlarged ``scale`` times, for looking at."""
+    from PIL import Image
+
+    table = row_files.read_rows(path, columns=["split", "image"])
+    encoded = [image["bytes"] for image in table.loc[table["split"] == split, "image"].head(count)]
+    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
+    side, gap = pictures[0].width * scale, 6
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, rows * (side + gap) - gap), "white")
+    for number, picture in enumerate(pictures):
+        place = (number % columns * (side + gap), number // columns * (side + gap))
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
+    return sheet

@@ -1,0 +1,184 @@
+"""The ``textreg`` command.
+
+Every command is a thin layer over one function of the package, imported when the command runs, so that ``textreg
+--help`` answers at once.  An :class:`~textreg.errors.InputError` becomes one line and exit code 2, a
+:class:`~textreg.errors.RunError` one line and exit code 1.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from textreg.errors import InputError, RunError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Language fidelity of vision-language models: measure it, lose it, restore it.",
+)
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Option(help="name of a profile, or a YAML file")] = "laptop",
+    run: Annotated[Path | None, typer.Option(help="run folder [default: runs/PROFILE]")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="only this stage; may be repeated")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="first stage")] = None,
+    stop: Annotated[str | None, typer.Option("--to", help="last stage")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="only this arm; may be repeated")] = None,
+    jobs: Annotated[int | None, typer.Option(help="notebooks side by side [default: the number of cores]")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="key=value, or stage.key=value")] = None,
+    force: Annotated[bool, typer.Option(help="run again what is up to date")] = False,
+    dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
+) -> None:
+    """Run the stages of a profile in sequence through papermill; what is up to date is skipped."""
+    from textreg import profiles, runner, stages
+
+    chosen = profiles.load(profile, stages.repository())
+    if chosen.scale == "hub":
+        from textreg import planning
+
+        planning.show(planning.plan(chosen, parameter or ()))
+    runner.run(
+        profile,
+        run,
+        only=only or (),
+        start=start,
+        stop=stop,
+        arms=arm or (),
+        jobs=jobs,
+        overrides=parameter or (),
+        force=force,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/laptop")) -> None:
+    """Each stage of a run: done, stale (and why), missing, failed (and in which cell)."""
+    from textreg import status as states
+
+    states.show(run)
+
+
+@app.command()
+def score(
+    answers: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet with the columns answer and language")],
+    out: Annotated[Path | None, typer.Option(help="write the table as .csv or everything as .json")] = None,
+    figures: Annotated[Path | None, typer.Option(help="folder for bars and confusion matrix")] = None,
+    identifier: Annotated[str, typer.Option(help="py3langid, lingua or glotlid")] = "py3langid",
+    judge: Annotated[str, typer.Option(help="exact, llm or none")] = "exact",
+    endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible address of the judge")] = None,
+    model: Annotated[str | None, typer.Option(help="model that judges")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
+) -> None:
+    """Language fidelity of anyone's answers."""
+    from textreg import score_report, scoring
+
+    judging: object = judge
+    if judge == "llm":
+        if not (endpoint and model):
+            raise InputError("--judge llm needs --endpoint URL and --model NAME")
+        from textreg.judges import LLMJudge
+        from textreg.service import Service
+
+        judging = LLMJudge(Service(endpoint, model), answers.with_suffix(".verdicts.jsonl"))
+    score_report.print_result(scoring.score_file(answers, out, figures, identifier, judging, skip_bad))
+
+
+@app.command()
+def evaluate(
+    endpoint: Annotated[str, typer.Option(help="address of an OpenAI-compatible server")],
+    model: Annotated[str, typer.Option(help="name of the served model")],
+    languages: Annotated[str, typer.Option(help="codes, separated by commas [default: all]")] = "",
+    images: Annotated[str, typer.Option(help="folder of images, or Crossmodal-3600 (folder or hub id)")] = "",
+    out: Annotated[Path, typer.Option(help="folder for answers and scores")] = Path("runs/endpoint"),
+    limit: Annotated[int, typer.Option(help="images to ask about")] = 24,
+    max_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 128,
+    concurrency: Annotated[int, typer.Option(help="requests in flight")] = 8,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for an answer")] = 120.0,
+) -> None:
+    """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
+    from textreg import endpoint as served
+    from textreg import probe_sets, score_report, scoring
+    from textreg.service import Service
+
+    codes = [code.strip() for code in languages.split(",") if code.strip()]
+    probes = probe_sets.probe_set(images, codes, limit)
+    service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
+    found = served.evaluate(service, probes, out, max_tokens=max_tokens)
+    score_report.print_result(scoring.score_file(found.answers, out / "fidelity.csv", out / "figures"))
+
+
+@app.command()
+def merge(
+    tuned: Annotated[list[str], typer.Argument(help="tuned model(s) or LoRA adapter, then the backbone: TUNED BASE")],
+    out: Annotated[Path, typer.Option(help="folder of the merged checkpoint")],
+    lam: Annotated[float, typer.Option("--lambda", help="1 is the tuned model, 0 the backbone")] = 0.5,
+    method: Annotated[str, typer.Option(help="linear, slerp, trim, drop, breadcrumbs, ties, model_stock")] = "linear",
+    density: Annotated[float, typer.Option(help="share of the change that trim, drop and ties keep")] = 1.0,
+    gamma: Annotated[float, typer.Option(help="share of the largest changes that breadcrumbs drops")] = 0.0,
+    pattern: Annotated[list[str] | None, typer.Option(help="PATTERN=LAMBDA for some tensors; may be repeated")] = None,
+    seed: Annotated[int, typer.Option(help="of the random drop")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="replace an earlier merge in OUT")] = False,
+) -> None:
+    """Merge a tuned VLM with its language backbone, streaming, at any size."""
+    from rich.console import Console
+
+    from textreg import merging
+
+    if len(tuned) < 2:
+        raise InputError("merge needs TUNED and BASE: textreg merge TUNED BASE --lambda 0.5 --out DIR")
+    patterns = {}
+    for word in pattern or []:
+        name, found, value = word.rpartition("=")
+        try:
+            patterns[name] = float(value)
+        except ValueError:
+            found = ""
+        if not found or not name:
+            raise InputError(f"--pattern {word!r}: write PATTERN=LAMBDA, for example '*.mlp.*=0.3'")
+    report = merging.merge(
+        tuned[:-1],
+        tuned[-1],
+        out,
+        lam,
+        method,
+        density=density,
+        gamma=gamma,
+        seed=seed,
+        patterns=patterns,
+        overwrite=overwrite,
+    )
+    Console().print(report.table())
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="a picture")],
+    prompt: Annotated[str, typer.Argument(help="what to ask")],
+    model: Annotated[str, typer.Option(help="folder or hub id of a LLaVA, or the run folder of a profile")],
+    system: Annotated[str, typer.Option(help="which system of a run folder")] = "TR+M",
+    max_new_tokens: Annotated[int, typer.Option(help="length limit of the answer")] = 64,
+) -> None:
+    """One answer about one picture, with the language it is in."""
+    from textreg import asking
+
+    answer, label = asking.ask(image, prompt, model, system, max_new_tokens)
+    typer.echo(answer)
+    typer.echo(f"language: {label.code} (confidence {label.confidence:.2f})")
+
+
+def main() -> None:
+    """Entry point: the package's own errors end in one line on stderr and their exit code."""
+    try:
+        app()
+    except (InputError, RunError) as error:
+        typer.echo(f"textreg: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("textreg: interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
