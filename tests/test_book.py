@@ -245,3 +245,13 @@ def test_tables_of_a_results_folder_of_seeds_say_so(tmp_path):
         write_run(tmp_path / f"seed-{seed}", seed)
     shown = book_pages.languages_table(load_results(tmp_path))
     assert "mean [range] over 2 seeds" in shown
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_notebook_has_one_title_and_sections_below_it(path):
+    """A second first-level heading would be a page of its own in the book's navigation."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    headings = re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    assert "".join(cells[0]["source"]).startswith("# ")
+    assert headings.count("#") == 1 and headings[0] == "#"

@@ -244,7 +244,10 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
                 shutil.copy(path, target / shown / path.name)
         else:
             figure_set.draw_all(found, target / shown)
-        parts.append(book_pages.results_page(found, target / shown, f"{origin} ({folder.name})", f"_executed/{shown}"))
+        title, promised = f"{origin} ({folder.name})", target.parent / "claims.yml"
+        # The claims are about the laptop profile; toy runs promise nothing.
+        held = promised if promised.is_file() and folder.name != "smoke" else None
+        parts.append(book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held))
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "costs.md").write_text(book_pages.costs_table(folders), encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from textreg import claims
 from textreg.figure_data import Results, headline, macro, per_language, visual_accuracy
 from textreg.figure_marks import language_names, language_order
 
@@ -67,6 +68,16 @@ def systems_table(results: Results) -> str:
     return table(["system", *columns, "IFL"], rows, title)
 
 
+def claims_table(results: Results, path: Path) -> str:
+    """Each claim of the claims file with what was measured, misses included."""
+    words = {True: "met", False: "MISSED", None: "undefined"}
+    found = claims.check(results, claims.load(path))
+    rows = [[row.claim, row.origin, row.bound, per_cent(row.value), words[row.met]] for row in found.itertuples()]
+    met = sum(row.met is True for row in found.itertuples())
+    title = f"Claims: {met} of {len(found)} met; per cent, differences in points"
+    return table(["claim", "whose", "written down before", "measured", "verdict"], rows, title)
+
+
 def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
     """One row per language, one column per system (image prompts), in per cent."""
     values = per_language(headline(results.fidelity, results.chosen), metric)
@@ -78,12 +89,15 @@ def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> 
     return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {_seeds(results)}")
 
 
-def results_page(results: Results, figures: Path, origin: str, figure_path: str) -> str:
+def results_page(results: Results, figures: Path, origin: str, figure_path: str, promised: Path | None = None) -> str:
     """Tables and figures of one results folder under a heading that says where the numbers come from.
 
-    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.
+    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` is the file
+    of claims to hold the results to, if they are meant to show them.
     """
-    parts = [f"## {origin}\n", systems_table(results), languages_table(results)]
+    parts = [f"## {origin}\n", systems_table(results)]
+    parts += [claims_table(results, promised)] if promised else []
+    parts.append(languages_table(results))
     parts.append(languages_table(results, "lf_plus", "LF+"))
     drawings = sorted(figures.glob("*.svg"), key=lambda path: (len(path.stem.partition("_")[0]), path.stem))
     parts += [figure(path, f"{figure_path}/{path.name}") for path in drawings]
