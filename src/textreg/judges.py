@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textreg import grammar, languages
+from textreg.display import JOINERS
 from textreg.errors import InputError
 from textreg.journal import Journal
 from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
@@ -205,10 +206,15 @@ def user_prompt(answer: str, language: str) -> str:
     from textreg.identifiers import check_code, code_book
 
     entry = code_book()[check_code(language)]
-    quoted = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace").decode()
-    for character in "<>\u2028\u2029":
-        quoted = quoted.replace(character, f"\\u{ord(character):04x}")
+    quoted = "".join(map(_harmless, json.dumps(answer, ensure_ascii=False)))
     return _template("judge_user").render(name=entry.name, code=language, script=entry.script, answer=quoted).strip()
+
+
+def _harmless(character: str) -> str:
+    """A character of a JSON string, escaped where it is invisible or could begin a special token."""
+    if character in "<>":
+        return f"\\u{ord(character):04x}"
+    return character if character.isprintable() or character in JOINERS else json.dumps(character)[1:-1]
 
 
 def _messages(answer: str, language: str) -> list[dict[str, str]]:

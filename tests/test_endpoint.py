@@ -1,0 +1,156 @@
+"""Answers of a served model: asked once, kept through faults and kills, written in the shape that scoring reads."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from faulty_server import FaultyServer, last_text
+
+from textreg.endpoint import evaluate
+from textreg.errors import InputError, RunError
+from textreg.images import open_image
+from textreg.probe_sets import scene_set
+from textreg.service import Service
+from textreg.tables import ANSWERS, check_table
+
+COLUMNS = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
+PROBES = scene_set(("en", "es"), 3)
+
+
+def service(server, **options) -> Service:
+    return Service(server.url, "vlm", **{"timeout": 20, "first_wait": 0.01, "longest_wait": 0.05, **options})
+
+
+def test_every_probe_is_asked_and_written_in_order(tmp_path):
+    with FaultyServer(lambda body: f" {last_text(body)} ") as server:
+        done = evaluate(service(server), PROBES, tmp_path, progress=False)
+    table = check_table(pd.read_parquet(done.answers), ANSWERS)
+    assert list(table) == COLUMNS
+    assert list(table["prompt"]) == [probe.prompt for probe in PROBES.probes]
+    assert list(table["answer"]) == [probe.prompt.removeprefix("<image>\n") for probe in PROBES.probes]
+    assert (done.asked, done.kept, dict(done.unanswered)) == (18, 0, {})
+    assert (done.tokens_in, done.tokens_out) == (180, 54)
+
+
+def test_images_go_as_png_and_text_goes_alone(tmp_path):
+    with FaultyServer() as server:
+        evaluate(service(server), PROBES, tmp_path, progress=False)
+    kinds = {True: 0, False: 0}
+    for body in server.requests:
+        assert (body["temperature"], body["max_tokens"], body["model"]) == (0, 64, "vlm")
+        content = body["messages"][0]["content"]
+        kinds[isinstance(content, str)] += 1
+        if not isinstance(content, str):
+            assert [part["type"] for part in content] == ["image_url", "text"]
+            png = base64.b64decode(content[0]["image_url"]["url"].removeprefix("data:image/png;base64,"))
+            assert open_image(png).size == (224, 224)
+    assert kinds == {True: 6, False: 12}
+
+
+def test_a_second_run_asks_nothing_and_a_changed_argument_asks_again(tmp_path):
+    with FaultyServer() as server:
+        evaluate(service(server), PROBES, tmp_path, progress=False)
+        again = evaluate(service(server), PROBES, tmp_path, progress=False)
+        assert (again.asked, again.kept, len(server.requests)) == (0, 18, 18)
+        more = evaluate(service(server), scene_set(("en", "es"), 4), tmp_path, progress=False)
+        assert (more.asked, more.kept) == (6, 18)
+        longer = evaluate(service(server), PROBES, tmp_path, max_tokens=9, progress=False)
+        assert (longer.asked, longer.kept) == (18, 0)
+
+
+def test_faults_are_ridden_out(tmp_path):
+    faults = ["429", "", "500", "cut", "", "malformed", "drop", "503"]
+    with FaultyServer(faults=faults) as server:
+        done = evaluate(service(server), PROBES, tmp_path, progress=False)
+    assert (done.asked, dict(done.unanswered)) == (18, {})
+    assert len(server.requests) == 18 + 6
+
+
+def test_a_request_that_fails_for_good_is_counted_and_left_out(tmp_path):
+    with FaultyServer(faults=["", "400"]) as server:
+        done = evaluate(service(server, concurrency=1), PROBES, tmp_path, progress=False)
+        assert (done.asked, sum(done.unanswered.values()), len(pd.read_parquet(done.answers))) == (17, 1, 17)
+        healed = evaluate(service(server), PROBES, tmp_path, progress=False)
+        assert (healed.asked, healed.kept, len(pd.read_parquet(done.answers))) == (1, 17, 18)
+
+
+def test_a_server_that_breaks_down_loses_nothing(tmp_path):
+    with FaultyServer(faults=["", "", "", *["500"] * 99]) as server, pytest.raises(RunError, match="is kept"):
+        evaluate(service(server, attempts=2, failures=2, concurrency=1), PROBES, tmp_path, progress=False)
+    assert (tmp_path / "answers.jsonl").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize("status", ["401", "404"])
+def test_a_wrong_key_or_model_is_one_line(tmp_path, status):
+    with FaultyServer(faults=status) as server, pytest.raises(InputError) as failure:
+        evaluate(service(server), PROBES, tmp_path, progress=False)
+    assert "\n" not in str(failure.value)
+
+
+def test_answers_cut_by_the_token_limit_are_counted(tmp_path):
+    class Cutting(FaultyServer):
+        def _completion(self, body):
+            completion = super()._completion(body)
+            completion["choices"][0]["finish_reason"] = "length"
+            return completion
+
+    with Cutting() as server:
+        assert evaluate(service(server), PROBES, tmp_path, progress=False).cut == 18
+
+
+def test_strange_answers_reach_the_table_whole(tmp_path):
+    strange = ["", "\x00\x1b[2J", "\u202e<script>", "x" * 100_000, "a\r\nb", '"}{', "\u2028"]
+    left = iter(strange * 99)
+    with FaultyServer(lambda _: next(left)) as server:
+        done = evaluate(service(server, concurrency=1), PROBES, tmp_path, progress=False)
+    assert list(pd.read_parquet(done.answers)["answer"])[:7] == [text.strip() for text in strange]
+
+
+def test_a_kill_loses_no_answer_and_asks_none_twice(tmp_path):
+    code = (
+        "import sys; from textreg.endpoint import evaluate; from textreg.probe_sets import scene_set\n"
+        "from textreg.service import Service\n"
+        "evaluate(Service(sys.argv[1], 'vlm', concurrency=2), scene_set(('en', 'es'), 3), sys.argv[2])\n"
+    )
+    with FaultyServer(delay=0.05) as server:
+        process = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path)], stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 200
+        while len(server.answered) < 6 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept = [
+            json.loads(line)
+            for line in (tmp_path / "answers.jsonl").read_bytes().splitlines(True)
+            if line[-1:] == b"\n"
+        ]
+        assert kept
+        before = len(server.requests)
+        done = evaluate(service(server), PROBES, tmp_path, progress=False)
+        assert done.kept == len(kept)
+        assert len(server.requests) - before == 18 - len(kept)
+    assert before - len(kept) <= 4  # at most what was in flight, once sent and once answered
+    assert len(pd.read_parquet(done.answers)) == 18
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, capsys):
+    with FaultyServer() as server:
+        evaluate(service(server), PROBES, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "answers: 18 of 18"
+    assert 2 < len(lines) <= 11
+
+
+def test_the_key_is_in_no_file_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
+    with FaultyServer(lambda _: "my key is sk-secret-123", faults=["500", "429"]) as server:
+        evaluate(service(server), PROBES, tmp_path)
+    assert server.headers[0]["authorization"] == "Bearer sk-secret-123"
+    assert all(b"sk-secret" not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert "sk-secret" not in "".join(capsys.readouterr())
