@@ -9,7 +9,7 @@ undefined is NaN.
 Use: ``share_bounds(190, 200)``, ``paired_test(a, b)``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,12 @@ def macro_bounds(
     if not columns.any():
         return np.nan, np.nan
     hits, n = hits[:, columns], n[:, columns]
-    weights = _resample_counts(len(n), resamples, seed)
+    patterns, counts = np.unique(np.hstack([hits, n]), axis=0, return_counts=True)
+    if len(patterns) < len(n) / 4:  # items with the same outcomes are interchangeable
+        weights = _resample_counts(counts, resamples, seed)
+        hits, n = patterns[:, : hits.shape[1]], patterns[:, hits.shape[1] :]
+    else:
+        weights = _resample_counts(np.ones(len(n)), resamples, seed)
     means = []
     for part in weights:  # (resamples of the part, items)
         total = part @ n
@@ -113,14 +118,13 @@ def macro_bounds(
     return _quantiles(np.concatenate(means), level)
 
 
-def _resample_counts(items: int, resamples: int, seed: int):
-    """Blocks of rows that say how often each item was drawn; a block stays under 8 million numbers."""
+def _resample_counts(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Blocks of rows that say how often each kind of item was drawn; a block stays under 4 million numbers."""
     rng = np.random.default_rng(seed)
-    block = max(1, 8_000_000 // items)
+    items, share = int(counts.sum()), counts / counts.sum()
+    block = max(1, 4_000_000 // len(counts))
     for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = rng.integers(items, size=(rows, items)) + np.arange(rows)[:, None] * items
-        yield np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items).astype(float)
+        yield rng.multinomial(items, share, size=min(block, resamples - start)).astype(float)
 
 
 def _quantiles(means: np.ndarray, level: float) -> tuple[float, float]:
@@ -137,7 +141,7 @@ def paired_test(
     the discordant pairs; other values: a sign-flip permutation test (9999 permutations).  The bounds are a percentile
     bootstrap over pairs.
     """
-    from scipy.stats import binomtest, permutation_test
+    from scipy.stats import binomtest
 
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
@@ -154,10 +158,31 @@ def paired_test(
         wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
         p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         return PairedTest(len(a), mean, low, high, float(p), "McNemar, exact")
-    if not difference.any():
-        return PairedTest(len(a), mean, low, high, 1.0, "sign-flip permutations")
+    p = _sign_flip(difference, np.random.default_rng(seed)) if difference.any() else 1.0
+    return PairedTest(len(a), mean, low, high, p, "sign-flip permutations")
+
+
+def _sign_flip(difference: np.ndarray, rng: np.random.Generator, permutations: int = 9999) -> float:
+    """Two-sided p-value of the mean when every difference could as well have the other sign.
+
+    Differences of one size are interchangeable, so how many of them keep their sign is a binomial; only with many
+    sizes scipy flips them one by one.
+    """
+    sizes, counts = np.unique(np.abs(difference), return_counts=True)
+    if len(sizes) <= _FEW:
+        kept = rng.binomial(counts, 0.5, size=(permutations, len(counts)))
+        totals = np.abs((2 * kept - counts) @ sizes)
+        extreme = int((totals >= abs(difference.sum()) * (1 - 1e-12)).sum())
+        return (1 + extreme) / (1 + permutations)
+    from scipy.stats import permutation_test
+
     found = permutation_test(
-        (difference,), np.mean, permutation_type="samples", n_resamples=9999, vectorized=True,
-        batch=max(1, 2_000_000 // len(a)), rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return PairedTest(len(a), mean, low, high, float(found.pvalue), "sign-flip permutations")
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=permutations,
+        vectorized=True,
+        batch=max(1, 2_000_000 // len(difference)),
+        rng=rng,
+    )
+    return float(found.pvalue)

@@ -1,0 +1,318 @@
+"""Language fidelity against tables worked out by hand."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from textreg import fidelity, instructions
+from textreg.annotation import Rules, annotate, lf_plus
+from textreg.errors import InputError
+from textreg.grammar import caption
+from textreg.identifiers import open_identifier
+from textreg.judges import Verdict
+from textreg.linewise import LineRules
+from textreg.scenes import Group, Scene, canonical, to_json
+
+SCENE = Scene((Group("red", "circle", "small"), Group("blue", "square", "large")), "above")
+OTHER_SCENE = Scene((Group("green", "star", "small"), Group("blue", "square", "large")), "above")
+EN, ES, DE = (caption(SCENE, code, frame=1) for code in ("en", "es", "de"))
+RUSSIAN = "Маленький красный круг находится над большим синим квадратом"
+
+
+@pytest.fixture(scope="module")
+def identifier():
+    return open_identifier()
+
+
+def table(*rows, **columns):
+    """Rows of (language, answer), with constant columns."""
+    return pd.DataFrame(rows, columns=["language", "answer"]).assign(**columns)
+
+
+def scene_rows(*rows, scene=SCENE, task="caption", meaning=None):
+    meaning = meaning or to_json(canonical(scene))
+    return table(*rows, task=task, reference=json.dumps([meaning]))
+
+
+def one(annotated, row=0):
+    return {name: None if pd.isna(value) else value for name, value in annotated.iloc[row].items()}
+
+
+def test_a_hand_counted_table(identifier):
+    spanish = [ES, ES, ES, EN, EN, DE, "", "rojo"]
+    answers = table(*[("es", answer) for answer in spanish], ("en", EN), ("en", DE))
+    found = fidelity.summarise(annotate(answers, identifier)).set_index("language")
+    spanish, english = found.loc["es"], found.loc["en"]
+    assert (spanish["n"], spanish["n_scored"]) == (8, 7)  # the one-word answer is not scored
+    assert spanish["lf"] == pytest.approx(3 / 7)
+    assert spanish["english_rate"] == pytest.approx(2 / 7)
+    assert spanish["other_rate"] == pytest.approx(2 / 7)  # German, and nothing at all
+    assert (english["lf"], english["english_rate"], english["other_rate"]) == (0.5, 0.5, 0.5)
+    assert spanish["lpr"] == pytest.approx(3 / 6)
+    assert np.isnan(spanish["wpr"]) and np.isnan(spanish["lf_plus"]) and np.isnan(spanish["grounded"])
+
+
+def test_nothing_scored_is_undefined_not_perfect(identifier):
+    row = fidelity.summarise(annotate(table(("es", "sí"), ("es", "rojo")), identifier)).iloc[0]
+    assert row["n"] == 2 and row["n_scored"] == 0
+    assert all(np.isnan(row[name]) for name in ("lf", "lf_low", "lf_high", "english_rate", "other_rate", "lpr", "wpr"))
+
+
+def test_the_columns_are_those_of_fidelity_csv(identifier):
+    columns = (
+        "seed, system, lambda, language, arm, n, n_scored, lf, lf_low, lf_high, english_rate, other_rate, "
+        "exclusive_share, parse_rate, lf_plus, grounded, lpr, wpr"
+    )
+    assert list(fidelity.summarise(annotate(table(("es", ES)), identifier)).columns) == columns.split(", ")
+
+
+def test_an_empty_answer_is_wrong_and_an_absent_one_too(identifier):
+    annotated = annotate(table(("es", ""), ("es", " \n"), ("es", None)), identifier)
+    assert annotated["lf"].tolist() == [False] * 3 and annotated["other"].tolist() == [True] * 3
+    assert set(annotated["answered"]) == {"und"}
+
+
+def test_signs_are_wrong_but_a_number_is_undefined(identifier):
+    annotated = annotate(table(("es", "!!! ???"), ("es", "3")), identifier)
+    assert annotated["lf"].tolist() == [False, pd.NA]
+
+
+def test_min_words_is_an_option(identifier):
+    answers = table(("en", "a red circle"))
+    assert annotate(answers, identifier)["lf"].isna().all()
+    assert annotate(answers, identifier, rules=Rules(min_words=3))["lf"].tolist() == [True]
+
+
+def test_a_language_the_identifier_does_not_know_is_undefined(identifier):
+    annotated = annotate(table(("mi", "He porohita whero iti i runga ake i te tapawha rite nui")), identifier)
+    assert annotated["lf"].isna().all() and annotated["lpr"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "counted"),
+    [
+        ("es", "rojo", "es"),
+        ("es", "Rojo.", "es"),
+        ("es", "red", "en"),
+        ("es", "rouge", "other"),
+        ("es", "3", None),
+        ("en", "red", "en"),
+        ("en", "rojo", "other"),
+    ],
+)
+def test_short_answers_are_scored_by_word_lists(identifier, language, answer, counted):
+    found = one(annotate(table((language, answer), task="colour"), identifier))
+    assert found["answered"] == counted
+
+
+def test_a_word_of_both_languages_is_left_out(identifier):
+    annotated = annotate(table(("es", "no"), ("de", "no"), ("en", "no"), task="exist"), identifier)
+    assert annotated["answered"].isna().tolist() == [True, False, False]
+    assert annotated["answered"].tolist()[1:] == ["en", "en"]
+
+
+def test_a_sentence_in_answer_to_a_short_question_is_identified(identifier):
+    annotated = annotate(table(("es", "el círculo de la imagen es de color rojo"), task="colour"), identifier)
+    assert annotated["answered"].tolist() == ["es"] and not annotated["by_list"].any()
+
+
+def test_grounded_needs_both_the_language_and_the_content(identifier):
+    wrong_content = caption(OTHER_SCENE, "es", frame=1)
+    annotated = annotate(
+        scene_rows(("es", ES), ("es", EN), ("es", wrong_content), ("es", "círculo el de")), identifier
+    )
+    assert annotated["grounded"].tolist() == [True, False, False, False]
+    assert annotated["content"].tolist() == [True, True, False, False]
+    assert annotated["parsed"].tolist() == [True, False, True, False]
+
+
+def test_without_a_scene_to_compare_with_grammar_measures_are_missing(identifier):
+    answers = table(("es", ES), task="caption", reference=json.dumps(["un círculo rojo"]))
+    annotated = annotate(answers, identifier)
+    assert annotated[["parsed", "grounded", "content", "exclusive", "lf_plus"]].isna().all().all()
+
+
+def test_exclusive_share_is_one_for_native_zero_for_english_and_undefined_for_english_itself(identifier):
+    annotated = annotate(scene_rows(("es", ES), ("es", EN), ("en", EN)), identifier)
+    assert annotated["exclusive"].tolist()[:2] == [1.0, 0.0] and np.isnan(annotated["exclusive"].iloc[2])
+
+
+def test_a_mixed_answer_can_pass_the_identifier_and_fails_lf_plus(identifier):
+    mixed = ES.replace("rojo", "red")
+    assert mixed != ES
+    annotated = annotate(scene_rows(("es", mixed)), identifier)
+    assert annotated["lf"].tolist() == [True] and annotated["lf_plus"].tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("identified", "judged", "expected"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False), (None, True, None),
+     (False, None, None), (True, None, None), (None, False, None)],
+)  # fmt: skip
+def test_lf_plus_is_the_conjunction_of_two_known_verdicts(identified, judged, expected):
+    found = lf_plus(pd.Series([identified], dtype="boolean"), pd.Series([judged], dtype="boolean"))[0]
+    assert (None if pd.isna(found) else bool(found)) == expected
+
+
+def test_a_judge_gets_prompt_answer_and_language_and_may_be_undecided(identifier):
+    seen = []
+
+    def judge(rows):
+        seen.extend(rows)
+        return [Verdict(True, ""), Verdict(None, "undecided")]
+
+    annotated = annotate(table(("es", ES), ("es", ES), prompt="Describe"), identifier, judge=judge)
+    assert seen == [("Describe", ES, "es")] * 2
+    assert annotated["lf_plus"].tolist() == [True, pd.NA]
+
+
+def test_no_judge_leaves_lf_plus_undefined_even_for_wrong_answers(identifier):
+    assert annotate(scene_rows(("es", EN)), identifier, judge=None)["lf_plus"].isna().all()
+
+
+def test_an_unknown_judge_and_a_missing_column_are_refused(identifier):
+    with pytest.raises(InputError, match="unknown judge"):
+        annotate(table(("es", ES)), identifier, judge="strict")
+    with pytest.raises(InputError, match="'language' is missing"):
+        annotate(pd.DataFrame({"answer": ["a"]}), identifier)
+
+
+def test_line_and_word_rates_of_a_russian_answer(identifier):
+    mixed_lines = f"{RUSSIAN}\nThere is a small red circle above it"
+    english_word = RUSSIAN.replace("квадратом", "square квадратом")
+    short = "красный круг"
+    annotated = annotate(table(("ru", RUSSIAN), ("ru", mixed_lines), ("ru", english_word), ("ru", short)), identifier)
+    assert annotated["lpr"].tolist() == [True, False, True, pd.NA]
+    assert annotated["wpr"].tolist() == [True, pd.NA, False, pd.NA]
+    assert annotated["short_lines"].tolist() == [0, 0, 0, 1]
+
+
+def test_line_rates_can_be_skipped(identifier):
+    annotated = annotate(table(("ru", RUSSIAN)), identifier, rules=Rules(lines=None))
+    assert annotated["lpr"].isna().all() and annotated["lf"].tolist() == [True]
+
+
+def test_line_rules_reach_the_rates(identifier):
+    annotated = annotate(
+        table(("ru", "красный круг над квадратом")), identifier, rules=Rules(lines=LineRules(min_tokens=4))
+    )
+    assert annotated["lpr"].notna().all()
+
+
+def test_confusion_counts_asked_by_answered(identifier):
+    annotated = annotate(table(("es", ES), ("es", EN), ("es", EN), ("de", DE), ("de", "ja")), identifier)
+    found = fidelity.confusion(annotated)
+    assert found.loc["es"].to_dict() == {"de": 0, "en": 2, "es": 1}
+    assert found.loc["de"].sum() == 1
+
+
+def test_visual_accuracy_counts_content_in_any_language_and_only_the_image_arm(identifier):
+    answers = pd.concat(
+        [
+            scene_rows(("es", ES), ("es", EN), ("es", caption(OTHER_SCENE, "es"))).assign(arm="image"),
+            scene_rows(("es", "nada")).assign(arm="text"),
+        ],
+        ignore_index=True,
+    )
+    row = fidelity.visual_summary(annotate(answers, identifier)).iloc[0]
+    assert (row["task"], row["language"], row["n"]) == ("caption", "es", 3)
+    assert row["accuracy"] == pytest.approx(2 / 3) and row["low"] <= 2 / 3 <= row["high"]
+
+
+def test_groups_of_languages_are_disjoint_and_leave_english_out():
+    groups = fidelity.language_groups(seen=["es", "de"], held_out=["sv"], evaluated=["en", "es", "sv", "eu"])
+    assert groups["seen"] == ("es",) and groups["held out"] == ("sv",) and groups["unseen"] == ("eu",)
+    assert groups["without English"] == ("es", "sv", "eu") and groups["all"] == ("en", "es", "sv", "eu")
+
+
+def test_the_share_the_unrestricted_identifier_sees_differently():
+    narrow = open_identifier(candidates=["en", "sv"])
+    danish = "Der er en lille rød cirkel og to store gule trekanter på billedet"
+    annotated = annotate(table(("sv", danish), ("en", EN), ("en", "red")), narrow)
+    assert fidelity.unrestricted_share(fidelity.tally(annotated)) == 0.5
+
+
+def test_answers_repeated_within_an_item_are_resampled_by_item(identifier):
+    rows = [("es", ES if item < 10 else EN) for item in range(20) for _ in range(5)]
+    repeated = table(*rows).assign(item_id=[str(item) for item in range(20) for _ in range(5)])
+    single = repeated.assign(item_id=[str(i) for i in range(100)])
+    wide, narrow = (fidelity.summarise(annotate(t, identifier)).iloc[0] for t in (repeated, single))
+    assert wide["lf"] == narrow["lf"] == 0.5
+    assert wide["lf_high"] - wide["lf_low"] > 1.5 * (narrow["lf_high"] - narrow["lf_low"])
+
+
+def test_an_undefined_lambda_keeps_its_group(identifier):
+    answers = pd.concat([table(("es", ES), system="backbone"), table(("es", EN), system="BM", **{"lambda": 1.0})])
+    found = fidelity.summarise(annotate(answers.reset_index(drop=True), identifier))
+    assert found["system"].tolist() == ["BM", "backbone"] and np.isnan(found["lambda"].iloc[1])
+
+
+POOL = [
+    ("es", ES),
+    ("es", EN),
+    ("es", ""),
+    ("es", "rojo"),
+    ("en", EN),
+    ("de", DE),
+    ("ru", RUSSIAN),
+    ("de", "ja"),
+    ("ru", EN),
+]
+ANSWERS = st.lists(st.sampled_from(POOL), min_size=1, max_size=25)
+FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FEW
+@given(ANSWERS, st.randoms())
+def test_order_does_not_matter(identifier, rows, shuffler):
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    first, second = (fidelity.summarise(annotate(table(*r), identifier)) for r in (rows, shuffled))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@FEW
+@given(ANSWERS, ANSWERS)
+def test_tallies_of_parts_add_up_to_the_tally_of_the_whole(identifier, first, second):
+    parts = fidelity.add(fidelity.tally(annotate(table(*rows), identifier)) for rows in (first, second))
+    whole = fidelity.tally(annotate(table(*first, *second), identifier))
+    pd.testing.assert_frame_equal(parts, whole)
+
+
+@FEW
+@given(ANSWERS, st.integers(2, 4))
+def test_repeating_every_answer_changes_no_rate_and_narrows_no_interval_below_zero(identifier, rows, times):
+    once, often = (fidelity.summarise(annotate(table(*rows * k), identifier)) for k in (1, times))
+    rates = ["lf", "english_rate", "other_rate", "lpr", "wpr"]
+    pd.testing.assert_frame_equal(once[rates], often[rates])
+    assert (often["n"] == times * once["n"]).all()
+
+
+@FEW
+@given(ANSWERS)
+def test_rates_are_shares_that_add_up(identifier, rows):
+    found = fidelity.summarise(annotate(table(*rows), identifier))
+    scored = found[found["n_scored"] > 0]
+    assert ((scored["lf_low"] <= scored["lf"]) & (scored["lf"] <= scored["lf_high"])).all()
+    foreign = scored[scored["language"] != "en"]
+    assert np.allclose(foreign[["lf", "english_rate", "other_rate"]].sum(axis=1), 1)
+
+
+def test_random_words_of_the_right_language_are_faithful_but_not_grounded(identifier):
+    words = ES.rstrip(".").split()
+    random.Random(0).shuffle(words)
+    annotated = annotate(scene_rows(("es", " ".join(words))), identifier)
+    assert annotated["lf"].tolist() == [True] and annotated["grounded"].tolist() == [False]
+
+
+def test_a_question_kind_is_judged_by_meaning(identifier):
+    instruction = instructions.question(SCENE, "es", random.Random(0), kind="count")
+    answers = scene_rows(("es", "dos"), ("es", "two"), ("es", "tres"), task="count", meaning=instruction.meaning)
+    annotated = annotate(answers, identifier)
+    assert annotated["grounded"].tolist() == [True, False, False]
+    assert annotated["content"].tolist() == [True, True, False]

@@ -1,0 +1,243 @@
+"""Anyone's answers: every form of file, every way to be wrong, and the same numbers whichever way they come."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from textreg import answer_files, score_report, scoring
+from textreg.answer_files import BadRows, read_answers
+from textreg.errors import InputError
+from textreg.identifiers import code_book, open_identifier
+
+ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
+EN = "The image shows a red circle above a blue square."
+DE = "Das Bild zeigt einen roten Kreis über einem blauen Quadrat."
+ROWS = [
+    {"answer": ES, "language": "es", "item_id": "1", "arm": "text", "system": "BM"},
+    {"answer": EN, "language": "es", "item_id": "1", "arm": "image", "system": "BM"},
+    {"answer": ES, "language": "es", "item_id": "2", "arm": "text", "system": "BM"},
+    {"answer": ES, "language": "es", "item_id": "2", "arm": "image", "system": "BM"},
+    {"answer": EN, "language": "en", "item_id": "1", "arm": "image", "system": "BM"},
+    {"answer": EN, "language": "en", "item_id": "1", "arm": "text", "system": "BM"},
+]
+
+
+@pytest.fixture(scope="module")
+def identifier():
+    return open_identifier()
+
+
+def write(path, rows):
+    table = pd.DataFrame(rows)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_form_of_file_gives_the_same_numbers(tmp_path, identifier, suffix):
+    result = scoring.score_file(write(tmp_path / f"answers{suffix}", ROWS), identifier=identifier)
+    spanish = result.summary.set_index(["language", "arm"]).loc["es"]["lf"]
+    assert spanish.to_dict() == {"image": 0.5, "text": 1.0}
+    assert result.ifl.set_index("language")["ifl"].to_dict() == {"en": 0.0, "es": 0.5, "all": 0.25}
+    assert result.confusion["BM, image"].loc["es"].to_dict() == {"en": 1, "es": 1}
+    assert result.rows == 6 and result.bad == 0
+
+
+def test_only_answer_and_language_are_needed(tmp_path, identifier):
+    rows = [{"answer": r["answer"], "language": r["language"]} for r in ROWS]
+    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
+    assert result.summary["lf"].tolist() == [1.0, 0.75] and result.ifl is None
+    assert result.means.set_index("group")["lf"].to_dict() == {"all": 0.875, "without English": 0.75}
+    assert list(result.confusion) == ["answers"]
+
+
+def test_parts_give_what_the_whole_gives(tmp_path, identifier, monkeypatch):
+    path = write(tmp_path / "a.jsonl", ROWS * 3)
+    whole = scoring.score_file(path, identifier=identifier)
+    in_parts = answer_files.read_answers
+    monkeypatch.setattr(scoring, "read_answers", lambda p, known, bad: in_parts(p, known, bad, rows=4))
+    parts = scoring.score_file(path, identifier=identifier)
+    pd.testing.assert_frame_equal(parts.summary, whole.summary)
+    pd.testing.assert_frame_equal(parts.confusion["BM, text"], whole.confusion["BM, text"], check_dtype=False)
+
+
+GOOD = json.dumps({"answer": ES, "language": "es"})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "line 2: not JSON"),
+        ('["a", "b"]', "line 2: a JSON object is expected"),
+        ('{"answer": "a"}', "line 2: no 'language'"),
+        ('{"response": "a", "language": "es"}', "line 2: no 'answer'"),
+        ('{"answer": 3, "language": "es"}', "line 2: 'answer' should be text, not 3"),
+        ('{"answer": null, "language": "es"}', "line 2: 'answer' should be text"),
+        ('{"answer": "a", "language": "jp"}', "line 2: unknown language code 'jp' .did you mean 'ja'"),
+        ('{"answer": "a", "language": null}', "line 2: unknown language code None"),
+        ('{"answer": "a", "language": ["es"]}', "line 2: unknown language code"),
+        ('{"answer": "a", "language": "es", "lambda": "half"}', "line 2: 'lambda' should be a number"),
+        ("[" * 100_000, "line 2: not JSON"),
+    ],
+)
+def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifier, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n\n{GOOD}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message) as failure:
+        scoring.score_file(path, identifier=identifier)
+    assert len(str(failure.value).splitlines()) == 1
+    result = scoring.score_file(path, identifier=identifier, skip_bad=True)
+    assert (result.rows, result.bad) == (2, 1) and any("1 bad rows" in note for note in result.notes)
+
+
+def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD.encode() + b"\n\xff\xfe\n")
+    with pytest.raises(InputError, match="line 2: not UTF-8"):
+        list(read_answers(tmp_path / "a.jsonl", code_book()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("answer,lang\na,es\n", "column 'language' is missing.*did you mean 'lang'"),
+        ("answer,language\na,es\nb\n", "line 3: 1 cells, the header has 2"),
+        ("answer,language\na,es,x\n", "line 2: 3 cells"),
+        ('answer,language\n"a,es\n', "not CSV"),
+        ("answer,language\na,english\n", "line 2: unknown language code 'english' .did you mean 'en'"),
+        ("answer,language,answer\na,es,b\n", "appears twice"),
+        ("answer,language\n", "no answers in it"),
+        ("", "no answers in it"),
+    ],
+)
+def test_a_bad_csv_is_one_clear_line(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message) as failure:
+        list(read_answers(tmp_path / "a.csv", code_book()))
+    assert len(str(failure.value).splitlines()) == 1
+
+
+def test_a_line_number_counts_lines_inside_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('answer,language\n"one\ntwo\nthree",es\nfour,xx\n', encoding="utf-8")
+    with pytest.raises(InputError, match="line 5: unknown language code 'xx'"):
+        list(read_answers(tmp_path / "a.csv", code_book()))
+
+
+def test_marks_of_spreadsheets_and_long_answers_are_read(tmp_path):
+    long = "palabra " * 30_000
+    (tmp_path / "a.csv").write_text(f"\ufeffanswer,language\n{long},es\n\n,es\n", encoding="utf-8")
+    table = next(read_answers(tmp_path / "a.csv", code_book()))
+    assert table["answer"].str.len().tolist() == [240_000, 0]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_an_empty_file_has_no_answers(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="no answers|not a readable parquet"):
+        list(read_answers(tmp_path / name, code_book()))
+
+
+def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    for path, message in (
+        (tmp_path / "no.csv", "no such file"),
+        (tmp_path, "a folder"),
+        (tmp_path / "a.txt", "answers are read"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(read_answers(path, code_book()))
+
+
+def test_a_parquet_without_the_columns_is_refused(tmp_path):
+    pd.DataFrame({"answer": ["a"], "lang": ["es"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="column 'language' is missing"):
+        list(read_answers(tmp_path / "a.parquet", code_book()))
+
+
+def test_a_file_of_bad_rows_alone_is_refused_even_when_they_are_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_text("nonsense\n" * 5)
+    with pytest.raises(InputError, match="all 5 rows are bad"):
+        list(read_answers(tmp_path / "a.jsonl", code_book(), BadRows()))
+
+
+def test_numbers_for_items_and_structures_for_references_become_text(tmp_path):
+    row = {"answer": "a", "language": "es", "item_id": 7, "reference": ["x", "ñ"], "seed": 3, "lambda": 1}
+    table = next(read_answers(write(tmp_path / "a.jsonl", [row]), code_book()))
+    assert table.iloc[0].to_dict() == {
+        "answer": "a", "language": "es", "seed": 3, "lambda": 1.0, "item_id": "7", "reference": '["x", "ñ"]'
+    }  # fmt: skip
+
+
+def test_results_are_written_as_csv_and_json(tmp_path, identifier):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    result = scoring.score_file(path, out=tmp_path / "out" / "f.csv", identifier=identifier)
+    written = pd.read_csv(tmp_path / "out" / "f.csv")
+    assert list(written.columns) == list(result.summary.columns)
+    assert written["lf"].tolist() == result.summary["lf"].tolist()
+    assert written["lf_plus"].isna().all()  # undefined is an empty cell
+    scoring.score_file(path, out=tmp_path / "f.json", identifier=identifier)
+    content = json.loads((tmp_path / "f.json").read_text("utf-8"))
+    assert content["rows"] == 6 and content["summary"][0]["lf_plus"] is None
+    assert content["confusion"]["BM, image"]["es"] == {"en": 1, "es": 1}
+
+
+def test_an_output_of_another_kind_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match=r"\.csv or \.json"):
+        scoring.score_file(tmp_path / "missing.jsonl", out=tmp_path / "f.xlsx")
+
+
+def test_figures_are_drawn(tmp_path, identifier):
+    scoring.score_file(write(tmp_path / "a.jsonl", ROWS), figures=tmp_path / "figures", identifier=identifier)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"fidelity.svg", "fidelity.png", "confusion.svg", "confusion.csv"} <= names
+
+
+def test_the_terminal_table_says_what_was_measured_and_what_was_not(tmp_path, identifier):
+    rows = [
+        *ROWS,
+        {"answer": "He porohita whero", "language": "mi", "item_id": "3", "arm": "image", "system": "[red]x"},
+    ]
+    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
+    screen = io.StringIO()
+    score_report.print_result(result, Console(file=screen, width=140))
+    text = screen.getvalue()
+    assert "py3langid 0.4.0, 41 candidates" in text and "cannot tell mi" in text
+    assert "[red]x" in text and "–" in text and "50.0" in text and "nan" not in text.lower()
+
+
+def test_items_answered_twice_give_no_ifl_and_say_so(tmp_path, identifier):
+    result = scoring.score_file(write(tmp_path / "a.jsonl", [*ROWS, ROWS[0]]), identifier=identifier)
+    assert result.ifl is None and any("twice" in note for note in result.notes)
+
+
+def test_a_language_outside_the_code_book_can_be_a_candidate(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"answer": "Սա մի փոքրիկ կարմիր շրջան է", "language": "hy"}])
+    with pytest.raises(InputError, match="unknown language code 'hy'"):
+        scoring.score_file(path)
+    result = scoring.score_file(path, identifier=open_identifier(candidates=["en", "hy"]))
+    assert result.summary["lf"].tolist() == [1.0]
+
+
+def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
+    answers = [
+        "\u202e" * 50,
+        "a" * 100_000,
+        "<script>alert(1)</script>",
+        "\x00\x01",
+        "=cmd|' /C calc'!A0",
+        "[/bold]",
+        "\ud800",
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"answer": a, "language": "es"}) + "\n" for a in answers))
+    result = scoring.score_file(path, out=tmp_path / "f.json", identifier=identifier)
+    assert result.rows == len(answers) and not np.isinf(result.summary["lf"]).any()
+    score_report.print_result(result, Console(file=io.StringIO()))
