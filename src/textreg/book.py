@@ -31,7 +31,7 @@ from textreg.figure_data import load_results
 STAGED = Path("book/_executed")
 SHIPPED = Path("results/laptop")
 PREFERRED_ARM = "TR"
-ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|\son\w+\s*=|javascript:", re.IGNORECASE)
+ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
     "No run was at hand when this book was built, so this page shows the notebook's source without results.\n"
@@ -250,6 +250,7 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
         parts.append(book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held))
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
+    (target / "published.md").write_text(book_pages.published_page(), encoding="utf-8")
     (target / "costs.md").write_text(book_pages.costs_table(folders), encoding="utf-8")
     (target / "status.md").write_text(book_pages.status_page(folders), encoding="utf-8")
 

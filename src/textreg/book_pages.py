@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg import claims
+from textreg import claims, published
 from textreg.figure_data import Results, headline, macro, per_language, visual_accuracy
 from textreg.figure_marks import language_names, language_order
 
@@ -160,6 +160,16 @@ def status_page(folders: dict[str, Path]) -> str:
         ]
         parts += [f"## {label}\n", table(["what", "value"], rows)]
     return "\n".join(parts) or "No run with manifests was found when this book was built.\n"
+
+
+def published_page() -> str:
+    """Published fidelity of released models, and why it is not the same measurement as ours."""
+    nothing = pd.DataFrame(columns=["system", "lambda", "language", "arm", "n", "lf"])
+    found = published.beside(nothing)
+    columns = [column for column in found.columns if column not in ("source", "n")]
+    rows = [[UNDEFINED if pd.isna(row[column]) else row[column] for column in columns] for _, row in found.iterrows()]
+    shown = table(columns, rows, "Mean LF on Crossmodal-3600, per cent, as published")
+    return shown + "\n" + "\n".join(f"- {escaped(caveat)}" for caveat in published.caveats()) + "\n"
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:

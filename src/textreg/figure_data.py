@@ -170,7 +170,9 @@ def visual_accuracy(visual: pd.DataFrame, language: str | None = ENGLISH) -> pd.
     rows = visual if language is None else visual[visual["language"] == language]
     by_seed = rows.groupby(["system", "seed"], sort=False)["accuracy"].mean().reset_index()
     grouped = by_seed.groupby("system", sort=False)["accuracy"]
-    return grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
+    table = grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
+    table.loc[table["seeds"] < 2, ["low", "high"]] = float("nan")
+    return table
 
 
 def group_small(mixture: pd.DataFrame, threshold: float = 0.03) -> pd.DataFrame:
