@@ -2,7 +2,7 @@
 
 Colours are Okabe and Ito's colour-blind-safe set; a marker (points) or hatch (bars) carries the same distinction, so
 that no figure depends on hue.  ``BM`` and the control ``EN`` have angular markers.
-Names of languages come from the package's language files; a code that has none is its own label.
+Names of languages come from the package's code book; a code that has none is its own label.
 """
 
 from collections.abc import Iterable
@@ -81,11 +81,11 @@ def system_marks(systems: Iterable[str]) -> dict[str, Mark]:
 
 
 def language_names(codes: Iterable[str]) -> dict[str, str]:
-    """Code -> English name of the language, or the code itself where the package has no file for it."""
-    from textreg import languages
+    """Code -> English name of the language, or the code itself where the code book has no entry for it."""
+    from textreg.identifiers import code_book
 
-    known = set(languages.codes())
-    return {code: languages.load(code).english_name if code in known else code for code in codes}
+    known = code_book()
+    return {code: known[code].name if code in known else code for code in codes}
 
 
 def language_order(codes: Iterable[str], held_out: Iterable[str] = ()) -> list[str]:
