@@ -160,6 +160,27 @@ def test_a_name_looked_up_at_run_time_makes_its_whole_module_count(package):
     assert print_of(package) != before
 
 
+@pytest.mark.parametrize(("holder", "counts"), [("steps", True), ("range", False)])
+def test_a_computed_name_counts_when_it_is_asked_of_a_module(package, holder, counts):
+    edited(
+        package,
+        "models.py",
+        "return [advance",
+        f"from pack import steps\n    return getattr({holder}, 'n' + 'o') or [advance",
+    )
+    before = print_of(package)
+    edited(package, "models.py", "return x", "return x + 1")
+    assert (print_of(package) != before) is counts
+
+
+def test_a_name_counts_only_in_modules_that_its_user_imports(package):
+    edited(package, "other.py", "def other", "def offset():\n    return 2\n\n\ndef other")
+    edited(package, "models.py", "RATE = 0.5", "from pack.other import other\n\nRATE = 0.5 + other()")
+    before = print_of(package)
+    edited(package, "other.py", "return 2", "return 3")
+    assert print_of(package) == before
+
+
 def test_a_module_named_in_a_string_counts_because_workers_are_started_that_way(package):
     cell = code_cell('command = ["python", "-m", "pack.other"]\nother')
     assert "pack.other" in print_of(package, cell)

@@ -2,10 +2,10 @@
 
 A notebook's code cells are parsed, docstrings dropped, and the names they use followed through the package: a
 function, class or constant counts when a name that reaches it is used, so a new function that nobody calls
-invalidates nothing.  Names are followed without regard to the module they belong to, words in strings included,
-which errs on the side of counting too much; where code looks names up at run time (``globals()``, ``getattr`` with a
-computed name), its whole module and those it imports count. A module's data files count as its code: a string that
-names a file or folder of the package claims it.
+invalidates nothing.  A name counts in its own module and in every module imported there, words in strings included,
+which errs on the side of counting too much; where code looks names up at run time (``globals()``, ``getattr`` of a
+module with a computed name), its whole module and those it imports count.  A module's data files count as its code:
+a string that names a file or folder of the package claims it.
 
 The hash is over our own rendering of the syntax tree, which leaves empty fields out, because ``ast.dump`` differs
 between Python versions and shipped results must not look stale under another one.
@@ -59,22 +59,25 @@ def code(notebook: Path, package: Path = PACKAGE) -> dict[str, str]:
     """
     tree = _parse(notebook_source(notebook), notebook)
     start = part_of(tree, "", package)
-    used, reached, whole = set(start.uses), set(start.modules), set(start.modules if start.dynamic else ())
-    kept: dict[str, set[int]] = {}
+    names: dict[str, set[str]] = {"": set(start.uses)}  # module -> names that its kept parts use
+    context: dict[str, set[str]] = {"": set(start.modules)}  # module -> modules that its kept parts import
+    whole = set(start.modules if start.dynamic else ())
     data = set(start.data)
+    kept: dict[str, set[int]] = {}
     changed = True
     while changed:
         changed = False
-        for name in sorted(reached):
-            parts = module_parts(name, package)
+        for name in sorted(set().union(*context.values())):
+            used = set().union(names.get(name, ()), *(names[other] for other in context if name in context[other]))
             mine = kept.setdefault(name, set())
+            parts = module_parts(name, package)
             for place, part in enumerate(parts):
                 if place in mine or not (part.always or name in whole or part.names & used):
                     continue
-                mine.add(place)
                 changed = True
-                used |= part.uses
-                reached |= part.modules
+                mine.add(place)
+                names.setdefault(name, set()).update(part.uses)
+                context.setdefault(name, set()).update(part.modules)
                 data |= part.data if name not in NEUTRAL else frozenset()
                 if part.dynamic:
                     whole |= {name, *part.modules, *(other for each in parts for other in each.modules)}
@@ -175,13 +178,20 @@ def part_of(node: ast.AST, module: str, package: Path = PACKAGE) -> Part:
         elif isinstance(word, ast.Constant) and isinstance(word.value, str) and len(word.value) < 200:
             uses |= {word.value} if word.value.isidentifier() else set()
             data |= {word.value.split("/")[0]} & entries
-        elif isinstance(word, ast.Call) and getattr(word.func, "id", getattr(word.func, "attr", "")) in (
-            "getattr",
-            "import_module",
-        ):
-            last = word.args[-1:] if len(word.args) < 2 else word.args[1:2]
-            dynamic |= not (last and isinstance(last[0], ast.Constant))
+        elif isinstance(word, ast.Call):
+            dynamic |= _looks_up(word, package)
     return Part(rendered(node), frozenset(names), frozenset(uses), modules, frozenset(data), always, dynamic)
+
+
+def _looks_up(call: ast.Call, package: Path) -> bool:
+    """Whether a call fetches something from a module by a name that only the running program knows."""
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    if name == "import_module":
+        return not (call.args and isinstance(call.args[0], ast.Constant))
+    if name != "getattr" or len(call.args) < 2 or isinstance(call.args[1], ast.Constant):
+        return False
+    holder = getattr(call.args[0], "id", "")
+    return module_file(f"{package.name}.{holder}", package) is not None
 
 
 def _decorator(node: ast.expr) -> str:
