@@ -273,6 +273,18 @@ def test_not_finite_weights_are_refused_and_named(tmp_path, backbone):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_merge_that_leaves_the_range_of_float16_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    for folder, value in (("tuned", 6e4), ("base", -6e4)):
+        (tmp_path / folder).mkdir()
+        save_file({"model.norm.weight": torch.full((4,), value).half()}, tmp_path / folder / "model.safetensors")
+    with pytest.raises(RunError, match="range of float16"):
+        merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 1.5)
+    report = merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 0.5)
+    assert report.reload == {"checked": False, "reason": "there is no config.json"}
+
+
 @pytest.mark.parametrize("projector", [True, False])
 def test_an_adapter_merges_like_the_checkpoint_it_would_make(tmp_path, projector):
     model = build_vlm()

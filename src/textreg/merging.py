@@ -10,7 +10,6 @@ renamed only when every hash agrees, so an interruption leaves nothing that look
     merge("runs/laptop/tune/TR/adapter", "my-llava", "merged", method="trim", density=0.2, patterns={"*.mlp.*": 0.3})
 """
 
-import os
 import sys
 import threading
 import time
@@ -33,6 +32,9 @@ from textreg.tuned_weights import Reader, Weights, open_weights
 
 if TYPE_CHECKING:
     import torch
+
+
+MOST_WORKERS = 4  # beyond this the disk, not the arithmetic, sets the pace
 
 
 def merge(
@@ -58,7 +60,8 @@ def merge(
 
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
     :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an
-    earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal.
+    earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a
+    terminal, ``workers`` None takes as many threads as torch would, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -79,7 +82,7 @@ def merge(
         checker = start_check(folder) if check_reload and "transformers.modeling_utils" not in sys.modules else None
         try:
             job = Job(recipe, plan, tuple(models), tuple(backbone.files), outputs)
-            tensors = run(job, workers or min(4, len(os.sched_getaffinity(0))), progress)
+            tensors = run(job, workers, progress)
             verify_headers(plan, folder)
             answer: dict[str, Any] = {"checked": False, "reason": "not asked for"}
             if check_reload:
@@ -108,7 +111,7 @@ class Job:
     outputs: Mapping[str, Entry]
 
 
-def run(job: Job, workers: int, progress: bool | None) -> tuple[TensorReport, ...]:
+def run(job: Job, workers: int | None, progress: bool | None) -> tuple[TensorReport, ...]:
     """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker.
 
     torch is held to one thread per worker: two workers on two tensors share the cores better than one operator does.
@@ -135,7 +138,7 @@ def run(job: Job, workers: int, progress: bool | None) -> tuple[TensorReport, ..
                     disable=None if progress is None else not progress,
                 )
             )
-            pool = stack.enter_context(ThreadPoolExecutor(workers))
+            pool = stack.enter_context(ThreadPoolExecutor(workers or min(MOST_WORKERS, threads)))
             local, lock = threading.local(), threading.Lock()
 
             def advance(nbytes: int) -> None:
@@ -241,6 +244,10 @@ class Worker:
             if step.lam == 1 and stored.dtype == step.target.dtype and step.name not in self.job.models[0].changes:
                 return self.readers[0].raw(stored, start * width, (stop - start) * width)
         self.output.view(step.target.dtype, stop - start).copy_(values)
+        if step.target.dtype == "F16" and bool(self.output.view("F16", stop - start).isinf().any()):
+            raise RunError(
+                f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
+            )
         return self.output.bytes[: (stop - start) * width]
 
     def kept(self, step: Step, start: int, stop: int) -> memoryview:

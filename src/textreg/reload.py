@@ -24,6 +24,8 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
     ``mismatched`` of tensor names.  A class that transformers does not have gives ``checked`` False and the reason
     instead of a guess.
     """
+    if not (Path(folder) / "config.json").exists():
+        return {"checked": False, "reason": "there is no config.json"}
     import transformers
 
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))

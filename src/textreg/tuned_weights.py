@@ -86,7 +86,7 @@ def open_weights(source: str | Path, adapter_base: str | Path | None = None) -> 
             raise InputError(f"{folder}: {option}={config[option]} is more than W + s B A; merge it with peft first")
     base = adapter_base or config.get("base_model_name_or_path")
     if not base:
-        raise InputError(f"{folder} does not name its base model; give it with adapter_base")
+        raise InputError(f"{folder} does not name its base model; give it with adapter_base (--adapter-base)")
     checkpoint = open_checkpoint(base)
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise InputError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again with safetensors")
