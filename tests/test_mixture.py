@@ -1,4 +1,4 @@
-"""The mixture: quotas, the order of rows, and the text rows of an arm."""
+"""The mixture: quotas, the order of rows, and text rows behind an image."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textreg import mixture
-from textreg.config import Tune
 from textreg.errors import InputError
 
 POOL = {("aya", "es"): 900, ("aya", "ga"): 10, ("aya", "fr"): 300, ("dolly", "es"): 100}
@@ -148,21 +147,6 @@ def rows(name, count, image=None):
             "messages": [turns] * count,
         }
     )
-
-
-def test_the_rows_of_an_arm_come_in_the_planned_order_from_the_pool_its_text_setting_names():
-    settings = Tune(text="english", text_share=0.5, steps=6, batch_size=4)
-    table, order = mixture.arm_rows(settings, rows("v", 20, "i"), rows("t", 9), rows("e", 9))
-    seen = table.iloc[order.positions]
-    assert seen["source"].tolist() == ["e" if pool else "v" for pool in order.pool]
-    assert seen["source"].value_counts().to_dict() == {"v": 12, "e": 12}
-
-
-def test_the_base_model_has_no_text_row_whatever_its_text_share_says():
-    settings = Tune(text="none", text_share=0.5, steps=6, batch_size=4)
-    table, order = mixture.arm_rows(settings, rows("v", 20, "i"), rows("t", 9), rows("e", 9))
-    assert set(table["source"]) == {"v"}
-    assert order.text_rows == 0
 
 
 @pytest.mark.parametrize(("option", "ids"), [("blank", {"blank"}), ("distractor", {"a", "b"})])

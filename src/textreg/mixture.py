@@ -26,8 +26,6 @@ from textreg.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textreg.config import Tune
-
 VISUAL, TEXT = 0, 1
 BLANK = "blank"  # the image id of the picture that shows nothing
 PLACEHOLDER = "<image>"
@@ -309,32 +307,3 @@ def behind_image(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     turns[first]["content"] = f"{PLACEHOLDER}\n{turns[first]['content']}"
     return turns
-
-
-def arm_rows(
-    settings: "Tune",
-    visual: "pd.DataFrame",
-    text: "pd.DataFrame",
-    text_control: "pd.DataFrame",
-    image_ids: Sequence[str] = (),
-) -> tuple["pd.DataFrame", RowOrder]:
-    """The rows of one arm (visual, then its text rows) and the order in which the training sees them.
-
-    ``settings.text`` picks the text rows: none (BM), multilingual (TR) or the English control (EN).  Hand
-    ``order.positions`` to the training.
-    """
-    import pandas as pd
-
-    pools = {"none": text.iloc[:0], "multilingual": text, "english": text_control}
-    chosen = pools[settings.text]
-    order = compose(
-        len(visual),
-        len(chosen),
-        text_share=0.0 if settings.text == "none" else settings.text_share,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        phases=settings.text_phases,
-        seed=settings.seed,
-    )
-    chosen = with_image(chosen, settings.text_image, image_ids, settings.seed)
-    return pd.concat([visual, chosen], ignore_index=True), order
