@@ -7,8 +7,8 @@ there has to be fidelity to lose.  Three choices are not obvious:
   front of a prompt in another; the content is taken from the first, the language from the second.  Image tokens later
   stand exactly where the context stood.
 * *Loss on answers only*, with the LM head applied there alone; contexts are random and teach little per FLOP.
-* *A high learning rate, then a third of it.*  At the high rate the model learns sentences, shapes and sizes and stays
-  there; colours, bound to the right object across fifteen languages, come within hundreds of steps of the drop.
+* *A curriculum.*  Full sentences from the start leave the model on a plateau where every colour is as likely as any
+  other (we measured it: no progress in thousands of steps); bare phrases teach the words first, in minutes.
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower: :mod:`textreg.tower`).
 """
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 from textreg import instructions, languages
 from textreg.config import Backbone
 from textreg.grammar import caption
-from textreg.scenes import sample
+from textreg.scenes import Scene, sample
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+WHOLE_SCENES, FULL_MIXTURE = 0.2, 0.35  # shares of the training at which the curriculum moves on
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -34,14 +35,20 @@ CHAT_TEMPLATE = (
 )
 
 
-def example(rng: random.Random, codes: Sequence[str]) -> tuple[str, str]:
-    """One text-only training pair ``(prompt, answer)``.
+def example(rng: random.Random, codes: Sequence[str], progress: float = 1.0) -> tuple[str, str]:
+    """One text-only training pair ``(prompt, answer)``; ``progress`` in 0..1 says how far the training is.
 
-    Half are descriptions after a context in any language (a tenth of them without context, so that an answer needs
-    none), a fifth questions after a context, the rest the text tasks of :mod:`textreg.instructions`.
+    The curriculum: first bare phrases of one group in other languages, then bare phrases of whole scenes, then the
+    full mixture.  Of that, half are descriptions after a context in any language (a tenth of them without context, so
+    that an answer needs none), a fifth questions after a context, the rest the text tasks of
+    :mod:`textreg.instructions`.
     """
-    scene = sample(rng, canonical=rng.random() < 0.5)
     code, source, kind = rng.choice(codes), rng.choice(codes), rng.random()
+    if progress < WHOLE_SCENES:
+        return _phrase(sample(rng, groups=1), code, source, rng)
+    scene = sample(rng, canonical=rng.random() < 0.5)
+    if progress < FULL_MIXTURE:
+        return _phrase(scene, code, source, rng)
     if kind < 0.5:
         told = instructions.description(scene, code, rng)
         if rng.random() < 0.1:
@@ -52,6 +59,11 @@ def example(rng: random.Random, codes: Sequence[str]) -> tuple[str, str]:
         return instructions.with_context(_context(scene, source, rng), asked), asked.answer
     pair = instructions.text_instruction(scene, code, rng, source=source)
     return pair.prompt, pair.answer
+
+
+def _phrase(scene: Scene, code: str, source: str, rng: random.Random) -> tuple[str, str]:
+    told = instructions.description(scene, code, rng)
+    return instructions.with_context(caption(scene, source, frame=0), told), caption(scene, code, frame=0)
 
 
 def _context(scene, source: str, rng: random.Random) -> str:
@@ -119,15 +131,15 @@ def encode(tokenizer: "PreTrainedTokenizerFast", prompt: str, answer: str) -> tu
 
 
 def batches(
-    tokenizer, rng: random.Random, size: int, codes: Sequence[str]
+    tokenizer, rng: random.Random, size: int, codes: Sequence[str], progress: Callable[[], float]
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Endless right-padded batches ``(input_ids, labels)``, int64 ``(size, length)``, each of similar lengths."""
     import torch
 
     while True:
-        pairs = sorted(
-            (encode(tokenizer, *example(rng, codes)) for _ in range(size * 16)), key=lambda p: len(p[0] + p[1])
-        )
+        now = progress()
+        drawn = (encode(tokenizer, *example(rng, codes, now)) for _ in range(size * 16))
+        pairs = sorted(drawn, key=lambda pair: len(pair[0] + pair[1]))
         groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         rng.shuffle(groups)
         for group in groups:
@@ -140,10 +152,9 @@ def batches(
             yield ids, labels
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int = 100, drop: float = 1.0) -> float:
-    """Linear warm-up, a plateau at 1 for half of the steps, then ``drop`` at once and linearly on to 0."""
-    left = 2 * (steps - step) / steps
-    return min(1.0, (step + 1) / warmup) if left > 1 else drop * left
+def learning_rate_factor(step: int, steps: int, warmup: int = 100) -> float:
+    """Linear warm-up, a plateau at 1 for half of the steps, then linearly to 0."""
+    return min(1.0, (step + 1) / warmup, 2 * (steps - step) / steps)
 
 
 def train_llm(
@@ -151,7 +162,7 @@ def train_llm(
 ) -> "LlamaForCausalLM":
     """Pre-train the language model; ``report`` receives ``{step, loss, seconds}`` every 100 steps.
 
-    Weights and optimizer are saved under ``folder`` every 1,000 steps as safetensors, and an interrupted training
+    Weights and optimizer are saved under ``folder`` every 500 steps as safetensors, and an interrupted training
     goes on from there (with fresh examples).
     """
     import time
@@ -164,15 +175,16 @@ def train_llm(
     compute = set_up(settings.threads, device=settings.device)
     model = build_llm(settings, tokenizer).to(compute.device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.llm_learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        model.parameters(), lr=settings.llm_learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
     first = _resume(model, optimizer, folder)
-    stream = batches(tokenizer, random.Random(f"{settings.seed}-{first}"), settings.llm_batch, languages.codes())
-    losses, start = [], time.perf_counter()
+    done, losses, start = first, [], time.perf_counter()
+    rng = random.Random(f"{settings.seed}-{first}")
+    stream = batches(tokenizer, rng, settings.llm_batch, languages.codes(), lambda: done / settings.llm_steps)
     with fast_fp32(compute):
         for step in range(first, settings.llm_steps):
             for group in optimizer.param_groups:
-                group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps, drop=1 / 3)
+                group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
             ids, labels = (tensor.to(compute.device) for tensor in next(stream))  # (batch, length)
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             supervised = labels[:, 1:] != -100
@@ -182,12 +194,13 @@ def train_llm(
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
-            if (step + 1) % 100 == 0:
+            done = step + 1
+            if done % 100 == 0:
                 mean = torch.stack(losses).mean().item()
-                report({"step": step + 1, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
+                report({"step": done, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
                 losses = []
-            if (step + 1) % 1000 == 0:
-                _save_state(model, optimizer, step + 1, folder)
+            if done % 500 == 0:
+                _save_state(model, optimizer, done, folder)
     return model.cpu().eval()
 
 

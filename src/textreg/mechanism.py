@@ -162,3 +162,10 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
             found = cross_val_score(classifier, states[chosen, layer], labels, groups=items, cv=splitter)
             rows.append({"arm": arm, "layer": layer, "accuracy": float(found.mean())})
     return pd.DataFrame(rows)
+
+
+def stacked(answers: Sequence[Any]) -> "np.ndarray":
+    """First-token log-probabilities of answers, float32 ``(rows, vocabulary)``."""
+    import numpy as np
+
+    return np.stack([answer.first_logprobs for answer in answers])

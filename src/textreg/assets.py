@@ -1,0 +1,86 @@
+"""The shipped micro backbone: where it lies, what it is, and whether it is whole.
+
+``manifest.json`` beside the two checkpoints names the seed, steps, versions and hardware of their making, their held-out
+scores, and the SHA-256 of every file.  A damaged or missing file is named before anything is computed with it.
+
+Use: ``check(FOLDER)``.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textreg.config import Backbone
+from textreg.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionModel
+
+FOLDER = Path(__file__).parent / "assets"
+MANIFEST = "manifest.json"
+REBUILD = "papermill notebooks/00_backbone.ipynb out.ipynb -p out src/textreg/assets"
+
+
+def files(folder: str | Path) -> list[Path]:
+    """Every file of the two checkpoints, the manifest left out."""
+    return sorted(path for part in ("llm", "tower") for path in (Path(folder) / part).rglob("*") if path.is_file())
+
+
+def save(
+    folder: str | Path,
+    llm: "LlamaForCausalLM",
+    tokenizer: "PreTrainedTokenizerFast",
+    tower: "SiglipVisionModel",
+    settings: Backbone,
+    llm_scores: list[dict[str, Any]],
+    tower_scores: dict[str, float],
+) -> None:
+    """Write both checkpoints as ordinary Hugging Face folders, and the manifest."""
+    from transformers import SiglipImageProcessorPil
+
+    folder = Path(folder)
+    llm.save_pretrained(folder / "llm")
+    tokenizer.save_pretrained(folder / "llm")
+    tower.save_pretrained(folder / "tower")
+    side = {"height": settings.image_size, "width": settings.image_size}
+    processor = SiglipImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor.save_pretrained(folder / "tower")
+    manifest = {
+        "rebuild": REBUILD,
+        "settings": {k: v for k, v in asdict(settings).items() if k not in ("run", "out", "threads")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "pillow")},
+        "hardware": f"{platform.machine()}, {settings.threads} thread(s), device {settings.device}",
+        "held_out": {"llm": llm_scores, "tower": tower_scores},
+        "sha256": {path.relative_to(folder).as_posix(): digest(path) for path in files(folder)},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check(folder: str | Path = FOLDER) -> dict[str, Any]:
+    """The manifest, once every file has been found to be what it says.
+
+    Raises :class:`InputError` naming the first file that is missing or damaged, and how to get it back.
+    """
+    folder = Path(folder)
+    cure = f"install the package again, or rebuild it: {REBUILD}"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = manifest["sha256"]
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"shipped backbone: {MANIFEST} is missing or damaged; {cure}") from None
+    for name, wanted in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"shipped backbone: {name} is missing; {cure}")
+        if digest(path) != wanted:
+            raise InputError(f"shipped backbone: {name} is damaged; {cure}")
+    return manifest
