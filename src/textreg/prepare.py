@@ -153,7 +153,13 @@ def visual_rows(scenes: list[Scene], seed: int, questions: float = 0.4) -> Itera
 def text_plan(settings: PrepareData) -> mixture.MixturePlan:
     """Rows per language of the multilingual text; every pool is as large as asked, for text is generated."""
     pool = {(SOURCE, code): settings.text_rows for code in settings.text_languages}
-    return mixture.plan(pool, settings.text_rows, held_out=settings.held_out, temperature=settings.text_temperature)
+    return mixture.plan(
+        pool,
+        settings.text_rows,
+        held_out=settings.held_out,
+        temperature=settings.text_temperature,
+        shares=mixture.paper_shares() if settings.text_mixture == "paper" else None,
+    )
 
 
 def text_rows(quota: dict[str, int], seed: int) -> Iterator[dict]:
