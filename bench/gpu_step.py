@@ -70,7 +70,8 @@ class RandomImages:
 
 def build(size: str, layers: int | None) -> tuple[torch.nn.Module, object]:
     """A random LLaVA of true shape in bf16 on the GPU, projector in fp32, and a processor with a word-level
-    tokenizer."""
+    tokenizer.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
         LlamaConfig,

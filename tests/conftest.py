@@ -1,5 +1,6 @@
 """Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their
-folders."""
+folders.
+"""
 
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
 
 def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, **tokenizer_options) -> Path:
     """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding
-    rows."""
+    rows.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -94,6 +96,34 @@ def write_tower(
         CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
             folder
         )
+    return folder
+
+
+def write_onevision(folder: Path, llm: Path, tower: Path) -> Path:
+    """A tiny random LLaVA-OneVision with the files of a published one."""
+    import torch
+    from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
+
+    tokenizer = tiny_tokenizer(image=True)
+    text = AutoConfig.from_pretrained(llm)
+    text.vocab_size = len(tokenizer)
+    torch.manual_seed(2)
+    config = LlavaOnevisionConfig(
+        text_config=text,
+        vision_config=AutoConfig.from_pretrained(tower),
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=0,
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+        tie_word_embeddings=True,
+    )
+    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    LlavaOnevisionImageProcessorPil(
+        size={"height": 24, "width": 24}, image_grid_pinpoints=config.image_grid_pinpoints
+    ).save_pretrained(folder)
     return folder
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from conftest import CHATML, write_llm, write_tower
+from conftest import CHATML, write_llm, write_onevision, write_tower
 
-from textreg.assembly import Base, assemble, image_tokens, load_aligned, load_vlm, save_aligned
+from textreg.assembly import Base, assemble, load_aligned, load_vlm, save_aligned
 from textreg.chat import IMAGE_TOKEN
 from textreg.errors import InputError
+from textreg.features import image_tokens
 
 
 def pixel_inputs(processor, side=24):
@@ -137,6 +138,35 @@ def test_a_published_llava_is_read_with_the_old_spelling_of_its_tower(tmp_path, 
     again, its_processor = load_vlm(str(tmp_path))
     assert torch.equal(again(**inputs).logits, logits)
     assert torch.equal(pixel_inputs(its_processor)["input_ids"], inputs["input_ids"])
+
+
+def test_a_published_onevision_computes_what_its_own_pixels_give(tmp_path, tiny_llm, tiny_tower, tiny_images):
+    """The oracle is the model's multi-image path, which shows each whole picture without tiles."""
+    from textreg.features import open_features, projected
+
+    write_onevision(tmp_path, tiny_llm, tiny_tower)
+    model, processor = load_vlm(str(tmp_path))
+    assert image_tokens(model) == 5
+    names = ["image-1", "image-6"]
+    found = projected(model, open_features(model, processor, tiny_images).fetch(names))["image"].pooler_output
+    inputs = processor.image_processor([tiny_images.image(name) for name in names], return_tensors="pt")
+    expected = model.model.get_image_features(
+        inputs["pixel_values"][:, :1], inputs["image_sizes"], batch_num_images=torch.tensor([2]), return_dict=True
+    ).pooler_output
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_a_published_onevision_answers(tmp_path, tiny_llm, tiny_tower, tiny_images):
+    from textreg.features import open_features
+    from textreg.generation import Request, answer
+
+    write_onevision(tmp_path, tiny_llm, tiny_tower)
+    model, processor = load_vlm(str(tmp_path))
+    features = open_features(model, processor, tiny_images)
+    given = answer(
+        model, processor, [Request("<image>\nWhat?", "image-1"), Request("Why?")], features, max_new_tokens=3
+    )
+    assert [one.tokens <= 3 for one in given] == [True, True]
 
 
 def refusal(call, *words):

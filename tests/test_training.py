@@ -191,6 +191,23 @@ def test_a_checkpoint_of_another_plan_is_not_continued(tmp_path, data, monkeypat
     assert log.resumed_from == 0
 
 
+def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
+    expected, log = data.train(settings, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "discard", lambda folder: None)
+        data.train(settings, tmp_path / "late")
+    found, its_log = data.train(settings, tmp_path / "late")
+    assert its_log.resumed_from == 6 and its_log.loss == pytest.approx(log.loss, rel=1e-5)
+    assert largest_difference(expected, found) == 0.0
+
+
+def test_the_last_steps_are_logged_even_in_a_short_window(tmp_path, data):
+    _, log = data.train(dataclasses.replace(SETTINGS, steps=3, log_steps=10), tmp_path)
+    assert log.loss > 0
+    assert (tmp_path / "log.csv").read_text().splitlines()[-1].startswith("3,")
+
+
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     half = resume.staging(tmp_path) / "checkpoint-8"
     half.mkdir(parents=True)

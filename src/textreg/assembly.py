@@ -38,7 +38,8 @@ PROJECTOR = "projector.safetensors"
 @dataclass(frozen=True)
 class Base:
     """What an aligned model is made of; ``vlm`` set means a published model, and ``llm`` and ``tower`` are not
-    used."""
+    used.
+    """
 
     llm: str = "shipped"
     tower: str = "shipped"
@@ -110,11 +111,12 @@ def load_vlm(
 ) -> tuple["PreTrainedModel", "ProcessorMixin"]:
     """Load a published vision-language model (LLaVA 1.5, LLaVA-OneVision) or one that :mod:`textreg.export` wrote.
 
+    LLaVA-OneVision is shown the whole picture once, as it is in its multi-image setting, not its tiles as well.
+
     Raises:
         InputError: it is missing or gated, has no chat template, or its keys do not match its architecture.
     """
-    from transformers import AutoConfig, LlavaProcessor
-    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+    from transformers import AutoConfig
 
     place = source(vlm, "vlm")
     config = reading(place, "vlm", AutoConfig.from_pretrained, revision=revision)
@@ -124,15 +126,14 @@ def load_vlm(
         )
     model = load_model("AutoModelForImageTextToText", place, precision, device, revision, projector_fp32=True)
     tokenizer = load_tokenizer(place, revision)
-    image_processor = load_image_processor(place, model.model.vision_tower, revision)
+    image_processor = load_image_processor(
+        place, model.model.vision_tower, revision, tiled=config.model_type == "llava_onevision"
+    )
     model.generation_config = generation_config(model.generation_config, tokenizer)
     if config.model_type == "llava":
-        processor = llava_processor(image_processor, tokenizer, config, int(has_class_token(model.model.vision_tower)))
-    else:
-        processor = reading(place, "vlm", LlavaOnevisionProcessor.from_pretrained, revision=revision)
-        processor.chat_template = tokenizer.chat_template
-    assert isinstance(processor, LlavaProcessor | LlavaOnevisionProcessor)
-    return model.eval(), processor
+        extra = int(has_class_token(model.model.vision_tower))
+        return model.eval(), llava_processor(image_processor, tokenizer, config, extra)
+    return model.eval(), onevision_processor(image_processor, tokenizer, config)
 
 
 def load_base(
@@ -220,9 +221,18 @@ def generation_config(config: Any, tokenizer: Any) -> Any:
     return config
 
 
-def image_tokens(model: "PreTrainedModel") -> int:
-    """Number of placeholder tokens one image takes in the prompt."""
-    config = model.config
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    class_token = int(has_class_token(model.model.vision_tower))
-    return patches + class_token - int(config.vision_feature_select_strategy == "default")
+def onevision_processor(image_processor: Any, tokenizer: Any, config: Any) -> "ProcessorMixin":
+    """``LlavaOnevisionProcessor`` with its own image processor and no remote parts."""
+    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+    from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
+
+    return LlavaOnevisionProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(),
+        num_image_tokens=(config.vision_config.image_size // config.vision_config.patch_size) ** 2,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        vision_aspect_ratio=config.vision_aspect_ratio,
+        chat_template=tokenizer.chat_template,
+        image_token=IMAGE_TOKEN,
+    )

@@ -118,7 +118,8 @@ def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> floa
     """Measured rate of one large matrix product, in FLOP/s: the denominator of the logged MFU.
 
     A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
-    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``."""
+    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
+    """
     import torch
 
     side = 8192 if device.startswith("cuda") else 1024

@@ -76,7 +76,8 @@ def export(
 
 def disk_names(model: "PreTrainedModel") -> dict[str, Any]:
     """State dict under the names on disk: ``language_model.model.*``, ``language_model.lm_head.weight`` (only if
-    untied), ``multi_modal_projector.*``, ``vision_tower.vision_model.*``."""
+    untied), ``multi_modal_projector.*``, ``vision_tower.vision_model.*``.
+    """
     tied = model.config.tie_word_embeddings
     named = {}
     for name, tensor in model.state_dict().items():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLANK = "blank"
+IN_MEMORY = 2**30
 
 
 class Features(Protocol):
@@ -117,7 +118,8 @@ class ImageTable:
 @dataclass(frozen=True)
 class Pixels:
     """Decodes and preprocesses on every call (in loader workers, if there are any); the tower runs in the training
-    step."""
+    step.
+    """
 
     image_processor: Any
     images: ImageTable
@@ -163,10 +165,13 @@ def open_features(
 
     With ``cache`` they are computed now, in the tower's number format, and kept in memory or, given a ``folder``, in a
     memory-mapped file there that later calls with the same images and tower reuse; the size is printed before.
-    Without, the tower runs on every batch."""
+    Without, or for more than 1 GiB without a folder, the tower runs on every batch.  Missing ids among ``ids`` (of
+    text-only rows) are passed over.
+    """
     if not cache:
         return Pixels(processor.image_processor, images)
-    wanted = list(dict.fromkeys([*(images.ids if ids is None else map(str, ids)), BLANK]))
+    given = images.ids if ids is None else [image_id for image_id in ids if isinstance(image_id, str)]
+    wanted = list(dict.fromkeys([*given, BLANK]))
     digests = {image_id: hashlib.sha256(images.data(image_id)).hexdigest() for image_id in wanted}
     unique = list(dict.fromkeys(digests.values()))
     place = {digest: row for row, digest in enumerate(unique)}
@@ -176,6 +181,8 @@ def open_features(
     dtype = np.dtype(np.uint16 if bf16 else np.float32)
     size = int(np.prod(shape)) * dtype.itemsize
     rows = {image_id: place[digest] for image_id, digest in digests.items()}
+    if folder is None and size > IN_MEMORY:
+        return Pixels(processor.image_processor, images)
     if folder is None:
         return Kept(
             _compute(
@@ -184,18 +191,35 @@ def open_features(
             rows,
             bf16,
         )
+    from filelock import FileLock
+
     key = hashlib.sha256(json.dumps([tower_identity(model), unique, shape, dtype.str]).encode()).hexdigest()[:16]
     path = Path(folder) / f"features-{key}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"features: {len(unique)} images, {size / 2**20:.1f} MiB at {path.name}")
-        require_space(path.parent, size)
-        partial = path.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-        _compute(model, processor, images, [first[digest] for digest in unique], array, batch_size)
-        array.flush()
-        partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _write(model, processor, images, [first[digest] for digest in unique], path, shape, dtype, batch_size)
     return Kept(np.load(path, mmap_mode="r"), rows, bf16)
+
+
+def _write(
+    model: "PreTrainedModel",
+    processor: Any,
+    images: ImageTable,
+    ids: list[str],
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    batch_size: int,
+) -> None:
+    size = int(np.prod(shape)) * dtype.itemsize
+    print(f"features: {len(ids)} images, {size / 2**20:.1f} MiB at {path.name}")
+    require_space(path.parent, size)
+    partial = path.with_suffix(".partial")
+    array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+    _compute(model, processor, images, ids, array, batch_size)
+    array.flush()
+    partial.replace(path)
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -223,8 +247,9 @@ def _compute(
 
 
 def pixels(image_processor: Any, pictures: list["Image"]) -> "torch.Tensor":
-    """float32 [pictures, 3, side, side] as the tower was trained on."""
-    return image_processor(pictures, return_tensors="pt")["pixel_values"]
+    """float32 [pictures, 3, side, side] as the tower was trained on; of a tiling processor the whole picture alone."""
+    found = image_processor(pictures, return_tensors="pt")["pixel_values"]
+    return found[:, 0] if found.dim() == 5 else found
 
 
 def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "torch.Tensor":
@@ -245,17 +270,26 @@ def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "t
 
 
 def feature_shape(model: "PreTrainedModel") -> tuple[int, int]:
-    """Tokens per image and width of the features that the projector reads."""
-    from textreg.assembly import image_tokens
+    """Features per image, and their width, as the projector reads them."""
+    from textreg.loading import has_class_token
 
-    layers = model.config.vision_feature_layer
-    count = 1 if isinstance(layers, int) else len(layers)
-    return image_tokens(model), model.config.vision_config.hidden_size * count
+    config = model.config
+    layers = config.vision_feature_layer
+    width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    class_token = int(has_class_token(model.model.vision_tower))
+    return patches + class_token - int(config.vision_feature_select_strategy == "default"), width
+
+
+def image_tokens(model: "PreTrainedModel") -> int:
+    """Placeholder tokens one image takes in a prompt: one per feature, and LLaVA-OneVision's end of a line."""
+    return feature_shape(model)[0] + int(hasattr(model.model, "image_newline"))
 
 
 def tower_identity(model: "PreTrainedModel") -> list[Any]:
     """What the features depend on: a hash of the tower's weights, its layer, the class token rule and the picture
-    size."""
+    size.
+    """
     import torch
 
     digest = hashlib.sha256()
@@ -274,8 +308,10 @@ def tower_identity(model: "PreTrainedModel") -> list[Any]:
 def projected(model: "PreTrainedModel", inputs: dict[str, Any]) -> dict[str, Any] | None:
     """``mm_encoder_outputs`` for the model from what :class:`Features` fetched, or None without images.
 
-    Kept features are put on the projector's device; gradients flow into the projector.
+    Kept features are put on the projector's device; gradients flow into the projector.  LLaVA-OneVision's learnt end
+    of a line follows the features of each image.
     """
+    import torch
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     features = inputs.get("image_features")
@@ -286,4 +322,7 @@ def projected(model: "PreTrainedModel", inputs: dict[str, Any]) -> dict[str, Any
     projector = model.model.multi_modal_projector
     parameter = next(projector.parameters())
     out = projector(features.to(parameter.device, parameter.dtype))  # [images, tokens, hidden]
+    if hasattr(model.model, "image_newline"):
+        ends = model.model.image_newline.to(out).expand(len(out), 1, -1)
+        out = torch.cat([out, ends], dim=1)  # [images, tokens + 1, hidden]
     return {"image": BaseModelOutputWithPooling(pooler_output=list(out))}

@@ -18,7 +18,7 @@ import numpy as np
 
 from textreg.adapters import folded, plain
 from textreg.chat import IMAGE_TOKEN, render
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Request:
     """One user turn; ``prompt`` holds ``<image>`` once if ``image_id`` is set; ``prefix`` is put into the answer's
-    mouth."""
+    mouth.
+    """
 
     prompt: str
     image_id: str | None = None
@@ -42,7 +43,8 @@ class Request:
 class Answer:
     """Decoded text without special tokens (a forced prefix is not repeated in it), stripped; number of generated
     tokens, end included; log-probabilities of the first token over the vocabulary, float32 [vocabulary], when asked
-    for."""
+    for.
+    """
 
     text: str
     tokens: int
@@ -93,9 +95,14 @@ def answer(
             positions = [int(position) for position in order[start : start + batch_size]]
             images = [listed[position].image_id for position in positions if listed[position].image_id is not None]
             fetched = _fetch(features, images)
-            tokens, logprobs = decode(
-                vlm, [prompts[position] for position in positions], fetched, ends, max_new_tokens, first_logprobs
-            )
+            chosen = [prompts[position] for position in positions]
+            try:
+                tokens, logprobs = decode(vlm, chosen, fetched, ends, max_new_tokens, first_logprobs)
+            except torch.cuda.OutOfMemoryError:
+                raise RunError(
+                    f"the GPU ran out of memory answering {len(chosen)} requests of {len(chosen[0])} tokens at once: "
+                    "lower batch_size"
+                ) from None
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             batch = [
                 (position, Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row]))
@@ -129,12 +136,12 @@ def _fetch(features: "Features | None", images: list[str]) -> dict[str, "torch.T
 
 def encode_prompts(processor: Any, requests: Sequence[Request], vlm: "PreTrainedModel") -> list[np.ndarray]:
     """Token ids of each prompt, int64 [length], through the chat template, placeholders repeated per image token."""
-    from textreg.features import feature_shape
+    from textreg.features import image_tokens
 
     if not requests:
         return []
     tokenizer = processor.tokenizer
-    image_token, count = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), feature_shape(vlm)[0]
+    image_token, count = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), image_tokens(vlm)
     texts = render(processor, [[{"role": "user", "content": r.prompt}] for r in requests], generation_prompt=True)
     texts = [text + request.prefix for text, request in zip(texts, requests, strict=True)]
     encoded = []

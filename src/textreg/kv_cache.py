@@ -2,7 +2,8 @@
 
 The stock dynamic cache concatenates keys and values at every step, which at micro scale costs as much as the step
 itself. Layers of another kind (sliding windows) keep their stock class.  This module imports transformers at the top:
-import it where it is used."""
+import it where it is used.
+"""
 
 from typing import Any
 

@@ -3,7 +3,8 @@
 One door for all of them, so that a gated repository, a missing network, damaged weights or a tower with another
 tower's image processor each end in one line that names the cure.  safetensors only, no remote code; a model with a
 missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
-torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``."""
+torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,12 +118,19 @@ def load_tower(place: str, precision: str, device: str, revision: str | None) ->
     return tower.requires_grad_(False).to(device), load_image_processor(place, tower, revision)
 
 
-def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None) -> Any:
-    """The Pillow image processor beside a tower, refused when its output size is not the tower's input size."""
+def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None, *, tiled: bool = False) -> Any:
+    """The Pillow image processor beside a tower, refused when its output size is not the tower's input size.
+
+    ``tiled``: the one of LLaVA-OneVision, which gives the whole picture first and tiles of it after.
+    """
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     loader = CLIPImageProcessorPil if has_class_token(tower) else SiglipImageProcessorPil
+    loader = LlavaOnevisionImageProcessorPil if tiled else loader
     processor = reading(place, "tower", loader.from_pretrained, revision=revision)
     wanted = tower.config.image_size
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size

@@ -2,7 +2,8 @@
 do.
 
 Every number comes from the run's result files; a card without results says so.  The card never claims an evaluation
-that was not made.  Example: ``ModelCard(name="TR+M", base_llm="...", base_tower="...").render()``."""
+that was not made.  Example: ``ModelCard(name="TR+M", base_llm="...", base_tower="...").render()``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

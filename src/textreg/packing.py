@@ -3,7 +3,8 @@
 The choice that is not obvious: no mask is built.  transformers 5 recognises a packed row by position ids that restart,
 *if* there is no 2-D attention mask and no cache (with either one the samples silently see each other), and builds the
 block-diagonal mask itself.  So a packed batch is one row, its positions restart, and whoever runs it passes
-``use_cache=False``.  The first label of each sample is -100: the previous sample's last token must not predict it."""
+``use_cache=False``.  The first label of each sample is -100: the previous sample's last token must not predict it.
+"""
 
 from collections.abc import Sequence
 from heapq import heapify, heapreplace
@@ -19,7 +20,8 @@ def packed(samples: Sequence["Sample"]) -> dict[str, Any]:
     """One row of concatenated samples.
 
     Returns ``input_ids``, ``labels`` and ``position_ids``, int64 [1, sum of lengths]; positions restart at 0 per
-    sample."""
+    sample.
+    """
     import torch
 
     ids = np.concatenate([sample.ids for sample in samples]).astype(np.int64)
@@ -40,7 +42,8 @@ def balanced_groups(lengths: Sequence[int] | np.ndarray, groups: int) -> list[np
     far).
 
     Every group gets at least one sample when there are enough.  Returns positions, ascending inside a group; the same
-    input gives the same groups on every process."""
+    input gives the same groups on every process.
+    """
     heap = [(0, group) for group in range(groups)]
     heapify(heap)
     members: list[list[int]] = [[] for _ in range(groups)]

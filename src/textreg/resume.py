@@ -3,7 +3,8 @@
 A checkpoint is built in a staging folder and renamed into place; the two newest are kept.  It holds the trained
 weights as safetensors, and the optimizer, schedule and random states as the Trainer writes them (read back with
 ``weights_only``).  A ``plan.json`` beside them names what is being trained, on which rows in which order: a checkpoint
-of another plan is never continued.  Example: ``latest(Path("runs/laptop/tune/TR/checkpoints"))``."""
+of another plan is never continued.  Example: ``latest(Path("runs/laptop/tune/TR/checkpoints"))``.
+"""
 
 import hashlib
 import json
@@ -77,10 +78,16 @@ def plan_key(learner: "nn.Module", settings: "Training", samples: Sequence["Samp
     return digest.hexdigest()
 
 
-def resumable(folder: Path, key: str) -> Path | None:
-    """The checkpoint to go on from, if the folder belongs to the plan ``key``; anything else there is discarded."""
+def resumable(folder: Path, key: str, *, writes: bool = True) -> Path | None:
+    """The checkpoint to go on from, if the folder belongs to the plan ``key``; anything else there is discarded.
+
+    Of several processes only the first ``writes``; the others come to the same answer whether they look before or
+    after.
+    """
     plan = folder / PLAN
-    if plan.is_file() and json.loads(plan.read_text(encoding="utf-8"))["plan"] == key:
+    if not writes:
+        return latest(folder) if _plan_of(plan) == key else None
+    if _plan_of(plan) == key:
         shutil.rmtree(staging(folder), ignore_errors=True)
         return latest(folder)
     if latest(folder) is not None:
@@ -89,6 +96,13 @@ def resumable(folder: Path, key: str) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     plan.write_text(json.dumps({"plan": key}) + "\n", encoding="utf-8")
     return None
+
+
+def _plan_of(plan: Path) -> str | None:
+    try:
+        return json.loads(plan.read_text(encoding="utf-8"))["plan"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def discard(folder: Path) -> None:

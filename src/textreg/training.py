@@ -9,6 +9,7 @@ on CPU.
     >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from textreg import compute, flops, resume
 from textreg.adapters import plain
 from textreg.batches import IGNORE, StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
-from textreg.features import feature_shape, projected
+from textreg.features import feature_shape, image_tokens, projected
 from textreg.training_log import StepLog
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TrainLog:
     """What a training did: ``loss`` is the mean per supervised token over the last logged window; ``mfu`` is the share
-    of this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0."""
+    of this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0.
+    """
 
     steps: int
     loss: float
@@ -77,7 +79,8 @@ class Learner(nn.Module):
         """Summed cross-entropy of supervised positions over ``num_items_in_batch`` (default: this batch's own count).
 
         ``input_ids`` and ``labels`` int64 [rows, tokens]; ``position_ids`` likewise for packed rows; ``images`` as
-        fetched."""
+        fetched.
+        """
         vlm = plain(self.model)
         seen = projected(vlm, images)
         hidden = vlm.model(
@@ -104,7 +107,8 @@ class StepTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; on CPU the loss is checked at once, on CUDA at the next log, because looking costs a
-        wait."""
+        wait.
+        """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise self.not_finite()
@@ -177,13 +181,12 @@ def train(
     device = vlm.device.type
     how = compute.set_up(settings.threads, precision=settings.precision, device=device)
     prepare_parameters(model, settings.activation_checkpointing)
-    tokens, _ = feature_shape(vlm)
     wanted = settings.steps * settings.batch_size
     order = shuffled_order(len(rows), wanted, settings.seed) if order is None else np.asarray(order)
     used, positions = np.unique(order[:wanted], return_inverse=True)
-    samples = encode(processor, rows.iloc[used], image_tokens=tokens, max_length=settings.max_length)
+    samples = encode(processor, rows.iloc[used], image_tokens=image_tokens(vlm), max_length=settings.max_length)
     learner = Learner(model)
-    world = _world_size()
+    world, leads = _world_size(), os.environ.get("RANK", "0") == "0"
     micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device, world)
     plan = {
         "steps": settings.steps,
@@ -198,7 +201,7 @@ def train(
         )
     dataset = StepBatches(samples, positions, groups=settings.batch_size // micro, **plan)
     folder = out / "checkpoints"
-    newest = resume.resumable(folder, resume.plan_key(learner, settings, samples, positions))
+    newest = resume.resumable(folder, resume.plan_key(learner, settings, samples, positions), writes=leads)
     start = resume.step_of(newest)
     work = flops.per_step(model, samples, dataset.order, cached=features is None or not features.runs_tower)
     steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
@@ -213,10 +216,16 @@ def train(
     trainer.remove_callback(_printer())
     began = perf_counter()
     with compute.fast_fp32(how):
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except torch.cuda.OutOfMemoryError:
+            raise RunError(
+                f"the GPU ran out of memory with micro_batch={micro}: lower it, or set activation_checkpointing=true"
+            ) from None
     seconds = perf_counter() - began
     model.eval()
-    resume.discard(folder)
+    if leads:
+        resume.discard(folder)
     done = dataset.order[start:]
     count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
     return TrainLog(
@@ -256,7 +265,7 @@ def prepare_parameters(model: nn.Module, activation_checkpointing: bool) -> None
 
 def arguments(settings: "Training", folder: Path, *, accumulation: int, device: str) -> TrainingArguments:
     """Our settings in the Trainer's words."""
-    return TrainingArguments(
+    chosen = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # an item of the dataset is a micro-batch
@@ -284,6 +293,10 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    if chosen.n_gpu > 1:
+        # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
+        chosen._n_gpu = 1
+    return chosen
 
 
 def probe_micro_batch(
@@ -297,7 +310,8 @@ def probe_micro_batch(
     """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
 
     Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free
-    wins."""
+    wins.
+    """
     share = settings.batch_size // world
     if device == "cpu" or share < 1:
         return max(share, 1)
@@ -331,8 +345,6 @@ def probe_micro_batch(
 
 
 def _world_size() -> int:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

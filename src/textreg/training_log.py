@@ -2,7 +2,8 @@
 
 A row per ``log_steps`` steps: loss and gradient norm are the Trainer's, rows and tokens are planned figures (exact),
 rates are over the window.  On resume the rows behind the checkpoint are dropped, so the file reads as if nothing had
-happened. Watch it with ``tensorboard --logdir runs/laptop/tune/TR/events``."""
+happened. Watch it with ``tensorboard --logdir runs/laptop/tune/TR/events``.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -62,11 +63,13 @@ class StepLog(TrainerCallback):
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
+        self.loss = float(kept[-1]["loss"]) if kept else self.loss
         self.writer = SummaryWriter(str(self.events), purge_step=self.start + 1 if self.start else None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Close a window at every checkpoint too, so that windows are the same with and without an interruption."""
-        if args.save_strategy == "steps" and state.global_step % args.save_steps == 0:
+        """Close a window at every checkpoint and at the end too, so that an interruption changes no window."""
+        saves = args.save_strategy == "steps" and state.global_step % args.save_steps == 0
+        if saves or state.global_step == args.max_steps:
             control.should_log = True
         return control
 
