@@ -1,6 +1,6 @@
 # Two commands matter: `make reproduce` and `make test`.  Both set up .venv first; see `make help`.
 # Variables: PYTHON (3.11 or newer), PROFILE, RUN, JOBS, CONSTRAINTS (empty: newest versions), and
-# TORCH_INDEX (for example https://download.pytorch.org/whl/cpu: PyTorch without CUDA, which is gigabytes smaller).
+# TORCH_INDEX (the index of CPU builds that PyTorch's installation page names: gigabytes smaller, no CUDA).
 
 PYTHON ?= python3
 PROFILE ?= laptop

@@ -1,8 +1,8 @@
 """Time and memory of scoring: 100,000 distinct fourteen-word answers, identified, counted and given intervals.
 
-Targets: at most 4 s to score on two cores (one process is enough), at most 3 s more for metrics and intervals, memory flat in
-the number of answers.  Each measurement is a fresh process, so that peaks do not mix; files are written outside the clock.
-Run: ``python bench/score.py [--answers 100000]``.
+Targets: at most 4 s to score on two cores (one process is enough), at most 3 s more for metrics and intervals, memory
+flat in the number of answers.  Each measurement is a fresh process, so that peaks do not mix; files are written
+outside the clock. Run: ``python bench/score.py [--answers 100000]``.
 """
 
 import argparse

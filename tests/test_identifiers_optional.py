@@ -21,7 +21,7 @@ def train(folder, name, **options):
     lines = [f"__label__{label} {s}" for label, sentences in SENTENCES.items() for s in sentences] * 40
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     model = fasttext.train_supervised(
-        str(text), minn=2, maxn=4, dim=16, epoch=15, lr=0.5, thread=1, verbose=0, bucket=5000, **options
+        str(text), minn=2, maxn=4, dim=16, epoch=50, lr=0.2, thread=1, verbose=0, bucket=200_000, **options
     )
     model.save_model(str(folder / name))
     return folder / name

@@ -110,6 +110,14 @@ def test_an_executed_notebook_tells_whether_and_why_it_failed(content, expected)
     assert notebooks.unfinished(content) == expected
 
 
+def test_cells_are_counted_as_in_the_source_without_papermills_injected_one():
+    content = executed(error("ValueError", "bad"))
+    injected = {**executed()["cells"][0], "metadata": {"tags": ["injected-parameters"]}}
+    content["cells"] = [{"cell_type": "markdown", "source": "# a", "metadata": {}}, injected, *content["cells"]]
+    assert notebooks.unfinished(content).cell == 1
+    assert notebooks.cell_number(content, 2) == 1
+
+
 def test_a_published_notebook_holds_no_machine_path_and_no_secret(tmp_path):
     run = tmp_path / "runs" / "x"
     run.mkdir(parents=True)

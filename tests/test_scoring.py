@@ -141,7 +141,7 @@ def test_marks_of_spreadsheets_and_long_answers_are_read(tmp_path):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
 def test_an_empty_file_has_no_answers(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match="no answers|not a readable parquet"):
+    with pytest.raises(InputError, match=r"no answers|not a readable parquet"):
         list(read_answers(tmp_path / name, code_book()))
 
 

@@ -124,7 +124,7 @@ def _decide(
             return OTHER, True
     if not known:
         return None, False
-    if not text.strip():
+    if not text.strip() or (code == UNDETERMINED and not clean(text)):
         return UNDETERMINED, False
     if words < min_words:
         digits = any(c.isdigit() for c in text[:2000])

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.identifiers import check_code
 
@@ -91,11 +92,11 @@ def _check_row(row: dict | str, known: set[str]) -> dict:
             raise InputError(f"no {name!r} in it{did_you_mean(name, row)}")
     if not isinstance(row["answer"], str):
         raise InputError(f"'answer' should be text, not {_short(row['answer'])}; an empty answer is \"\"")
-    checked = {"answer": row["answer"], "language": check_code(row["language"], known)}
+    checked = {"answer": well_formed(row["answer"]), "language": check_code(row["language"], known)}
     for name in TEXTS:
         if row.get(name) is not None:
             value = row[name]
-            checked[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            checked[name] = well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     for name, kind in (("seed", int), ("lambda", float)):
         if row.get(name) not in (None, ""):
             try:

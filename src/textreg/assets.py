@@ -1,7 +1,8 @@
 """The shipped micro backbone: where it lies, what it is, and whether it is whole.
 
-``manifest.json`` beside the two checkpoints names the seed, steps, versions and hardware of their making, their held-out
-scores, and the SHA-256 of every file.  A damaged or missing file is named before anything is computed with it.
+``manifest.json`` beside the two checkpoints names the seed, steps, versions and hardware of their making, their
+held-out scores, and the SHA-256 of every file.  A damaged or missing file is named before anything is computed with
+it.
 
 Use: ``check(FOLDER)``.
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-WHOLE_SCENES, FULL_MIXTURE = 0.2, 0.35  # shares of the training at which the curriculum moves on
+WHOLE_SCENES, FULL_MIXTURE = 0.3, 0.42  # shares of the training at which the curriculum moves on
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

@@ -66,7 +66,9 @@ class PrepareData(Stage):
     """``01_prepare_data``: row files, requests and the text mixture.
 
     ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM
-    but never in the text rows.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
+    but never in the text rows.  ``text_mixture`` shares the text rows out by ``text_temperature`` (0: equally, 1: as
+    the pools are) or like the paper's Fig. 2 (``paper``).  The ``*_data`` fields are used at hub scale only: a hub id
+    or a local folder.
     """
 
     languages: Languages = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])

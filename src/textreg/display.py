@@ -19,6 +19,11 @@ ISOLATE, END_ISOLATE = "\u2068", "\u2069"
 REFERENCES = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
 
 
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no file and no table can hold, as question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def visible_answer(text: str, limit: int = LIMIT) -> str:
     """One line of at most ``limit`` characters of ``text``, with a note of how many more there are.
 

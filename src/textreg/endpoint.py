@@ -93,7 +93,7 @@ def request_key(service: Service, options: Mapping[str, Any], probe: Probe) -> s
 
 def messages(probe: Probe) -> list[dict[str, Any]]:
     """The conversation that is sent: image before text, as the arms were trained and as servers expect it."""
-    text = probe.prompt.removeprefix(IMAGE_TURN).encode("utf-8", "replace").decode()
+    text = probe.prompt.removeprefix(IMAGE_TURN)
     if probe.picture is None:
         return [{"role": "user", "content": text}]
     image = {"type": "image_url", "image_url": {"url": data_url(png(probe.picture))}}
@@ -156,8 +156,6 @@ def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) 
 def _write(table: "pd.DataFrame", path: Path) -> None:
     from textreg.tables import atomic_write
 
-    for column in ("answer", "prompt", "reference"):
-        table[column] = [text.encode("utf-8", "replace").decode() for text in table[column]]
     with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
 

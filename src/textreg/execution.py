@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
+from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from textreg import manifest, notebooks
 from textreg.disk import HashCache, read_json, remove_tree, write_text
@@ -29,7 +30,8 @@ from textreg.notebooks import Failure
 from textreg.stages import Unit, missing_artefacts
 
 ATTEMPT = ".identity"
-KERNEL_START_S = 120
+#: A start takes a second or two; an overloaded machine gets its time, a dead kernel is noticed at once.
+KERNEL_START_S = 600
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,26 @@ def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], No
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    relay = Relay(tell, sys.stdout, notebooks.secrets(os.environ))
+    started: list[int] = []
+
+    def listen(event: Mapping[str, Any]) -> None:
+        if "cell" in event:
+            started.append(event["cell"])
+        tell(event)
+
+    relay = Relay(listen, sys.stdout, notebooks.secrets(os.environ))
     connection = Path(job.run) / ".runner" / "runtime" / f"{job.unit.stem}.json"
     connection.parent.mkdir(parents=True, exist_ok=True)
-    connection.unlink(missing_ok=True)
-    engine = _register_engine(tell, connection)
-    try:
+    engine = _register_engine(listen, connection)
+
+    # A kernel that fails to start may have lost a race for its ports; one whose cell has run is never started again.
+    @retry(
+        retry=retry_if_exception(lambda error: _is_start(error) and not started),
+        stop=stop_after_attempt(2),
+        reraise=True,
+    )
+    def run_cells() -> None:
+        connection.unlink(missing_ok=True)
         papermill.execute_notebook(
             job.notebook,
             temporary,
@@ -164,16 +180,23 @@ def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], No
             stdout_file=relay,
             stderr_file=relay,
         )
+
+    try:
+        run_cells()
     except papermill.PapermillExecutionError:
         return notebooks.unfinished(notebooks.read(temporary)) or Failure("a cell failed")
     except DeadKernelError:
-        cell = notebooks.running_cell(notebooks.read(temporary))
+        cell = notebooks.cell_number(notebooks.read(temporary), started[-1] - 1) if started else None
         return Failure(f"the kernel died in cell {cell}: it was killed (often for memory) or it crashed", cell)
     except RunError as error:
         return Failure(str(error))
     except RuntimeError as error:
         return Failure(f"the kernel did not start: {' '.join(str(error).split())}"[:500])
     return notebooks.unfinished(notebooks.read(temporary))
+
+
+def _is_start(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "ernel" in str(error)
 
 
 def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:

@@ -188,7 +188,7 @@ class Grammar:
         return self._answers[task]
 
     def answer_meaning(self, text: str, task: str) -> str | None:
-        """"rojo" -> "red", "dos" -> "2", a place phrase -> "above|large blue square|1"; None for anything else."""
+        """ "rojo" -> "red", "dos" -> "2", a place phrase -> "above|large blue square|1"; None for anything else."""
         table = self.answers(task)
         return None if len(text) > self._limit else table.get(_key(text))
 

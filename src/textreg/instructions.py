@@ -163,7 +163,7 @@ def text_instruction(
 
 
 def key_words(scene: Scene, code: str) -> str:
-    """"circle, small, red; square, large, blue; above": citation forms, so that agreement has to be supplied."""
+    """ "circle, small, red; square, large, blue; above": citation forms, so that agreement has to be supplied."""
     language = languages.load(code)
     parts = []
     for group in scene.groups:

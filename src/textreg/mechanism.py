@@ -140,9 +140,10 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any) ->
 
 
 def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.DataFrame":
-    """Cross-validated accuracy of a linear probe for the asked language, per arm and layer: ``arm, layer, accuracy``.
+    """Cross-validated accuracy of a linear probe for the asked language: ``arm, layer, accuracy, chance``.
 
-    Items are kept together in a fold, so that a probe never meets an image it was fitted on.
+    ``chance`` is the share of the most frequent language.  Items are kept together in a fold, so that a probe never
+    meets an image it was fitted on.
     """
     import pandas as pd
     from sklearn.linear_model import LogisticRegression
@@ -157,10 +158,11 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
             continue
         labels, items = table.loc[chosen, "language"], table.loc[chosen, "item_id"]
         splitter = GroupKFold(min(folds, items.nunique()))
+        chance = float(labels.value_counts(normalize=True).max())
         for layer in range(states.shape[1]):
             classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
             found = cross_val_score(classifier, states[chosen, layer], labels, groups=items, cv=splitter)
-            rows.append({"arm": arm, "layer": layer, "accuracy": float(found.mean())})
+            rows.append({"arm": arm, "layer": layer, "accuracy": float(found.mean()), "chance": chance})
     return pd.DataFrame(rows)
 
 

@@ -29,7 +29,7 @@ MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a unit failed: one line; ``cell`` counts code cells from 1; ``user`` when the input was at fault (exit
+    """Why a unit failed: one line; ``cell`` counts the source's code cells from 1; ``user`` when the input was at fault (exit
     code 2)."""
 
     message: str
@@ -159,9 +159,7 @@ def check_notebook(path: str | Path) -> list[str]:
 
 def unfinished(content: Mapping[str, Any]) -> Failure | None:
     """The first cell of an executed notebook that failed, left by ``sys.exit`` or did not run; None when all ran."""
-    number = 0
-    for cell in _code_cells(content):
-        number += 1
+    for number, cell in enumerate(_numbered(content["cells"]), start=1):
         for output in cell.get("outputs", []):
             if output.get("output_type") != "error":
                 continue
@@ -176,13 +174,18 @@ def unfinished(content: Mapping[str, Any]) -> Failure | None:
     return None
 
 
-def running_cell(content: Mapping[str, Any]) -> int | None:
-    """Number of the code cell that was running when the notebook was last saved."""
-    for number, cell in enumerate(_code_cells(content), start=1):
-        status = cell.get("metadata", {}).get("papermill", {}).get("status")
-        if status in ("running", "failed") or (source(cell).strip() and cell.get("execution_count") is None):
-            return number
-    return None
+def cell_number(content: Mapping[str, Any], place: int) -> int:
+    """Number of the code cell at ``place`` (from 0, among all cells), as counted in the source notebook."""
+    return len(_numbered(content["cells"][: place + 1]))
+
+
+def _numbered(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The code cells that the source notebook has too: papermill's injected parameters are not counted."""
+    return [
+        cell
+        for cell in cells
+        if cell.get("cell_type") == "code" and "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
+    ]
 
 
 def secrets(environment: Mapping[str, str]) -> list[str]:

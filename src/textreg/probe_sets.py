@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from textreg import grammar, instructions, languages, scenes
+from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.images import blank_like, encode_png, find_images, open_image, shrink
 
@@ -214,5 +215,5 @@ def _captions(path: Path) -> dict[tuple[str, str], str]:
             ) from None
         if not all(isinstance(value, str) and value.strip() for value in (image, language, caption)):
             raise InputError(f"{path}, line {number}: image, language and caption must be texts, and not empty")
-        found[image, language] = caption.strip()
+        found[image, language] = well_formed(caption.strip())
     return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from textreg.display import well_formed
 from textreg.errors import InputError, RunError
 
 KEYS = ("TEXTREG_API_KEY", "OPENAI_API_KEY")
@@ -146,7 +147,7 @@ class Session:
         self._reached = True
         try:
             choice = completion.choices[0]
-            text, finish = choice.message.content or "", choice.finish_reason or ""
+            text, finish = well_formed(choice.message.content or ""), choice.finish_reason or ""
             text = text.strip().replace(self._key, "***") if self._key != NO_KEY else text.strip()
         except (AttributeError, IndexError, TypeError):
             raise Malformed("the reply is not a chat completion") from None

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
 from textreg import compute, flops, resume
 from textreg.adapters import plain
-from textreg.batches import IGNORE, StepBatches, encode, shuffled_order
+from textreg.batches import StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
-from textreg.features import feature_shape, image_tokens, projected
+from textreg.features import image_tokens
+from textreg.learner import Learner
 from textreg.training_log import StepLog
 
 if TYPE_CHECKING:
@@ -56,46 +56,6 @@ class TrainLog:
     micro_batch: int
     resumed_from: int
     note: str
-
-
-class Learner(nn.Module):
-    """The model as the Trainer sees it: a batch in, the loss out."""
-
-    accepts_loss_kwargs = True
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self._no_split_modules = getattr(plain(model), "_no_split_modules", None)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        labels: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **images: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Summed cross-entropy of supervised positions over ``num_items_in_batch`` (default: this batch's own count).
-
-        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``position_ids`` likewise for packed rows; ``images`` as
-        fetched.
-        """
-        vlm = plain(self.model)
-        seen = projected(vlm, images)
-        hidden = vlm.model(
-            input_ids=input_ids, position_ids=position_ids, mm_encoder_outputs=seen, use_cache=False
-        ).last_hidden_state  # [rows, tokens, hidden]
-        targets = labels[:, 1:]
-        scored = targets != IGNORE
-        logits = vlm.lm_head(hidden[:, :-1][scored])  # [supervised, vocabulary]
-        loss = cross_entropy(logits.float(), targets[scored], reduction="sum")
-        if seen is None:
-            projector = vlm.model.multi_modal_projector
-            weight = next(projector.parameters())
-            loss = loss + projector(weight.new_zeros(0, *feature_shape(vlm))).sum()
-        count = scored.sum() if num_items_in_batch is None else num_items_in_batch
-        return {"loss": loss / count}
 
 
 class StepTrainer(Trainer):
