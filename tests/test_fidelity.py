@@ -264,7 +264,7 @@ POOL = [
     ("ru", EN),
 ]
 ANSWERS = st.lists(st.sampled_from(POOL), min_size=1, max_size=25)
-FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FEW
