@@ -161,7 +161,7 @@ def macro_means(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.Dat
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark, behind: int = 0) -> None:
-    """One system; curves that others are drawn over are thicker, so that equal ones stay visible as rims."""
+    """One system; the markers that others are drawn over are larger, so that equal values stay visible."""
     rows = rows.sort_values(x)
     ax.plot(
         rows[x],
@@ -169,8 +169,8 @@ def _curve(ax: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark, behind: int
         color=mark.colour,
         linestyle=mark.line,
         marker=mark.marker,
-        linewidth=1.6 + 1.2 * behind,
-        markersize=4.5 + 3 * behind,
+        linewidth=1.6,
+        markersize=4.5 + 2.5 * behind,
         markeredgecolor="white",
         markeredgewidth=0.4,
         clip_on=False,
