@@ -228,7 +228,9 @@ def _resume(model, optimizer, folder: Path) -> int:
             parameter.copy_(state.get_tensor(f"model.{name}"))
             prefix = f"optimizer.{name}."
             keys = [key for key in state.keys() if key.startswith(prefix)]  # noqa: SIM118 (not a mapping)
-            optimizer.state[parameter] = {key.removeprefix(prefix): state.get_tensor(key) for key in keys}
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): state.get_tensor(key).to(parameter.device) for key in keys
+            }
         return int(state.metadata()["step"])
 
 

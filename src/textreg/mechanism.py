@@ -50,7 +50,7 @@ def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
 
 @cache
 def openings(code: str) -> tuple[str, ...]:
-    """The words with which a caption of this language can begin, one object or several."""
+    """Captions that between them begin with every word that a caption of this language can begin with."""
     one = Scene((Group("red", "circle", "small"), Group("blue", "square", "large")), "above")
     two = Scene((Group("red", "star", "small", 2), Group("blue", "cross", "large")), "left")
     captions = [caption(scene, code, frame) for frame in range(1, frame_count(code)) for scene in (one, two)]
@@ -69,11 +69,12 @@ def first_token_mass(table: "pd.DataFrame", logprobs: "np.ndarray", tokenizer: A
     def tokens(code: str) -> set[int]:
         return {tokenizer.encode(text, add_special_tokens=False)[0] for text in openings(code)}
 
-    english, rows = tokens("en"), []
+    openers = {code: tokens(code) for code in {"en", *table["language"]}}
+    english, rows = openers["en"], []
     for number, (code, arm) in enumerate(zip(table["language"], table["arm"], strict=True)):
         if code == "en":
             continue
-        asked = tokens(code)
+        asked = openers[code]
         mass = np.exp(logprobs[number])
         rows.append((code, arm, mass[sorted(asked - english)].sum(), mass[sorted(english - asked)].sum()))
     return pd.DataFrame(rows, columns=["language", "arm", "asked", "english"])
@@ -112,31 +113,34 @@ def reference(cell: str) -> str:
     return json.loads(cell)[1]
 
 
-def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any) -> "np.ndarray":
+def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, batch_size: int = 64) -> "np.ndarray":
     """Hidden states at the position that predicts the first answer token: float32 ``(rows, layers + 1, hidden)``."""
     import numpy as np
     import torch
 
     from textreg.adapters import plain
+    from textreg.features import projected
     from textreg.generation import Request, encode_prompts
 
-    vlm, out = plain(model), []
-    token = processor.tokenizer.convert_tokens_to_ids("<image>")
-    for prompt, image in zip(table["prompt"], table["image_id"], strict=True):
-        name = image if isinstance(image, str) else None
-        ids = torch.from_numpy(encode_prompts(processor, [Request(prompt, name)], vlm)[0])[None]  # (1, length)
+    vlm, out = plain(model), {}
+    names = [image if isinstance(image, str) else None for image in table["image_id"]]
+    asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
+    prompts = encode_prompts(processor, asked, vlm)
+    alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
+    for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
+        alike.setdefault((len(ids), name is not None), []).append(row)
+    batches = [
+        rows[start : start + batch_size] for rows in alike.values() for start in range(0, len(rows), batch_size)
+    ]
+    for rows in batches:
+        ids = torch.from_numpy(np.stack([prompts[row] for row in rows])).to(vlm.device)  # (batch, length)
+        shown = [names[row] for row in rows if names[row] is not None]
         with torch.inference_mode():
-            embedded = vlm.get_input_embeddings()(ids)  # (1, length, hidden)
-            if name is not None:
-                features = torch.as_tensor(seen.fetch([name])[name])  # (patches, tower hidden)
-                embedded[ids == token] = vlm.model.multi_modal_projector(features.float()).reshape(
-                    -1, embedded.shape[-1]
-                )
-            states = vlm.model.language_model(
-                inputs_embeds=embedded, output_hidden_states=True, use_cache=False
-            ).hidden_states
-        out.append(np.stack([state[0, -1].float().numpy() for state in states]))
-    return np.stack(out)
+            images = projected(vlm, seen.fetch(shown)) if shown else None
+            found = vlm.model(input_ids=ids, mm_encoder_outputs=images, output_hidden_states=True, use_cache=False)
+        states = torch.stack([state[:, -1].float().cpu() for state in found.hidden_states], dim=1)
+        out.update(zip(rows, states.numpy(), strict=True))
+    return np.stack([out[row] for row in range(len(prompts))])
 
 
 def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.DataFrame":

@@ -106,9 +106,7 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
     with fast_fp32(compute):
         for step in range(settings.tower_steps):
             for group in optimizer.param_groups:
-                group["lr"] = settings.tower_learning_rate * learning_rate_factor(
-                    step, settings.tower_steps, decay=0.5
-                )
+                group["lr"] = settings.tower_learning_rate * learning_rate_factor(step, settings.tower_steps)
             batch = examples(rng, settings.image_size, settings.tower_batch)  # always fresh: a pool gets memorized
             images, targets = (tensor.to(compute.device) for tensor in batch)
             found = scores(images)
