@@ -56,7 +56,10 @@ class FaultyServer:
         self._server.server_close()
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        data = handler.rfile.read(length := int(handler.headers["content-length"]))
+        if len(data) < length:  # the client was killed while it was asking
+            return
+        body = json.loads(data)
         with self._lock:
             self.requests.append(body)
             self.headers.append({name.lower(): value for name, value in handler.headers.items()})

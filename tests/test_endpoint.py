@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from faulty_server import FaultyServer, last_text
 
-from textreg.endpoint import evaluate
+from textreg.endpoint import evaluate, sentences
 from textreg.errors import InputError, RunError
 from textreg.images import open_image
 from textreg.probe_sets import scene_set
@@ -76,6 +76,7 @@ def test_a_request_that_fails_for_good_is_counted_and_left_out(tmp_path):
     with FaultyServer(faults=["", "400"]) as server:
         done = evaluate(service(server, concurrency=1), PROBES, tmp_path, progress=False)
         assert (done.asked, sum(done.unanswered.values()), len(pd.read_parquet(done.answers))) == (17, 1, 17)
+        assert "1 requests without an answer" in sentences(done)[1]
         healed = evaluate(service(server), PROBES, tmp_path, progress=False)
         assert (healed.asked, healed.kept, len(pd.read_parquet(done.answers))) == (1, 17, 18)
 

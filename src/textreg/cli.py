@@ -110,6 +110,8 @@ def evaluate(
     probes = probe_sets.probe_set(images, codes, limit)
     service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
     found = served.evaluate(service, probes, out, max_tokens=max_tokens)
+    for sentence in served.sentences(found):
+        typer.echo(sentence, err=True)
     score_report.print_result(scoring.score_file(found.answers, out / "fidelity.csv", out / "figures"))
 
 

@@ -84,6 +84,18 @@ def evaluate(
     )
 
 
+def sentences(found: Evaluation) -> list[str]:
+    """What a user should know beside the scores: counts, requests without an answer, answers cut off, notes."""
+    said = [
+        f"{found.asked} answers asked for, {found.kept} kept from earlier; {found.tokens_in:,} tokens read, "
+        f"{found.tokens_out:,} written: {found.answers}"
+    ]
+    said += [f"{count} requests without an answer, left out: {why}" for why, count in found.unanswered.items()]
+    if found.cut:
+        said.append(f"{found.cut} answers are cut off by the token limit; raise it if they look unfinished")
+    return [*said, *found.notes]
+
+
 def request_key(service: Service, options: Mapping[str, Any], probe: Probe) -> str:
     """SHA-256 of what an answer depends on."""
     picture = (probe.picture.digest, probe.picture.blank) if probe.picture else None
