@@ -30,7 +30,7 @@ def quiet():
 def finished(tmp_path_factory):
     """A repository whose run has finished, made with a secret in the environment."""
     root = tiny_chain.build(tmp_path_factory.mktemp("chain"))
-    tiny_chain.write(root, "align", "import os\nprint('key', os.environ['FAKE_API_KEY'])", tiny_chain.ALIGN)
+    tiny_chain.write(root, "align", "import os\nprint('key', os.environ.get('FAKE_API_KEY'))", tiny_chain.ALIGN)
     os.environ["FAKE_API_KEY"] = KEY
     try:
         result = runner.run("tiny", root=root, jobs=2, report=quiet())
