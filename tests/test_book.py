@@ -103,7 +103,7 @@ def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
 def test_injected_parameters_are_hidden_by_their_tag(root, run):
     book.stage(root, run)
     cells = staged(root, "01_prepare_data")["cells"]
-    hidden = [cell["source"] for cell in cells if "hide-cell" in cell["metadata"].get("tags", [])]
+    hidden = ["".join(cell["source"]) for cell in cells if "hide-cell" in cell["metadata"].get("tags", [])]
     assert hidden == ["x = 2"]
 
 
