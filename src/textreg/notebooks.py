@@ -30,7 +30,6 @@ MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]
 @dataclass(frozen=True)
 class Failure:
     """Why a unit failed, in one line.  ``cell`` counts the source's code cells from 1; ``user``: exit code 2."""
-    code 2)."""
 
     message: str
     cell: int | None = None
