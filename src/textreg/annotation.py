@@ -26,16 +26,14 @@ Judge = Callable[[Sequence[tuple[str, str, str]]], Sequence[object]]
 
 @dataclass(frozen=True)
 class Rules:
-    """How answers are scored.  ``min_words``: shortest answer the identifier decides; ``lines`` None skips LPR and
-    WPR."""
+    """How answers are scored: shortest answer the identifier decides, and the line rules (None: no LPR, no WPR)."""
 
     min_words: int = 4
     lines: LineRules | None = field(default_factory=LineRules)
 
 
 def lf_plus(identified_ok: pd.Series, judge_ok: pd.Series) -> pd.Series:
-    """LF+ per answer: the identifier names the asked language *and* the judge accepts the answer as that language
-    alone.
+    """LF+ per answer: the identifier names the asked language *and* the judge accepts no other beside it.
 
     Both are nullable booleans; the result is missing where either is, so that an answer nobody judged is not counted.
     Our reconstruction: the paper's formula for LF+ is not known to us.
@@ -172,8 +170,7 @@ def _annotate_by_grammar(table: pd.DataFrame, texts: list[str], asked: list[str]
 
 @lru_cache(maxsize=65536)
 def _meaning(reference: str | None, task: str) -> str | None:
-    """The meaning an answer is compared with: the first reference, if it is a scene or the answer of a known question
-    kind."""
+    """What an answer is compared with: the first reference, if it is a scene or answers a known question kind."""
     if not isinstance(reference, str) or not reference.startswith("["):
         return None
     try:

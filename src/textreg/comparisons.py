@@ -38,8 +38,7 @@ MACRO_COLUMNS = ("seed", "system", "lambda", "arm", "group", "languages", "items
 def ifl(
     annotated: pd.DataFrame, measure: str = "lf", image: str = "image", text: str = "text", bootstrap: int = 1000
 ) -> pd.DataFrame:
-    """Image-induced fidelity loss (Hinck et al. 2024): LF of the text arm minus LF of the image arm, on the same
-    items.
+    """Image-induced fidelity loss (Hinck et al. 2024): text arm minus image arm, item by item.
 
     One row per seed, system, lambda and language, and a row with language ``all`` (see :func:`_across`).  ``n`` items
     are scored in both arms; ``text_lf`` and ``image_lf`` are over these; a positive ``ifl`` is a loss.
@@ -135,8 +134,7 @@ def _paired(rows: pd.DataFrame, side: str, names: Sequence[str], measure: str) -
 
 
 def _across(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Complete pairs per language, then ``all``: per item the mean over its languages, since those answers hang
-    together."""
+    """Complete pairs per language, then ``all``: the mean of each item over its languages, which hang together."""
     complete = pairs.dropna()
     for language in sorted(set(pairs.index.get_level_values("language"))):
         here = complete.index.get_level_values("language") == language

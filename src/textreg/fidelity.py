@@ -1,5 +1,4 @@
-"""Language fidelity of a table of answers, per language and system: the columns of ``fidelity.csv`` and
-``visual.csv``.
+"""Language fidelity of a table of answers, per language and system: ``fidelity.csv`` and ``visual.csv``.
 
 :func:`annotate` says what can be said of each answer; everything here counts those flags.  :func:`tally` adds up, so
 that tallies of parts add up to the tally of the whole and a file of any length is scored in constant memory;
@@ -95,8 +94,7 @@ def add(tallies: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
-    """The columns of ``fidelity.csv`` from a tally: shares in 0..1, NaN where nothing was scored, keys missing in it
-    empty.
+    """The columns of ``fidelity.csv`` from a tally: shares in 0..1, NaN where nothing was scored.
 
     ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; the other measures divide by the
     answers for which they are defined.  Bounds of LF: see :func:`textreg.intervals.share_bounds`.
@@ -136,8 +134,7 @@ def summarise(
 
 
 def unrestricted_share(counted: pd.DataFrame) -> float:
-    """Share of identified answers to which the unrestricted identifier gives another language; NaN if it cannot
-    say."""
+    """Share of identified answers that the unrestricted identifier calls another language; NaN: it cannot say."""
     identified = counted["identified"].sum()
     return float(counted["disagree"].sum() / identified) if identified else float("nan")
 

@@ -82,8 +82,7 @@ def code_book() -> dict[str, LanguageCode]:
 
 
 def check_code(code: object, known: Iterable[str] | None = None) -> str:
-    """The code itself if it is known (default: the code book), else InputError with the likely one: ``jp`` ->
-    ``ja``."""
+    """The code itself if the code book (or ``known``) has it, else InputError with the likely one (``jp``: ``ja``)."""
     known = set(code_book() if known is None else known)
     if isinstance(code, str) and code in known:
         return code
@@ -96,8 +95,7 @@ def check_code(code: object, known: Iterable[str] | None = None) -> str:
 
 
 def clean(text: str, max_chars: int = 2000) -> str:
-    """The text an identifier sees: the first ``max_chars`` characters, without control and direction marks, on one
-    line."""
+    """What an identifier sees: the first ``max_chars`` characters on one line, without control and direction marks."""
     text = text[:max_chars]
     if not text.isprintable():
         text = _UNSEEN.sub("", text)
@@ -208,8 +206,7 @@ class Py3Langid(RestrictedIdentifier):
 
 @dataclass(frozen=True)
 class _NaiveBayes:
-    """The arrays of py3langid's model: automaton, emitted feature per state, log-probabilities per feature and
-    label."""
+    """The arrays of py3langid's model: automaton, feature emitted per state, log-probability per feature and label."""
 
     labels: tuple[str, ...]
     step: np.ndarray  # (rows * 256,) next state
@@ -221,8 +218,7 @@ class _NaiveBayes:
     first: np.ndarray  # (labels,) column of each label
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """(texts, labels) float32, rows sum to 1, tempered by the square root of the length in bytes as py3langid
-        does."""
+        """(texts, labels) float32; rows sum to 1, tempered by the root of the length in bytes as py3langid does."""
         from scipy import sparse
 
         encoded = [_encode(text) for text in texts]

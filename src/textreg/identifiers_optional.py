@@ -54,8 +54,7 @@ class Lingua(RestrictedIdentifier):
 
 
 class GlotLID(RestrictedIdentifier):
-    """GlotLID v3 (Kargaran et al. 2023), from a local ``.bin`` or a hub id; junk labels (``und_*``, ``zxx_*``) are
-    ``zxx``."""
+    """GlotLID v3 (Kargaran et al. 2023) from a local ``.bin`` or a hub id; its junk labels count as ``zxx``."""
 
     name = "glotlid"
 

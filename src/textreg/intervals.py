@@ -21,8 +21,7 @@ _FEW = 64  # outcomes with at most so many distinct values are resampled by thei
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two measurements on the same items: mean of ``a - b`` over the pairs where both are defined, its bounds and
-    p-value.
+    """Two measurements on the same items: the mean of ``a - b`` over defined pairs, its bounds and p-value.
 
     ``test`` names what gave the p-value (two-sided); everything is NaN if no pair is defined.
     """

@@ -1,5 +1,4 @@
-"""Line and word pass rates of the Language Confusion Benchmark (Marchisio et al. 2024, arXiv 2406.20052), rule by
-rule.
+"""Line and word pass rates of the Language Confusion Benchmark (Marchisio et al. 2024, arXiv 2406.20052).
 
 A response passes by line if every line long enough to judge is in the asked language; among those, it passes by word
 if no line holds an English word.  The defaults of :class:`LineRules` are the benchmark's.  Two things differ, on
