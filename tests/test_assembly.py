@@ -142,6 +142,10 @@ def test_a_published_llava_is_read_with_the_old_spelling_of_its_tower(tmp_path, 
 
 def test_a_published_onevision_computes_what_its_own_pixels_give(tmp_path, tiny_llm, tiny_tower, tiny_images):
     """The oracle is the model's multi-image path, which shows each whole picture without tiles."""
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
+
     from textreg.features import open_features, projected
 
     write_onevision(tmp_path, tiny_llm, tiny_tower)
@@ -149,7 +153,9 @@ def test_a_published_onevision_computes_what_its_own_pixels_give(tmp_path, tiny_
     assert image_tokens(model) == 5
     names = ["image-1", "image-6"]
     found = projected(model, open_features(model, processor, tiny_images).fetch(names))["image"].pooler_output
-    inputs = processor.image_processor([tiny_images.image(name) for name in names], return_tensors="pt")
+    inputs = LlavaOnevisionImageProcessorPil.from_pretrained(tmp_path)(
+        [tiny_images.image(name) for name in names], return_tensors="pt"
+    )
     expected = model.model.get_image_features(
         inputs["pixel_values"][:, :1], inputs["image_sizes"], batch_num_images=torch.tensor([2]), return_dict=True
     ).pooler_output

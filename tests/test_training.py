@@ -300,13 +300,12 @@ def environment():
 def test_a_killed_training_resumes_bit_for_bit(tmp_path, data):
     from safetensors.torch import load_file
 
-    settings = {"steps": 40, "checkpoint_steps": 3}
+    settings = {"steps": 60, "checkpoint_steps": 3}
     expected, _ = data.train(dataclasses.replace(SETTINGS, **settings), tmp_path / "whole")
     command = script(tmp_path, "killed", data, **settings)
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
     while resume.step_of(resume.latest(tmp_path / "killed" / "checkpoints")) < 6:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -111,7 +111,8 @@ def load_vlm(
 ) -> tuple["PreTrainedModel", "ProcessorMixin"]:
     """Load a published vision-language model (LLaVA 1.5, LLaVA-OneVision) or one that :mod:`textreg.export` wrote.
 
-    LLaVA-OneVision is shown the whole picture once, as it is in its multi-image setting, not its tiles as well.
+    LLaVA-OneVision is shown the whole picture once, as in its multi-image setting, not its tiles as well; it gets the
+    processor that goes with that, because its own cannot be built without torchvision.
 
     Raises:
         InputError: it is missing or gated, has no chat template, or its keys do not match its architecture.
@@ -126,14 +127,11 @@ def load_vlm(
         )
     model = load_model("AutoModelForImageTextToText", place, precision, device, revision, projector_fp32=True)
     tokenizer = load_tokenizer(place, revision)
-    image_processor = load_image_processor(
-        place, model.model.vision_tower, revision, tiled=config.model_type == "llava_onevision"
-    )
+    image_processor = load_image_processor(place, model.model.vision_tower, revision)
     model.generation_config = generation_config(model.generation_config, tokenizer)
-    if config.model_type == "llava":
-        extra = int(has_class_token(model.model.vision_tower))
-        return model.eval(), llava_processor(image_processor, tokenizer, config, extra)
-    return model.eval(), onevision_processor(image_processor, tokenizer, config)
+    line_end = config.model_type == "llava_onevision"
+    extra = int(has_class_token(model.model.vision_tower)) + int(line_end)
+    return model.eval(), llava_processor(image_processor, tokenizer, config, extra)
 
 
 def load_base(
@@ -219,20 +217,3 @@ def generation_config(config: Any, tokenizer: Any) -> Any:
     config.eos_token_id, config.pad_token_id = sorted(ends), tokenizer.pad_token_id
     config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
     return config
-
-
-def onevision_processor(image_processor: Any, tokenizer: Any, config: Any) -> "ProcessorMixin":
-    """``LlavaOnevisionProcessor`` with its own image processor and no remote parts."""
-    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
-    from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
-
-    return LlavaOnevisionProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        video_processor=LlavaOnevisionVideoProcessor(),
-        num_image_tokens=(config.vision_config.image_size // config.vision_config.patch_size) ** 2,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        vision_aspect_ratio=config.vision_aspect_ratio,
-        chat_template=tokenizer.chat_template,
-        image_token=IMAGE_TOKEN,
-    )

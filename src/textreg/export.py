@@ -40,7 +40,8 @@ def export(
     the new one is complete.
 
     Raises:
-        InputError: the model still carries adapters, the folder cannot be written, or the hub refuses the upload.
+        InputError: the model still carries adapters or is not a LLaVA, the folder cannot be written, or the hub
+        refuses the upload.
     """
     import shutil
 
@@ -49,6 +50,11 @@ def export(
     if any(True for _ in lora_layers(model)):
         raise InputError(
             "export needs a plain model: merge the adapter first (merge_and_unload, or the stage `merge`)"
+        )
+    if model.config.model_type != "llava":
+        raise InputError(
+            f"export writes LLaVA, this is {model.config.model_type!r}: merge its folder with `textreg merge`, which "
+            "keeps the published processor files"
         )
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")

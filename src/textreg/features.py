@@ -247,9 +247,8 @@ def _compute(
 
 
 def pixels(image_processor: Any, pictures: list["Image"]) -> "torch.Tensor":
-    """float32 [pictures, 3, side, side] as the tower was trained on; of a tiling processor the whole picture alone."""
-    found = image_processor(pictures, return_tensors="pt")["pixel_values"]
-    return found[:, 0] if found.dim() == 5 else found
+    """float32 [pictures, 3, side, side] as the tower was trained on."""
+    return image_processor(pictures, return_tensors="pt")["pixel_values"]
 
 
 def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "torch.Tensor":

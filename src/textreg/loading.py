@@ -118,19 +118,12 @@ def load_tower(place: str, precision: str, device: str, revision: str | None) ->
     return tower.requires_grad_(False).to(device), load_image_processor(place, tower, revision)
 
 
-def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None, *, tiled: bool = False) -> Any:
-    """The Pillow image processor beside a tower, refused when its output size is not the tower's input size.
-
-    ``tiled``: the one of LLaVA-OneVision, which gives the whole picture first and tiles of it after.
-    """
+def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None) -> Any:
+    """The Pillow image processor beside a tower, refused when its output size is not the tower's input size."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     loader = CLIPImageProcessorPil if has_class_token(tower) else SiglipImageProcessorPil
-    loader = LlavaOnevisionImageProcessorPil if tiled else loader
     processor = reading(place, "tower", loader.from_pretrained, revision=revision)
     wanted = tower.config.image_size
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
