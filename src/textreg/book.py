@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,9 @@ STAGED = Path("book/_executed")
 SHIPPED = Path("results/laptop")
 PREFERRED_ARM = "TR"
 ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
+KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
+LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
     "No run was at hand when this book was built, so this page shows the notebook's source without results.\n"
@@ -93,6 +97,8 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         source = executed or root / "notebooks" / f"{page}.ipynb"
         content = notebooks.read(source)
         content = staged_notebook(content, source, others, run) if executed else _source_notebook(content)
+        # Nothing else of a notebook's metadata concerns a reader, and without a language nothing is highlighted.
+        content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     _stage_pages(target, run, results)
     return Staged(pages)
@@ -118,9 +124,6 @@ def staged_notebook(content: dict[str, Any], source: Path, others: list[str], ru
         shown = source.stem.partition("-")[2]
         note = f"*This page shows the arm `{shown}`; papermill ran the same notebook for {', '.join(others)}.*"
         _insert_note(content, note)
-    content["metadata"] = {
-        key: content["metadata"][key] for key in ("kernelspec", "language_info") if key in content["metadata"]
-    }
     return content
 
 
@@ -147,8 +150,9 @@ def build(
     done = subprocess.run([*command, "-n", "-W", "--keep-going", "-q"], capture_output=True, text=True, check=False)
     html = out / "_build" / "html"
     if done.returncode:
-        report = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
-        raise RunError("the book did not build: " + (" | ".join(report[:5]) or done.stderr.strip()[-500:]))
+        text = COLOUR.sub("", done.stdout + done.stderr).replace(f"{root}/", "")
+        report = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
+        raise RunError("the book did not build: " + (" | ".join(report[:5]) or text.strip()[-500:]))
     problems = check_pages(html, toc_pages(root))
     if problems:
         raise RunError("the book was built but is not fit to publish: " + " | ".join(problems[:5]))
