@@ -75,8 +75,8 @@ def check(folder: str | Path = FOLDER) -> dict[str, Any]:
     cure = f"install the package again, or rebuild it: {REBUILD}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = manifest["sha256"]
-    except (OSError, ValueError, KeyError):
+        expected = dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"shipped backbone: {MANIFEST} is missing or damaged; {cure}") from None
     for name, wanted in expected.items():
         path = folder / name

@@ -72,13 +72,13 @@ def _context(scene, source: str, rng: random.Random) -> str:
     return caption(scene, source, frame=0) if rng.random() < 0.3 else caption(scene, source, rng=rng)
 
 
-def build_tokenizer(settings: Backbone) -> "PreTrainedTokenizerFast":
-    """Byte-level BPE over examples of all languages, with the chat template and the image placeholder."""
+def build_tokenizer(settings: Backbone, examples: int = 30_000) -> "PreTrainedTokenizerFast":
+    """Byte-level BPE over so many examples of all languages, with the chat template and the image placeholder."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     rng, codes = random.Random(settings.seed), languages.codes()
-    texts = (text for _ in range(30_000) for text in example(rng, codes))
+    texts = (text for _ in range(examples) for text in example(rng, codes))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

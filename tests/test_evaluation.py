@@ -1,0 +1,240 @@
+"""Systems, lambdas and answers: which model is asked, at what strength, and that nothing is asked twice."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from textreg import adapters, assembly, evaluation
+from textreg.config import Evaluate
+from textreg.errors import InputError
+from textreg.evaluation import System
+
+REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with two tuned arms, one of them merged (files are empty, but where they belong)."""
+    for arm in ("BM", "TR"):
+        (tmp_path / "tune" / arm / "adapter").mkdir(parents=True)
+    (tmp_path / "merge" / "TR+M").mkdir(parents=True)
+    (tmp_path / "merge" / "TR+M" / "choice.json").write_text('{"lambda": 0.6}')
+    return tmp_path
+
+
+def test_a_tuned_arm_is_a_system_at_lambda_one(run):
+    assert evaluation.system(run, "TR") == System("TR", "TR", 1.0)
+
+
+def test_a_merged_arm_is_the_arm_at_the_lambda_that_was_chosen(run):
+    assert evaluation.system(run, "TR+M") == System("TR+M", "TR", 0.6)
+    assert evaluation.system(run, "TR+M").part == "TR+M@0.6.jsonl"
+
+
+def test_the_backbone_needs_no_arm(tmp_path):
+    assert evaluation.system(tmp_path, "backbone") == System("backbone", "", 1.0)
+
+
+def test_an_unknown_system_is_told_with_those_there_are(run):
+    with pytest.raises(InputError, match=r"system 'BN': no tuned arm 'BN' in .* \(known: BM, TR\); run tune first"):
+        evaluation.system(run, "BN")
+
+
+def test_a_system_that_was_not_merged_names_the_stage_to_run(run):
+    with pytest.raises(InputError, match=r"choice\.json is missing; run the stage merge for arm BM"):
+        evaluation.system(run, "BM+M")
+
+
+def sweep(*rows):
+    return pd.DataFrame(rows, columns=["lambda", "lf_plus", "visual"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(1.0, 0.80, 0.98), (0.7, 0.90, 0.97), (0.4, 0.95, 0.90)], 0.7),  # 0.4 costs too much
+        ([(1.0, 0.80, 0.98), (0.7, 0.90, 0.96), (0.4, 0.95, 0.96)], 0.4),  # exactly the tolerance is within it
+        ([(1.0, 0.90, 0.98), (0.7, 0.90, 0.98), (0.4, 0.90, 0.99)], 1.0),  # a tie changes the tuned model least
+        ([(1.0, 0.80, 0.98), (0.4, 0.90, 0.98), (0.7, 0.90, 0.98)], 0.7),
+        ([(1.0, 0.80, 0.50), (0.4, 0.20, 0.99)], 1.0),
+    ],
+)
+def test_of_the_lambdas_that_cost_little_the_most_faithful_is_chosen(rows, expected):
+    assert evaluation.choose_lambda(sweep(*rows), tolerated_visual_loss=0.02) == expected
+
+
+def test_a_choice_without_the_tuned_model_is_refused():
+    with pytest.raises(InputError, match=r"lambdas: 1\.0 is missing"):
+        evaluation.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
+
+
+def annotated(rows):
+    columns = ["seed", "system", "lambda", "language", "arm", "task", "lf", "lf_plus", "grounded", "content"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype(dict.fromkeys(("lf", "lf_plus", "grounded", "content"), "boolean"))
+
+
+def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
+    yes, no, key = (True, True, True, True), (False, False, False, True), (0, "TR", 0.5)
+    scored = annotated(
+        [
+            (*key, "de", "image", "caption", *yes),
+            (*key, "fr", "image", "caption", *yes),
+            (*key, "fr", "image", "caption", *no),
+            (*key, "fr", "image", "caption", *no),
+            (*key, "fr", "image", "caption", *no),
+            (*key, "en", "image", "caption", *yes),
+            (*key, "en", "image", "caption", True, True, False, False),
+            (*key, "de", "text", "caption", *no),  # another arm
+            (*key, "de", "image", "colour", *no),  # another task
+            (*key, "es", "image", "caption", *no),  # another language
+        ]
+    )
+    (row,) = evaluation.sweep_table(scored, ["de", "fr"], "validation").to_dict("records")
+    assert row == {
+        "seed": 0,
+        "system": "TR",
+        "lambda": 0.5,
+        "split": "validation",
+        "lf": 0.625,
+        "lf_plus": 0.625,
+        "grounded": 0.625,
+        "visual": 0.5,
+    }
+
+
+def test_the_frontier_runs_from_the_tuned_arm_through_the_merges_to_the_backbone():
+    keys = [("backbone", 1.0), ("TR", 1.0), ("TR+M", 0.6), ("TR+M", 0.25), ("BM", 1.0)]
+    scored = pd.DataFrame(keys, columns=["system", "lambda"])
+    systems = [System("backbone"), System("TR", "TR"), System("BM", "BM"), System("TR+M", "TR", 0.6)]
+    main, frontier = evaluation.split_frontier(scored, systems)
+    assert list(main.itertuples(index=False, name=None)) == [("backbone", 1), ("TR", 1), ("TR+M", 0.6), ("BM", 1)]
+    assert set(frontier["system"]) == {"TR+M"}
+    assert sorted(frontier["lambda"]) == [0.0, 0.25, 0.6, 1.0]
+    assert scored["lambda"].tolist() == [1, 1, 0.6, 0.25, 1]  # the given table is left alone
+
+
+def test_the_frontier_asks_merged_systems_alone_and_the_chosen_lambda_only_once(run):
+    settings = Evaluate(run=str(run), systems=["backbone", "TR", "TR+M"], frontier_lambdas=[0.25, 0.6])
+    assert evaluation.frontier(settings) == [System("TR+M", "TR", 0.25)]
+
+
+def test_what_cannot_be_compared_gives_an_empty_table():
+    empty = annotated([(0, "BM", 1.0, "de", "image", "caption", True, True, True, True)]).assign(item_id="a")
+    assert evaluation.ifl_table(empty, bootstrap=10).empty
+    assert evaluation.comparison_table(empty, bootstrap=10).empty
+
+
+# ------------------------------------------------------------------------------------------ asking a real tiny model
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, tiny_llm, tiny_tower):
+    """A run folder with an aligned model and a tuned arm, both untrained; four requests about two pictures."""
+    from conftest import image_table
+
+    from textreg import row_files
+
+    folder = tmp_path_factory.mktemp("asked")
+    model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)
+    assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
+    tuned = adapters.attach(model, rank=2, alpha=64, seed=0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.5)
+    adapters.save_adapter(tuned, folder / "tune" / "TR" / "adapter")
+    with row_files.RowWriter(folder / "prepare_data" / "images.parquet", row_files.IMAGES) as writer:
+        for name, data in image_table().encoded.items():
+            image = {"bytes": data, "path": None}
+            writer.write({"image_id": name, "split": "test", "image": image, "scene": None})
+    with row_files.RowWriter(folder / "prepare_data" / "requests.parquet", row_files.REQUESTS) as writer:
+        for number in range(4):
+            shown = f"image-{number}" if number < 3 else None
+            prompt = ("<image>\n" if shown else "") + "Describe the image."
+            row = (f"i{number}:caption", "test", "image" if shown else "text", "caption", "es", shown, prompt, "[]")
+            writer.write(dict(zip(REQUESTS, row, strict=True)))
+    settings = Evaluate(run=str(folder), systems=["TR"], max_new_tokens=4, batch_size=2, workers=1)
+    return settings, evaluation.read_requests(folder, "test", ["image", "text"])
+
+
+def test_requests_are_chosen_by_split_arm_and_task(asked):
+    settings, requests = asked
+    assert len(requests) == 4
+    assert evaluation.read_requests(settings.run, "test", ["text"])["item_id"].tolist() == ["i3:caption"]
+    assert evaluation.read_requests(settings.run, "validation", ["image"]).empty
+    assert evaluation.read_requests(settings.run, "test", ["image"], ["colour"]).empty
+
+
+def test_every_answer_carries_what_it_answers(asked, tmp_path):
+    settings, requests = asked
+    table = evaluation.answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
+    columns = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
+    assert list(table.columns) == columns
+    assert table["item_id"].tolist() == requests["item_id"].tolist()
+    assert set(table["lambda"]) == {0.5} and set(table["system"]) == {"TR+M"}
+
+
+def test_lambda_turns_the_adapter_down_to_the_backbone(asked, tmp_path):
+    settings, requests = asked
+    answers = {
+        which: evaluation.answer_system(settings, which, requests, tmp_path / which.part)["answer"].tolist()
+        for which in (System("backbone"), System("TR", "TR"), System("TR+M", "TR", 0.0))
+    }
+    bare, tuned, off = answers.values()
+    assert off == bare != tuned
+
+
+def test_an_answer_in_the_journal_is_not_asked_for_again(asked, tmp_path):
+    settings, requests = asked
+    part = tmp_path / "TR.jsonl"
+    first = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    lines = [json.loads(line) for line in part.read_text().splitlines()]
+    kept = [{**line, "answer": "said before"} for line in lines if "|i0:" in line["key"]]
+    part.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"key": "torn')
+    again = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    assert again == ["said before", *first[1:]]
+
+
+def test_answers_of_another_model_are_never_reused(asked, tmp_path):
+    settings, requests = asked
+    part = tmp_path / "same.jsonl"
+    tuned = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    bare = evaluation.answer_system(settings, System("TR", "TR", 0.0), requests, part)["answer"].tolist()
+    assert tuned != bare
+    assert len(part.read_text().splitlines()) == 2 * len(requests)
+
+
+def test_a_plan_changes_with_adapter_lambda_projector_requests_and_length_and_with_nothing_else(asked, tmp_path):
+    import shutil
+
+    settings, requests = asked
+    folder = shutil.copytree(settings.run, tmp_path / "copy")
+    moved = Evaluate(**{**vars(settings), "run": str(folder)})
+
+    def plan(which=System("TR", "TR"), table=requests, **changes):  # noqa: B008 (frozen)
+        return evaluation.answer_plan(Evaluate(**{**vars(moved), **changes}), which, table)
+
+    first = plan()
+    assert first == evaluation.answer_plan(settings, System("TR", "TR"), requests) == plan(batch_size=1, workers=2)
+    found = {
+        first,
+        plan(System("TR+M", "TR", 0.5)),
+        plan(System("backbone")),
+        plan(max_new_tokens=5),
+        plan(table=requests.assign(prompt="<image>\nOther words.")),
+        plan(table=requests.iloc[:2]),
+    }
+    for name in ("align/projector.safetensors", "tune/TR/adapter/adapter_model.safetensors"):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(bytes(data))
+        found.add(plan())
+    assert len(found) == 8
+
+
+def test_tables_are_written_beside_the_answers(asked, tmp_path):
+    answers = pd.DataFrame({"answer": ["a"]})
+    evaluation.write_tables(tmp_path / "evaluate", answers, {"fidelity": pd.DataFrame({"lf": [1 / 3]})})
+    assert pd.read_parquet(tmp_path / "evaluate" / "answers.parquet").equals(answers)
+    assert (tmp_path / "evaluate" / "fidelity.csv").read_text() == "lf\n0.333333\n"

@@ -1,0 +1,224 @@
+"""Scenes as row files: nothing leaks from the test split or a held-out language; arms differ in nothing else."""
+
+import hashlib
+import io
+import json
+import random
+import re
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from textreg import grammar, instructions, languages, prepare, scenes
+from textreg.config import PrepareData
+from textreg.errors import InputError
+from textreg.row_files import read_rows
+
+SMALL = {
+    "languages": ["en", "es", "eu", "el"],
+    "text_languages": ["es", "ca", "el"],
+    "held_out": ["eu"],
+    "align_rows": 40,
+    "visual_rows": 50,
+    "text_rows": 90,
+    "validation_images": 4,
+    "test_images": 12,
+}
+
+
+def written(folder, **changes):
+    settings = PrepareData(run=str(folder), **{**SMALL, **changes})
+    return settings, prepare.write(settings)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder with the files of one preparation, and the rows it says it wrote."""
+    settings, rows = written(tmp_path_factory.mktemp("run"))
+    return prepare.folder(settings), rows
+
+
+def table(run, name):
+    return read_rows(run[0] / f"{name}.parquet")
+
+
+def turns(rows):
+    return [(row[0]["content"], row[1]["content"]) for row in rows["messages"]]
+
+
+def words_of(code):
+    """Words of this language's captions and prompts."""
+    rng = random.Random(0)
+    texts = [grammar.caption(scenes.sample(rng), code, rng=rng) for _ in range(200)]
+    texts += languages.load(code).prompts
+    return {word for text in texts for word in re.findall(r"\w{4,}", text.lower())}
+
+
+def test_every_file_holds_the_rows_asked_for(run):
+    assert run[1] == {
+        "images": 1 + 50 + 4 + 12,
+        "align": 40,
+        "visual": 50,
+        "text": 90,
+        "text_control": 90,
+        "requests": (4 + 12) * 4 * 4,
+    }
+    assert {name: len(table(run, name)) for name in run[1]} == run[1]
+
+
+def test_no_scene_of_the_test_or_validation_split_is_trained_on_whatever_the_seed():
+    drawn = {
+        (seed, split): {scenes.to_json(scenes.canonical(scene)) for scene in prepare.draw_scenes(seed, split, 200)}
+        for seed in (0, 1)
+        for split in ("train", "validation", "test")
+    }
+    for one in drawn:
+        for other in drawn:
+            if one[1] != other[1]:
+                assert not drawn[one] & drawn[other], (one, other)
+    assert drawn[0, "test"] != drawn[1, "test"]
+
+
+def test_two_descriptions_of_one_scene_belong_to_one_split():
+    rng = random.Random(0)
+    for scene in (scenes.sample(rng) for _ in range(300)):
+        if scene.relation:
+            assert prepare.split_of(scene) == prepare.split_of(scenes.flip(scene))
+
+
+def test_about_one_scene_in_ten_is_a_test_scene():
+    rng = random.Random(0)
+    splits = [prepare.split_of(scenes.sample(rng, canonical=True)) for _ in range(3000)]
+    assert 0.07 < splits.count("test") / 3000 < 0.13
+    assert 0.03 < splits.count("validation") / 3000 < 0.07
+
+
+@pytest.mark.parametrize("name", ["align", "visual", "text_control"])
+def test_visual_alignment_and_control_rows_are_english(run, name):
+    rows = table(run, name)
+    assert set(rows["language"]) == {"en"}
+    foreign = words_of("es") | words_of("el") | words_of("eu")
+    spoken = {word for pair in turns(rows) for text in pair for word in re.findall(r"\w{4,}", text.lower())}
+    assert not spoken & (foreign - words_of("en"))
+
+
+def test_the_control_has_as_many_text_rows_as_the_mixture_and_no_image(run):
+    text, control = table(run, "text"), table(run, "text_control")
+    assert len(text) == len(control)
+    assert text["image_id"].isna().all() and control["image_id"].isna().all()
+
+
+def test_a_held_out_language_is_in_no_text_row_not_even_as_the_source_of_a_translation(run, tmp_path):
+    own = words_of("eu") - words_of("es") - words_of("ca") - words_of("el") - words_of("en")
+    rows = table(run, "text")
+    assert set(rows["task"]) >= {"translate", "describe_text"}
+    assert set(rows["language"]) == {"es", "ca", "el"}
+
+    def shown(rows):
+        return {word for pair in turns(rows) for text in pair for word in re.findall(r"\w{4,}", text.lower())}
+
+    assert not shown(rows) & own
+    settings, _ = written(tmp_path, held_out=[], text_languages=["es", "eu"])
+    assert shown(read_rows(prepare.folder(settings) / "text.parquet")) & own  # the words would have been found
+
+
+def test_the_shares_of_the_mixture_are_those_of_the_rows(run):
+    mixture = pd.read_csv(run[0] / "mixture.csv").set_index("language")
+    assert mixture["rows"].to_dict() == table(run, "text")["language"].value_counts().to_dict()
+    assert mixture["share"].sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["align", "visual", "text", "text_control"])
+def test_every_answer_that_is_taught_is_right(run, name):
+    for _, row in table(run, name).iterrows():
+        answer = row["messages"][1]["content"]
+        assert instructions.meaning_in(answer, row["task"], row["language"]) is not None, row["row_id"]
+        assert row["messages"][0]["content"].count("<image>") == pd.notna(row["image_id"])
+
+
+def test_a_caption_that_is_taught_describes_its_picture(run):
+    shown = table(run, "images").set_index("image_id")["scene"]
+    for name in ("align", "visual"):
+        rows = table(run, name)
+        for _, row in rows[rows["task"] == "caption"].iterrows():
+            scene = scenes.canonical(scenes.from_json(shown[row["image_id"]]))
+            told = grammar.parse(row["messages"][1]["content"], "en")
+            assert scenes.canonical(told) == scene
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(run, tmp_path):
+    def hashes(folder):
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    again, _ = written(tmp_path / "again")
+    other, _ = written(tmp_path / "other", seed=1)
+    first, second = hashes(run[0]), hashes(prepare.folder(other))
+    assert hashes(prepare.folder(again)) == first
+    assert {name for name in first if first[name] == second[name]} == {"mixture.csv"}
+
+
+def test_the_arms_of_a_request_differ_in_what_comes_before_the_prompt_alone(run):
+    captions = table(run, "requests").query("task == 'caption'")
+    for _, group in captions.groupby(["item_id", "language"]):
+        prompts, pictures = group.set_index("arm")["prompt"], group.set_index("arm")["image_id"]
+        assert sorted(prompts.index) == ["blank", "image", "text"]
+        assert prompts["image"] == prompts["blank"] and prompts["image"].startswith("<image>\n")
+        context, asked = prompts["text"].split("\n")
+        assert prompts["image"] == f"<image>\n{asked}"
+        assert pictures["blank"] == "blank" and pd.isna(pictures["text"])
+        language, (meaning, _) = group["language"].iloc[0], json.loads(group["reference"].iloc[0])
+        assert instructions.meaning_in(context, "caption", language) == meaning
+        assert group["reference"].nunique() == 1
+
+
+def test_an_item_has_one_id_and_one_meaning_in_every_language(run):
+    requests = table(run, "requests")
+    assert set(requests["language"]) == set(SMALL["languages"])
+    for item, group in requests.groupby("item_id"):
+        arms = 3 if item.endswith(":caption") else 1
+        assert len(group) == arms * len(SMALL["languages"]), item
+        assert group["task"].nunique() == 1
+        assert len({json.loads(cell)[0] for cell in group["reference"]}) == 1, item
+
+
+def test_every_reference_is_a_right_answer(run):
+    for _, row in table(run, "requests").iterrows():
+        meaning, answer = json.loads(row["reference"])
+        assert instructions.is_right(answer, row["task"], row["language"], meaning), row["item_id"]
+
+
+def test_pictures_are_all_there_and_the_blank_one_shows_nothing(run):
+    images = table(run, "images").set_index("image_id")
+    assert images["split"].value_counts().to_dict() == {"train": 50, "test": 12, "validation": 4, "all": 1}
+    asked = set(table(run, "requests")["image_id"].dropna()) | set(table(run, "visual")["image_id"])
+    assert asked <= set(images.index)
+    contrasts = {}
+    for name, image in images["image"].items():
+        picture = Image.open(io.BytesIO(image["bytes"])).convert("L")
+        assert picture.size == (48, 48)
+        low, high = picture.getextrema()
+        contrasts[name] = high - low
+    assert contrasts.pop("blank") < min(contrasts.values())
+
+
+def test_the_contact_sheet_shows_the_pictures_side_by_side(run):
+    sheet = prepare.contact_sheet(run[0] / "images.parquet", "train", count=7, scale=2, columns=6)
+    assert sheet.size == (6 * (96 + 6) - 6, 2 * (96 + 6) - 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"languages": ["en", "ess"]}, r"languages: no language file for 'ess' \(did you mean 'es'"),
+        ({"text_languages": ["xx"]}, r"text_languages: no language file for 'xx'"),
+        ({"held_out": ["xx"]}, r"held_out: no language file for 'xx'"),
+        ({"languages": ["es", "eu"]}, r"English \(en\) is missing"),
+        ({"held_out": ["es"]}, r"held_out: es also in text_languages"),
+    ],
+)
+def test_a_wrong_set_of_languages_is_refused_and_nothing_is_written(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        written(tmp_path, **changes)
+    assert not (tmp_path / "prepare_data").exists()
