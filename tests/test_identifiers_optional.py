@@ -20,8 +20,9 @@ def train(folder, name, **options):
     text = folder / "train.txt"
     lines = [f"__label__{label} {s}" for label, sentences in SENTENCES.items() for s in sentences] * 40
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # fastText fills one tenth of its matrix per thread: fewer than ten leave memory as it was found, NaN included
     model = fasttext.train_supervised(
-        str(text), minn=2, maxn=4, dim=16, epoch=50, lr=0.2, thread=1, verbose=0, bucket=200_000, **options
+        str(text), minn=2, maxn=4, dim=16, epoch=50, lr=0.2, thread=10, verbose=0, bucket=200_000, **options
     )
     model.save_model(str(folder / name))
     return folder / name

@@ -1,6 +1,7 @@
 """A score on the terminal: rich tables in per cent, undefined written as a dash, and what could not be scored.
 
-Columns that are undefined throughout are left out, so that a plain caption file stays narrow.  Shares are shown in per cent with one decimal, IFL in percentage points.
+Columns that are undefined throughout are left out, so that a plain caption file stays narrow.  Shares are
+shown in per cent with one decimal, IFL in percentage points.
 
 Use: ``print_result(scoring.score_file("answers.jsonl"))``.
 """
