@@ -135,7 +135,10 @@ def peer(folder: Path, rows: pd.DataFrame, images: ImageTable, steps: int) -> tu
     model, processor = assemble(str(folder / "llm"), str(folder / "tower"))
     tuned = attach(model, rank=16, alpha=32)
     records = [
-        {"text": processor.apply_chat_template(row.messages), "image": row.image_id and images.image(row.image_id)}
+        {
+            "text": processor.apply_chat_template(row.messages),
+            "image": images.image(row.image_id) if isinstance(row.image_id, str) else None,
+        }
         for row in rows.itertuples()
     ]
 

@@ -125,24 +125,22 @@ def merge(
     gamma: Annotated[float, typer.Option(help="share of the largest changes that breadcrumbs drops")] = 0.0,
     pattern: Annotated[list[str] | None, typer.Option(help="PATTERN=LAMBDA for some tensors; may be repeated")] = None,
     seed: Annotated[int, typer.Option(help="of the random drop")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="replace an earlier merge in OUT")] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="tensors (pattern) that stay as tuned; may be repeated")
+    ] = None,
+    adapter_base: Annotated[
+        str | None, typer.Option(help="base model of a LoRA adapter, where it cannot be found")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="replace an earlier merge in OUT")] = False,
 ) -> None:
     """Merge a tuned VLM with its language backbone, streaming, at any size."""
     from rich.console import Console
 
     from textreg import merging
+    from textreg.layouts import parse_patterns
 
     if len(tuned) < 2:
         raise InputError("merge needs TUNED and BASE: textreg merge TUNED BASE --lambda 0.5 --out DIR")
-    patterns = {}
-    for word in pattern or []:
-        name, found, value = word.rpartition("=")
-        try:
-            patterns[name] = float(value)
-        except ValueError:
-            found = ""
-        if not found or not name:
-            raise InputError(f"--pattern {word!r}: write PATTERN=LAMBDA, for example '*.mlp.*=0.3'")
     report = merging.merge(
         tuned[:-1],
         tuned[-1],
@@ -152,8 +150,10 @@ def merge(
         density=density,
         gamma=gamma,
         seed=seed,
-        patterns=patterns,
-        overwrite=overwrite,
+        patterns=parse_patterns(pattern or []),
+        keep=keep or (),
+        adapter_base=adapter_base,
+        overwrite=force,
     )
     Console().print(report.table())
 

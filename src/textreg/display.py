@@ -8,8 +8,16 @@ isolated, so that it cannot reorder the words around it.
 Use: ``escape_answer("<b>**bold**</b>")``.
 """
 
+import base64
+import html
+import io
 import string
 import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LIMIT = 300
 LINE_BREAK = "↵"
@@ -55,3 +63,17 @@ def escape_answer(text: str, limit: int = LIMIT) -> str:
     if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text[:limit]):
         return f"{ISOLATE}{escaped}{END_ISOLATE}"
     return escaped
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that Jupyter shows with its alternative text."""
+
+    image: "Image"
+    alt: str
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return f'<img alt="{html.escape(self.alt, quote=True)}" src="data:image/png;base64,{data}"/>'

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from textreg.config import Evaluate, Merge
 from textreg.errors import InputError, did_you_mean
 from textreg.journal import Journal
+from textreg.processes import die_with_parent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +162,7 @@ def answer_all(
         tables = [answer_system(settings, *item, part) for item, part in zip(work, parts, strict=True)]
         return pd.concat(tables, ignore_index=True)
     tables = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
         futures = {
             pool.submit(answer_system, settings, which, requests, part): number
             for number, ((which, requests), part) in enumerate(zip(work, parts, strict=True))

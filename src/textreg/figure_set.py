@@ -140,6 +140,14 @@ def losses(results: Results, out: Path) -> Saved | None:
     return save_figure(figures.loss_curves(results.losses), out / "7_losses", alt=alt, data=data)
 
 
+def training(log: Path, arm: str, out: Path) -> Saved:
+    """The loss of one training, from its ``log.csv``; saved as ``loss`` in ``out``."""
+    table = pd.read_csv(log)[["step", "loss"]].assign(seed=0, arm=arm)
+    ends = f"from {table['loss'].iloc[0]:.2f} to {table['loss'].iloc[-1]:.3f} nats per token"
+    alt = f"Curve of the training loss of {arm} over {table['step'].iloc[-1]} steps, {ends}."
+    return save_figure(figures.loss_curves(table), out / "loss", alt=alt, data=table)
+
+
 def gallery(
     results: Results,
     out: Path,

@@ -14,18 +14,15 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textreg import instructions, languages, mixture, row_files
 from textreg.config import PrepareData
+from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
 from textreg.grammar import caption
 from textreg.instructions import Instruction
 from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.scenes import Scene, blank, canonical, render, sample, to_json
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SOURCE = "scenes"
 IMAGE_TURN = "<image>\n"
@@ -208,7 +205,7 @@ def _request(split: str, arm: str, pair: Instruction, item: str, prompt: str, im
     }
 
 
-def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, columns: int = 6) -> "Image.Image":
+def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, columns: int = 6) -> Picture:
     """The first ``count`` pictures of a split side by side, enlarged ``scale`` times, for looking at."""
     from PIL import Image
 
@@ -221,4 +218,4 @@ def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, colu
     for number, picture in enumerate(pictures):
         place = (number % columns * (side + gap), number // columns * (side + gap))
         sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
-    return sheet
+    return Picture(sheet, f"{len(pictures)} pictures of the {split} split, each with one to three coloured shapes")

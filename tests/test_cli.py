@@ -1,0 +1,156 @@
+"""The command: it answers at once, and every wrong input is one line, exit code 2, and nothing lost."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_chain
+
+from textreg import cli, plan, profiles
+
+HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "papermill", "datasets")
+COMMANDS = ("run", "status", "score", "evaluate", "merge", "ask")
+
+
+def call(monkeypatch, capsys, *words):
+    """Exit code, standard output and standard error of ``textreg WORDS``."""
+    monkeypatch.setattr(sys, "argv", ["textreg", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr()
+    return ended.value.code, told.out, told.err
+
+
+def test_help_comes_in_under_a_second_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['textreg', '--help']\n"
+        "from textreg.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.rstrip().endswith("loaded:")
+    assert all(f" {name} " in done.stdout for name in COMMANDS)
+    # Seconds of the processor: those of the clock also count what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, command, "--help")
+    assert code == 0 and "Usage" in out
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A miniature repository as the working directory, with a run that belongs to its profile ``tiny``."""
+    root = tiny_chain.build(tmp_path)
+    shutil.copy(root / "profiles" / "tiny.yaml", root / "profiles" / "other.yaml")
+    (root / "profiles" / "other.yaml").write_text(tiny_chain.PROFILE.replace("name: tiny", "name: other"))
+    plan.claim(profiles.load("tiny", root), plan.Place(root / "runs" / "tiny", root / "notebooks"), root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def everything(root):
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+WRONG = {
+    "profile": (["--profile", "tyni"], r"unknown profile 'tyni' (did you mean 'tiny'?)"),
+    "stage": (["--only", "tunes"], r"unknown stage 'tunes' (did you mean 'tune'?)"),
+    "first stage": (["--from", "algin"], r"unknown stage 'algin' (did you mean 'align'?)"),
+    "arm": (["--arm", "BN"], r"'BN'"),
+    "language": (["-p", "languages=en,ess"], r"unknown language 'ess' (did you mean 'es'?)"),
+    "held-out language": (["-p", "held_out=es"], r"es is in held_out and in text_languages"),
+    "parameter": (["-p", "stepz=3"], r"unknown parameter 'stepz' (did you mean 'steps'?)"),
+    "parameter without a value": (["-p", "steps"], r"expected key=value"),
+    "share above one": (["-p", "text_share=1.5"], r"less than or equal to 1"),
+    "share below zero": (["-p", "text_share=-0.1"], r"greater than or equal to 0"),
+    "share that is no number": (["-p", "text_share=half"], r"text_share = 'half'"),
+    "jobs": (["--jobs", "0"], r"--jobs 0"),
+    "run folder of another profile": (
+        ["--profile", "other", "--run", "runs/tiny"],
+        r"is the run folder of profile tiny",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_is_one_line_with_exit_code_2_and_nothing_is_lost(case, repository, monkeypatch, capsys):
+    words, expected = WRONG[case]
+    before = everything(repository)
+    words = words if "--profile" in words else ["--profile", "tiny", *words]
+    code, _, err = call(monkeypatch, capsys, "run", *words)
+    assert code == 2
+    assert expected in err
+    assert len(err.splitlines()) == 1 and err.startswith("textreg: ")
+    after = everything(repository)
+    assert {path: data for path, data in after.items() if path in before} == before
+    assert {path.suffix for path in set(after) - set(before)} <= {".lock"}
+
+
+@pytest.mark.parametrize("words", [["run", "--profle", "tiny"], ["runn"], ["merge"], ["run", "--jobs", "many"]])
+def test_an_unknown_option_command_or_type_has_exit_code_2_and_no_traceback(words, repository, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "Usage" in err and "Traceback" not in err
+
+
+WRONG_ELSEWHERE = {
+    "status of no run": (["status", "runs/none"], "runs/none"),
+    "merge of one model": (["merge", "only-one", "--out", "x"], "merge needs TUNED and BASE"),
+    "merge with a broken pattern": (["merge", "a", "b", "--out", "x", "--pattern", "mlp"], "PATTERN=LAMBDA"),
+    "score of no file": (["score", "none.jsonl"], "none.jsonl"),
+    "judge without an endpoint": (["score", "none.jsonl", "--judge", "llm"], "needs --endpoint URL and --model NAME"),
+    "ask about no picture": (["ask", "none.png", "What?", "--model", "x"], "none.png"),
+    "evaluate in an unknown language": (
+        ["evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--languages", "en,xx"],
+        "'xx'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ELSEWHERE)
+def test_wrong_input_of_the_other_commands_is_one_line_too(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words, expected = WRONG_ELSEWHERE[case]
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert expected in err and len(err.splitlines()) == 1
+
+
+def test_outside_of_a_repository_run_says_where_it_has_to_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("textreg.stages.__file__", str(tmp_path / "stages.py"))
+    code, _, err = call(monkeypatch, capsys, "run")
+    assert code == 2 and "clone of the repository" in err
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_missing_or_damaged_asset_is_one_line(damage, tmp_path, monkeypatch, capsys, tiny_llm):
+    from textreg import assets, loading
+
+    folder = shutil.copytree(tiny_llm, tmp_path / "assets" / "llm").parent
+    name = "llm/model.safetensors"
+    digests = {path.relative_to(folder).as_posix(): assets.digest(path) for path in assets.files(folder)}
+    (folder / assets.MANIFEST).write_text(f'{{"sha256": {{"{name}": "{digests[name]}"}}}}')
+    path = folder / name
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
+    monkeypatch.setattr(loading, "ASSETS", folder)
+    run = tmp_path / "run" / "align"
+    run.mkdir(parents=True)
+    (run / "base.json").write_text("{}")
+    shutil.copy(Path(tiny_llm) / "model.safetensors", run / "projector.safetensors")
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = ("ask", tmp_path / "a.png", "What?", "--model", tmp_path / "run", "--system", "backbone")
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert f"{name} is {damage}" in err and len(err.splitlines()) == 1
