@@ -44,7 +44,7 @@ def pretrain(folder: Path, rows: int = 12, *, archive: bool = False) -> Path:
 
 
 def onevision(folder: Path, rows: int = 10, config: str = "sharegpt4v(coco)") -> Path:
-    """``lmms-lab/LLaVA-OneVision-Data``: one folder per config, Parquet with images inside; every fifth row has none."""
+    """``lmms-lab/LLaVA-OneVision-Data``: one folder per config, images inside; every fifth row has none."""
     (folder / config).mkdir(parents=True, exist_ok=True)
     has = [i % 5 != 4 for i in range(rows)]
     pictures = [{"bytes": png(i), "path": None} if shown else None for i, shown in enumerate(has)]

@@ -38,10 +38,17 @@ def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) ->
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_LINEARS, modules_to_save=[PROJECTOR]
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's own
+    with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that peft itself causes on transformers 5."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def save_adapter(model: "PeftModel", folder: str | Path) -> None:
@@ -63,7 +70,8 @@ def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name} here: run the stage `tune` for this arm first")
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        with quiet_peft():
+            return PeftModel.from_pretrained(model, str(folder)).eval()
     except SafetensorError as error:
         raise InputError(f"{folder}: damaged adapter ({error}): run the stage `tune` again with --force") from None
     except RuntimeError as error:

@@ -43,7 +43,7 @@ def ask(
         else:
             vlm, processor = assembly.load_vlm(model, device=compute.device)
         table = features.ImageTable({"asked": images.encode_png(picture)}, {}, Path())
-        seen = features.open_features(vlm, processor, table, ids=["asked"])
+        seen = features.open_features(adapters.plain(vlm), processor, table, ids=["asked"])
         request = generation.Request(f"<image>\n{prompt}", "asked")
         found = generation.answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
     return found, open_identifier("py3langid").identify([found])[0]

@@ -76,12 +76,12 @@ class PrepareData(Stage):
         default_factory=lambda: ["es", "ca", "fr", "de", "pt", "it", "pl", "gl", "el", "uk", "eu", "lt", "ga"]
     )
     held_out: Languages = Field(default_factory=lambda: ["sv"])
-    align_rows: Positive = 16000
-    visual_rows: Positive = 16000
-    text_rows: Positive = 16000
+    align_rows: Positive = 12000
+    visual_rows: Positive = 12000
+    text_rows: Positive = 12000
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     text_mixture: Literal["temperature", "paper"] = "temperature"
-    validation_images: Positive = 48
+    validation_images: Positive = 64
     test_images: Positive = 200
     align_data: str = "liuhaotian/LLaVA-Pretrain"
     visual_data: Languages = Field(default_factory=lambda: ["liuhaotian/LLaVA-Instruct-150K"])
@@ -97,10 +97,10 @@ class PrepareData(Stage):
 class Training(Stage):
     """What ``align`` and ``tune`` share.  ``batch_size`` counts rows per optimizer step, over all processes."""
 
-    steps: Positive = 500
-    batch_size: Positive = 64
+    steps: Positive = 700
+    batch_size: Positive = 32
     micro_batch: Count = 0
-    learning_rate: Rate = 3e-3
+    learning_rate: Rate = 6e-3
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_length: Positive = 256
@@ -122,6 +122,7 @@ class Align(Training):
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
+    threads: Positive = 2  # nothing runs beside it
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -140,7 +141,7 @@ class Tune(Training):
     text_image: Literal["none", "blank", "distractor"] = "none"
     rank: Positive = 16
     alpha: Positive = 32
-    learning_rate: Rate = 5e-3
+    steps: Positive = 800
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

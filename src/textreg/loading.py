@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg import assets
 from textreg.chat import IMAGE_TOKEN, accept_both_styles
 from textreg.errors import InputError
 
@@ -22,15 +23,13 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def source(name: str, role: str) -> str:
-    """Resolve ``shipped`` to the folder in the package; a folder or hub id stays as it is."""
+    """Resolve ``shipped`` to the folder in the package, once it is found whole; a folder or hub id stays as it is."""
     if name != "shipped":
         return name
-    folder = ASSETS / role
-    if role not in ("llm", "tower") or not (folder / "config.json").is_file():
-        raise InputError(
-            f"{role}=shipped: the shipped checkpoint is missing: rebuild it with notebooks/00_backbone.ipynb"
-        )
-    return str(folder)
+    if role not in ("llm", "tower"):
+        raise InputError(f"{role}=shipped: the package ships an llm and a tower only; give a folder or a hub id")
+    assets.check(ASSETS)
+    return str(ASSETS / role)
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def no_bars() -> Iterator[None]:
 
 def reading(place: str, role: str, load: Any, **options: Any) -> Any:
     """Call a ``from_pretrained`` and turn what goes wrong with a repository or folder into one line with the cure."""
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
     from safetensors import SafetensorError
 
     try:
@@ -65,7 +64,7 @@ def reading(place: str, role: str, load: Any, **options: Any) -> Any:
         ) from None
     except SafetensorError as error:
         raise InputError(f"{role}={place}: damaged weights ({error}): download or build them again") from None
-    except (OSError, HFValidationError) as error:
+    except (OSError, ValueError) as error:  # of the hub, too: a name it cannot hold, a config without a model type
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{role}={place}: cannot be read as a folder or hub id ({first})") from None
 
