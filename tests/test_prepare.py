@@ -205,7 +205,8 @@ def test_pictures_are_all_there_and_the_blank_one_shows_nothing(run):
 
 def test_the_contact_sheet_shows_the_pictures_side_by_side(run):
     sheet = prepare.contact_sheet(run[0] / "images.parquet", "train", count=7, scale=2, columns=6)
-    assert sheet.size == (6 * (96 + 6) - 6, 2 * (96 + 6) - 6)
+    assert sheet.image.size == (6 * (96 + 6) - 6, 2 * (96 + 6) - 6)
+    assert sheet.alt.startswith("7 pictures of the train split")
 
 
 @pytest.mark.parametrize(
