@@ -107,7 +107,9 @@ def test_a_step_holds_its_planned_rows_whatever_the_groups(packing):
     samples = [sample(4 + number % 5) for number in range(24)]
     order = shuffled_order(24, 24, seed=1)
     for groups in (1, 2, 4):
-        data = StepBatches(samples, order, steps=3, batch_size=8, groups=groups, features=None, packing=packing)
+        data = StepBatches(
+            samples, order, steps=3, batch_size=8, groups=groups, features=None, row_length=32 if packing else 0
+        )
         assert len(data) == 3 * groups
         for step in range(3):
             held = np.concatenate([data.members(step * groups + group) for group in range(groups)])

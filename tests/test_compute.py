@@ -9,12 +9,14 @@ from textreg.errors import InputError
 
 def test_the_switch_is_on_only_where_its_error_is_small():
     how = compute.set_up(1, device="cpu")
-    assert how.fast_fp32 == (compute.switch_error() <= 1e-6)
-    assert f"{compute.switch_error():.1e}" in how.note
+    error = compute.switch_error()
+    assert how.fast_fp32 == (error is not None and error <= 1e-6)
+    assert ("changes nothing" if error is None else f"{error:.1e}") in how.note
 
 
-def test_an_inexact_product_keeps_the_switch_off(monkeypatch):
-    monkeypatch.setattr(compute, "switch_error", lambda: 2e-3)
+@pytest.mark.parametrize("error", [2e-3, None])
+def test_an_inexact_or_idle_switch_stays_off(monkeypatch, error):
+    monkeypatch.setattr(compute, "switch_error", lambda: error)
     how = compute.set_up(1, device="cpu")
     assert not how.fast_fp32 and "off" in how.note
 
@@ -28,7 +30,8 @@ def test_the_block_restores_what_it_found():
 
 
 def test_products_inside_the_block_are_within_the_limit():
-    how = compute.set_up(1, device="cpu")
+    if not (how := compute.set_up(1, device="cpu")).fast_fp32:
+        pytest.skip("the switch is off on this CPU")
     a, b = torch.randn(300, 200), torch.randn(200, 100)
     with compute.fast_fp32(how):
         error = ((a @ b).double() - a.double() @ b.double()).norm() / (a.double() @ b.double()).norm()

@@ -115,7 +115,13 @@ def test_accumulated_gradients_equal_those_of_one_batch(data):
         learner = Learner(model)
         samples = encode(data.processor, data.rows, image_tokens=4, max_length=128)
         items = StepBatches(
-            samples, range(16), steps=1, batch_size=16, groups=groups, features=data.features, packing=packing
+            samples,
+            range(16),
+            steps=1,
+            batch_size=16,
+            groups=groups,
+            features=data.features,
+            row_length=64 if packing else 0,
         )
         count = sum(sample.supervised for sample in samples)
         for item in range(len(items)):

@@ -131,7 +131,8 @@ class StepBatches:
     """A map-style dataset whose item is one micro-batch, in training order: ``groups`` items make one optimizer step.
 
     Items of a step have nearly equal work: rows are sorted by length and cut (padded batches), or balanced by tokens
-    (packed).  Which rows a step holds is fixed by ``order`` alone.
+    and packed into rows of ``row_length`` tokens where that is not 0.  Which rows a step holds is fixed by ``order``
+    alone.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class StepBatches:
         batch_size: int,
         groups: int,
         features: "Features | None",
-        packing: bool = False,
+        row_length: int = 0,
         pad_id: int = 0,
     ) -> None:
         if len(order) < steps * batch_size:
@@ -156,7 +157,7 @@ class StepBatches:
                 f"batch_size={batch_size} does not divide into {groups} micro-batches (processes x accumulation): "
                 "choose batch_size as a multiple of it"
             )
-        self.samples, self.features, self.packing, self.pad_id = samples, features, packing, pad_id
+        self.samples, self.features, self.row_length, self.pad_id = samples, features, row_length, pad_id
         self.order = np.asarray(order)[: steps * batch_size].reshape(steps, batch_size)
         self.groups = groups
         self.lengths = np.array([len(sample) for sample in samples])
@@ -168,14 +169,18 @@ class StepBatches:
         """Row positions of one micro-batch."""
         step, group = divmod(item, self.groups)
         rows = self.order[step]
-        if self.packing:
+        if self.row_length:
             return rows[balanced_groups(self.lengths[rows], self.groups)[group]]
         by_length = rows[np.argsort(-self.lengths[rows], kind="stable")]
         return by_length.reshape(self.groups, -1)[group]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         chosen = [self.samples[row] for row in self.members(item)]
-        batch = packed(chosen) if self.packing else padded(chosen, self.pad_id)
+        if self.row_length:
+            batch, order = packed(chosen, self.row_length)
+            chosen = [chosen[place] for place in order]
+        else:
+            batch = padded(chosen, self.pad_id)
         images = [sample.image_id for sample in chosen if sample.image_id is not None]
         if images and self.features is None:
             raise InputError(f"image {images[0]} is needed, but the training was given no images")

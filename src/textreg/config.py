@@ -97,10 +97,10 @@ class PrepareData(Stage):
 class Training(Stage):
     """What ``align`` and ``tune`` share.  ``batch_size`` counts rows per optimizer step, over all processes."""
 
-    steps: Positive = 700
-    batch_size: Positive = 32
+    steps: Positive = 400
+    batch_size: Positive = 64
     micro_batch: Count = 0
-    learning_rate: Rate = 6e-3
+    learning_rate: Rate = 3e-3
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_length: Positive = 256
@@ -141,7 +141,8 @@ class Tune(Training):
     text_image: Literal["none", "blank", "distractor"] = "none"
     rank: Positive = 16
     alpha: Positive = 32
-    steps: Positive = 800
+    steps: Positive = 450
+    learning_rate: Rate = 7e-3
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -152,7 +152,7 @@ def train(
         "steps": settings.steps,
         "batch_size": settings.batch_size,
         "features": features,
-        "packing": settings.packing,
+        "row_length": settings.max_length if settings.packing else 0,
         "pad_id": processor.tokenizer.pad_token_id,
     }
     if settings.batch_size % (micro * world):
@@ -281,7 +281,13 @@ def probe_micro_batch(
     micro, fits = 1, 0
     while micro <= share and share % micro == 0:
         trial = StepBatches(
-            samples, longest[:micro], steps=1, batch_size=micro, groups=1, features=features, packing=settings.packing
+            samples,
+            longest[:micro],
+            steps=1,
+            batch_size=micro,
+            groups=1,
+            features=features,
+            row_length=settings.max_length if settings.packing else 0,
         )
         torch.cuda.reset_peak_memory_stats()
         try:
