@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-WHOLE_SCENES, FULL_MIXTURE = 0.3, 0.42  # shares of the training at which the curriculum moves on
+WHOLE_SCENES, FULL_MIXTURE = 0.2, 0.28  # shares of the training at which the curriculum moves on
+THREE_GROUPS = 0.2  # drawn on top of those that chance brings: which colour goes with which shape is learned last
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -46,7 +47,7 @@ def example(rng: random.Random, codes: Sequence[str], progress: float = 1.0) -> 
     code, source, kind = rng.choice(codes), rng.choice(codes), rng.random()
     if progress < WHOLE_SCENES:
         return _phrase(sample(rng, groups=1), code, source, rng)
-    scene = sample(rng, canonical=rng.random() < 0.5)
+    scene = sample(rng, canonical=rng.random() < 0.5, groups=3 if rng.random() < THREE_GROUPS else None)
     if progress < FULL_MIXTURE:
         return _phrase(scene, code, source, rng)
     if kind < 0.5:

@@ -45,7 +45,7 @@ class Backbone(Stage):
     hidden: Positive = 160
     layers: Positive = 4
     heads: Positive = 4
-    llm_steps: Positive = 5000
+    llm_steps: Positive = 8000
     llm_batch: Positive = 64
     llm_learning_rate: Rate = 2e-3
     tower_hidden: Positive = 96

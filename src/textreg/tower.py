@@ -1,9 +1,15 @@
 """The micro vision tower: a small SigLIP encoder that learns to see scenes by naming their attributes.
 
-A contrastive pre-training would need millions of pairs; supervised attributes need minutes (one linear head per
-attribute on the flattened patch features, thrown away afterwards).  Groups are told apart by their place in reading
-order, the order in which a caption names them.  Rebuild what the package ships: ``papermill
-notebooks/00_backbone.ipynb out.ipynb``.
+Three choices are not obvious:
+
+* *Supervision by attributes.*  A contrastive pre-training would need millions of pairs; one linear head per attribute,
+  thrown away afterwards, needs minutes.
+* *One token per attribute.*  Each head reads a token of its own (:data:`ORDER`), so what the projector, which sees one
+  token at a time, has to translate is there in one place.  With heads on all tokens together the tower sees as well, but
+  alignment needs many times more pictures.  The tokens of a tower trained on web pairs are not sorted like this.
+* *Reading order.*  Groups are told apart by their place in reading order, the order in which a caption names them.
+
+Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb``.
 """
 
 import random
