@@ -64,8 +64,7 @@ def assemble(
 
     Raises:
         InputError: a part that is missing, gated or of an unsupported kind, an image processor whose size is not the
-        tower's,
-            a tokenizer without chat template or without any token to pad with.
+            tower's, a tokenizer without chat template or without any token to pad with.
     """
     import torch
     from transformers import LlavaConfig, LlavaForConditionalGeneration

@@ -56,8 +56,7 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
 
     Raises:
         InputError: a row whose placeholder does not agree with its image, that is longer than ``max_length``, that has
-        no
-            assistant turn, or whose turn boundary falls inside a token.
+            no assistant turn, or whose turn boundary falls inside a token.
     """
     import pandas as pd
 

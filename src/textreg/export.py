@@ -41,7 +41,7 @@ def export(
 
     Raises:
         InputError: the model still carries adapters or is not a LLaVA, the folder cannot be written, or the hub
-        refuses the upload.
+            refuses the upload.
     """
     import shutil
 

@@ -124,11 +124,12 @@ def train(
     """Train ``model`` in place: its projector, or with an adapter attached LoRA and projector.
 
     Args:
-        model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it. rows: row file (``messages``,
-        ``image_id``); see :func:`textreg.batches.encode`. features: where images come from; None when no row has one.
-        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`. out: folder for ``log.csv``,
-        TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same plan in
-            it is resumed, one of another plan is discarded with a word in the log.
+        model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it.
+        rows: row file (``messages``, ``image_id``); see :func:`textreg.batches.encode`.
+        features: where images come from; None when no row has one.
+        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`.
+        out: folder for ``log.csv``, TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same
+            plan in it is resumed, one of another plan is discarded with a word in the log.
         order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.
 
     Raises:
