@@ -43,6 +43,7 @@ smoke: $(READY)  ## the whole chain at toy size, in about two minutes
 	$(BIN)/textreg run --profile smoke --run runs/smoke $(if $(JOBS),--jobs $(JOBS))
 
 figures: $(READY)  ## redraw every figure from the shipped results; nothing is trained
+	@mkdir -p runs
 	$(BIN)/papermill notebooks/06_figures.ipynb runs/figures.ipynb -k python3 --no-progress-bar \
 		-p run runs/figures -p results results/$(PROFILE)
 	@echo "figures: runs/figures/figures"
