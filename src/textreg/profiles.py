@@ -4,11 +4,14 @@ A profile names its scale and seed, holds one section per stage and a list of ar
 profile does not say is the default of the settings class, which is the laptop profile.  Precedence, weakest first:
 class default, ``scale`` and ``seed`` of the profile, its section, the arm's row (``tune``), ``-p`` overrides.
 Everything is checked before a kernel starts; every error is one line that names the file or the option.
+YAML is read safely and more strictly than its own rules: a key given twice, an alias, and a number that YAML reads in
+base 8 or 60 (``010``, ``1:30``) are refused, because none of them is ever what a profile means.
 
     profile = load("smoke")
     settings = resolve(profile, "tune", arm="TR", overrides=("tune.steps=50", "seed=1"), run="runs/smoke")
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +26,8 @@ from textreg.errors import InputError, did_you_mean
 KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
 RESERVED = ("run", "scale", "arm")
+#: A profile is a page of text; a larger file is another one, named by mistake.
+MAX_BYTES = 256 * 2**10
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 CREDENTIALS = re.compile(r"://[^/\s@]+@|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
 
@@ -68,17 +73,59 @@ def load(name: str | Path, root: Path | None = None) -> Profile:
     return parse(_read(path), path)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader without what is legal there and a trap here.
+
+    Aliases are refused: ten lines of them describe a value larger than any memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"alias *{event.anchor}: aliases are not accepted, write the value out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _strict_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    value = yaml.SafeLoader.construct_yaml_int(loader, node)
+    if re.fullmatch(r"[-+]?0[0-7_]+|.*:.*", node.value):
+        raise yaml.MarkedYAMLError(
+            problem=f"{node.value} means {value} in YAML; write that number", problem_mark=node.start_mark
+        )
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _strict_int)
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: over {MAX_BYTES // 2**10} kB, which no profile is; name another file")
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise InputError(f"{path}: not valid YAML (nested too deeply)") from None
+    except (yaml.YAMLError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         line = f" in line {place.line + 1}" if place is not None else ""
-        raise InputError(
-            f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or 'no safe YAML'})"
-        ) from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0] or "no safe YAML"
+        raise InputError(f"{path}: not valid YAML{line} ({problem})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: a profile is a mapping of name, scale, seed, arms and stage sections")
     return value
@@ -114,7 +161,10 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
 def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
     if key in RESERVED:
         raise InputError(f"{where}: {key} is set by the run itself; remove it here")
-    return config.value_of(cls, key, value, where)
+    given = config.value_of(cls, key, value, where)
+    if isinstance(given, float) and not math.isfinite(given):
+        raise InputError(f"{where}: {key} = {value!r}: a finite number is needed")
+    return given
 
 
 def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -143,7 +193,7 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
 
 def known_stage(stage: Any, where: str) -> str:
     """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
-    if stage not in config.stages():
+    if not isinstance(stage, str) or stage not in config.stages():
         raise InputError(f"{where}: unknown stage {stage!r}{did_you_mean(stage, config.stages())}")
     return str(stage)
 

@@ -3,19 +3,21 @@
 Two choices are not obvious.  Tables are written in row groups, so that a million rows need no more memory than four
 thousand, and under a temporary name that becomes the real one only after the last row.  An image is stored as bytes,
 or as a path relative to a folder that the file's own metadata names, so that a copy of a data set is not made twice.
+What is read is checked against the schema that belongs to the file's name, so that a foreign, damaged or empty file is
+one line here and not a KeyError in the middle of a training.
 
 Try it: ``row_files.read_rows("runs/laptop/prepare_data/visual.parquet")``.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from textreg.errors import InputError
+from textreg.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +55,12 @@ REQUESTS = pa.schema(
         ("reference", pa.string()),
     ]
 )
+
+#: The schema by the file's name; every other row file holds conversations.
+SCHEMAS = MappingProxyType({"images": IMAGES, "requests": REQUESTS})
+#: Columns that may have empty cells: a text-only row has no image, a blank image or a photograph no scene.
+NULLABLE = frozenset({"image_id", "scene", "source", "task", "reference"})
+CURE = "run the stage prepare_data again"
 
 
 class RowWriter:
@@ -109,18 +117,50 @@ class RowWriter:
 
 
 def read_rows(path: str | Path, columns: list[str] | None = None) -> "pd.DataFrame":
-    """A row file as a table; ``messages`` are lists of dictionaries.  A missing or foreign file is an
-    ``InputError``.
+    """A row file as a table; ``messages`` are lists of dictionaries.
+
+    Raises :class:`InputError` naming the file and the cure when it is missing, damaged or no Parquet, lacks a column,
+    holds another type or an empty cell where a value is needed, or has no rows.
     """
     import pandas as pd
 
+    path = Path(path)
+    expected = SCHEMAS.get(path.stem, ROWS)
+    wanted = expected.names if columns is None else columns
+    table = _table(path, expected, wanted)
+    if table.num_rows == 0:
+        raise InputError(f"{path} holds no rows; {CURE}")
+    for name in wanted:
+        if name not in NULLABLE and table.column(name).null_count:
+            row = table.column(name).is_null().index(True).as_py() + 1
+            raise InputError(f"{path}: column {name!r} is empty in row {row}; {CURE}")
     try:
-        table = pq.read_table(path, columns=columns)
+        return pd.DataFrame({name: table.column(name).to_pylist() for name in wanted})
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged (a text is not UTF-8: {error.reason}); {CURE}") from error
+
+
+def _table(path: Path, expected: pa.Schema, wanted: list[str]) -> pa.Table:
+    """The wanted columns, once their names and types are those of the schema."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, a Parquet file is expected there; {CURE}")
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow
+            for name in wanted:
+                if name not in found.names:
+                    raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, found.names)}; {CURE}")
+                if found.field(name).type != expected.field(name).type:
+                    raise InputError(
+                        f"{path}: column {name!r} holds {found.field(name).type}, expected is "
+                        f"{expected.field(name).type}; {CURE}"
+                    )
+            return file.read(columns=wanted)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; run the stage prepare_data first") from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return pd.DataFrame({name: table.column(name).to_pylist() for name in table.column_names})
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(f"{path} is not a readable Parquet file ({reason}); {CURE}") from error
 
 
 def image_root(path: str | Path) -> Path | None:

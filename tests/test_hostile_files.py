@@ -1,0 +1,301 @@
+"""Hostile and broken files of a run, the tables of ``test_hostile.py`` continued: profiles, row files, image tables.
+
+Each case has its expected outcome; nothing raises anything but ``InputError``, in one line that names the file.
+"""
+
+import json
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from textreg import profiles, row_files
+from textreg.errors import InputError
+from textreg.features import ImageTable
+
+# ------------------------------------------------------------------------------------------------- profiles
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+PROFILES = {
+    "1e-4, a word in YAML": ("tune: {learning_rate: 1e-4}", None),
+    "1e-4 in quotes": ("tune: {learning_rate: '1e-4'}", None),
+    "no rate but a word": ("tune: {learning_rate: 1e-4x}", "learning_rate = '1e-4x'"),
+    "1e2, a word in YAML, for a whole number": ("tune: {steps: 1e2}", "steps = '1e2'"),
+    "infinite rate": ("tune: {learning_rate: .inf}", "a finite number is needed"),
+    "infinite rate of an arm": ("arms: [{arm: TR, learning_rate: .inf}]", "a finite number is needed"),
+    "rate that is no number": ("tune: {learning_rate: .nan}", "learning_rate = nan"),
+    "base 8": ("tune: {steps: 010}", "010 means 8 in YAML"),
+    "base 60": ("tune: {steps: 1:30}", "1:30 means 90 in YAML"),
+    "base 16 is what it says": ("tune: {steps: 0x10}", None),
+    "a date for a number": ("tune: {steps: 2026-01-01}", "steps = "),
+    "an impossible date": ("name: 2026-13-45", "not valid YAML"),
+    "no, which is false": ("prepare_data: {languages: [en, no]}", "languages[1] = False"),
+    "yes for a word": ("name: yes", "name = True"),
+    "null for a section": ("tune: null", None),
+    "key twice": ("seed: 1\nseed: 2", "key 'seed' is there twice"),
+    "key twice in a section": ("tune: {steps: 1, rank: 2, steps: 3}", "key 'steps' is there twice"),
+    "key twice in an arm": ("arms: [{arm: TR, arm: BM}]", "key 'arm' is there twice"),
+    "section twice": ("tune: {steps: 1}\ntune: {rank: 2}", "key 'tune' is there twice"),
+    "number as key": ("1: 2", "unknown key 1"),
+    "list as key": ("[a, b]: 2", "not valid YAML"),
+    "mapping as key": ("{a: b}: 2", "not valid YAML"),
+    "merge key": ("tune: {<<: {steps: 3}}", None),
+    "unknown key": ("sead: 1", "did you mean 'seed'?"),
+    "key of another stage": ("align: {rank: 3}", "unknown parameter 'rank'"),
+    "object": ("name: !!python/object:os.system {}", "not valid YAML in line 1"),
+    "call": ("name: !!python/object/apply:os.system ['true']", "not valid YAML in line 1"),
+    "name of Python": ("name: !!python/name:os.system", "not valid YAML in line 1"),
+    "module of Python": ("name: !!python/module:os", "not valid YAML in line 1"),
+    "tag of one's own": ("name: !mine x", "not valid YAML in line 1"),
+    "binary for a name": ("name: !!binary aGVsbG8=", "name = b'hello'"),
+    "set for a section": ("tune: !!set {steps}", "tune is a mapping"),
+    "billion laughs": (BOMB, "aliases are not accepted"),
+    "alias to itself": ("arms: &a [*a]", "aliases are not accepted"),
+    "anchor alone": ("name: &a x", None),
+    "two documents": ("name: a\n---\nname: b", "not valid YAML"),
+    "list": ("- name: x", "a profile is a mapping"),
+    "text": ("just words", "a profile is a mapping"),
+    "number": ("7", "a profile is a mapping"),
+    "nothing but comments": ("# name: x", "a profile is a mapping"),
+    "100,000 brackets": ("name: " + "[" * 100_000, "nested too deeply"),
+    "one bracket": ("arms: [", "not valid YAML"),
+    "tabs": ("tune:\n\tsteps: 3", "not valid YAML in line 2"),
+    "control characters": ("name: a\x07b", "not valid YAML"),
+    "null byte": ("name: a\x00b", "not valid YAML"),
+    "300 kB": ("name: x\n" + "#" * 300_000, "over 256 kB"),
+    "long value": ("tune: {precision: " + "x" * 200_000 + "}", "precision = 'xxx"),
+    "path in a name": ("name: ../../etc", "name = '../../etc'"),
+    "path in an arm": ("arms: [{arm: ../../x}]", "arm = '../../x'"),
+    "line break in an arm": ('arms: [{arm: "TR\\n"}]', "arm = 'TR\\n'"),
+    "run folder elsewhere": ("tune: {run: /etc}", "run is set by the run itself"),
+    "negative seed": ("seed: -1", "seed = -1"),
+    "endless seed": ("seed: " + "9" * 5000, "not valid YAML"),
+    "fraction for a seed": ("seed: 1.5", "seed = 1.5"),
+    "stage that is a list": ("stages: [[tune]]", "unknown stage"),
+    "stage that is a mapping": ("stages: [{tune: 1}]", "unknown stage"),
+    "arm that is a word": ("arms: [TR]", "arms is a list of mappings"),
+    "merge that is a word": ("arms: [{arm: TR, merge: 'yes'}]", "merge is true or false"),
+    "credential": (
+        "stages: [evaluate]\nevaluate: {systems: [backbone], judge_model: hf_abcdefghijklmnopqrst}",
+        "looks like a credential",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PROFILES)
+def test_a_profile_is_read_or_refused_in_one_line(case, tmp_path):
+    text, expected = PROFILES[case]
+    path = tmp_path / "mine.yaml"
+    accepted = "\nstages: [prepare_data]" if expected is None else ""
+    path.write_text(text + accepted, encoding="utf-8")
+    clock = time.monotonic()
+    if expected is None:
+        assert profiles.load(path).path == path
+    else:
+        with pytest.raises(InputError) as failure:
+            profiles.load(path)
+        message = str(failure.value)
+        assert expected in message
+        assert str(path) in message
+        assert "\n" not in message and len(message) < 600
+        assert "hf_abc" not in message
+    assert time.monotonic() - clock < 30
+
+
+def test_a_profile_that_is_a_folder_or_a_link_into_nothing_is_named(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "link.yaml").symlink_to("gone")
+    for name in ("folder.yaml", "link.yaml"):
+        with pytest.raises(InputError, match=f"{name} does not exist"):
+            profiles.load(tmp_path / name)
+
+
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode), st.text("ab:{}[]*&!-?'\"#\n ,<%@|>")))
+def test_whatever_a_profile_file_holds_it_is_a_profile_or_one_line(tmp_path, content):
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        profiles.load(path)
+    except InputError as failure:
+        assert "\n" not in str(failure) and "any.yaml" in str(failure)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.one_of(st.integers(), st.booleans(), st.text("xyz 01:", max_size=5)))
+)
+def test_what_yaml_writes_the_strict_loader_reads_as_the_safe_one_does(value):
+    text = yaml.safe_dump(value, default_flow_style=False)
+    assert yaml.load(text, Loader=profiles._Loader) == yaml.safe_load(text)
+
+
+# ------------------------------------------------------------------------------------------------- row files
+
+ROW = {
+    "row_id": "visual-0",
+    "source": "scenes",
+    "task": "caption",
+    "language": "en",
+    "image_id": "train-0",
+    "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A circle."}],
+}
+
+
+def written(path, rows=5, schema=row_files.ROWS, **changes):
+    with row_files.RowWriter(path, schema) as writer:
+        writer.write_many({**ROW, **changes, "row_id": f"visual-{number}"} for number in range(rows))
+
+
+def _with(column, values):
+    """The file with other values, of whatever type, in one column."""
+
+    def spoil(path):
+        table = pq.read_table(path)
+        place = table.schema.get_field_index(column)
+        pq.write_table(table.set_column(place, column, pa.array(values)), path)
+
+    return spoil
+
+
+def _rewritten(change):
+    def spoil(path):
+        pq.write_table(change(pq.read_table(path)), path)
+
+    return spoil
+
+
+def _bytes(change):
+    def spoil(path):
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
+
+
+def _replaced_by_a_folder(path):
+    path.rename(path.with_name("inner.parquet"))
+    path.mkdir()
+    path.with_name("inner.parquet").rename(path / "inner.parquet")
+
+
+ROW_FILES = {
+    "whole": (lambda path: None, None),
+    "missing": (lambda path: path.unlink(), "is missing; run the stage prepare_data first"),
+    "a folder of parquet files": (_replaced_by_a_folder, "is a folder"),
+    "empty file": (_bytes(lambda data: b""), "not a readable Parquet file"),
+    "without its end": (_bytes(lambda data: data[: len(data) // 2]), "not a readable Parquet file"),
+    "without its last byte": (_bytes(lambda data: data[:-1]), "not a readable Parquet file"),
+    "without its beginning": (_bytes(lambda data: data[200:]), "not a readable Parquet file"),
+    "zeros in its pages": (_bytes(lambda data: data[:4] + bytes(300) + data[304:]), "not a readable Parquet file"),
+    "text": (_bytes(lambda data: b"row_id,source\n1,2\n"), "not a readable Parquet file"),
+    "JSON": (_bytes(lambda data: json.dumps([ROW]).encode()), "not a readable Parquet file"),
+    "pickle": (_bytes(lambda data: b"\x80\x04\x95" + data), "not a readable Parquet file"),
+    "a footer longer than the file": (
+        _bytes(lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1"),
+        "not a readable Parquet file",
+    ),
+    "no rows": (_rewritten(lambda table: table.slice(0, 0)), "holds no rows"),
+    "a column missing": (_rewritten(lambda table: table.drop_columns(["messages"])), "'messages' is missing"),
+    "a column misspelt": (
+        _rewritten(lambda table: table.rename_columns({"language": "langauge"})),
+        "column 'language' is missing (did you mean 'langauge'?)",
+    ),
+    "a column of numbers": (_with("language", [1, 2, 3, 4, 5]), "column 'language' holds int64, expected is string"),
+    "a column of bytes": (_with("task", [b"x"] * 5), "column 'task' holds binary"),
+    "a column of nothing": (_with("language", [None] * 5), "column 'language' holds null"),
+    "messages that are text": (_with("messages", ["hello"] * 5), "column 'messages' holds string"),
+    "messages of other fields": (
+        _with("messages", [[{"from": "human", "value": "x"}]] * 5),
+        "column 'messages' holds list",
+    ),
+    "a row without messages": (
+        _rewritten(
+            lambda table: table.set_column(
+                table.schema.get_field_index("messages"),
+                "messages",
+                pa.array([[], [], None, [], []], row_files.ROWS.field("messages").type),
+            )
+        ),
+        "column 'messages' is empty in row 3",
+    ),
+    "a row without an id": (_with("row_id", ["a", None, "c", "d", "e"]), "column 'row_id' is empty in row 2"),
+    "one column more": (_rewritten(lambda table: table.append_column("note", pa.array(["x"] * 5))), None),
+    "requests under the name of rows": (
+        lambda path: pq.write_table(
+            pa.Table.from_pylist([dict.fromkeys(row_files.REQUESTS.names, "x")], row_files.REQUESTS), path
+        ),
+        "column 'row_id' is missing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROW_FILES)
+def test_a_row_file_is_read_or_refused_in_one_line(case, tmp_path):
+    spoil, expected = ROW_FILES[case]
+    path = tmp_path / "visual.parquet"
+    written(path)
+    spoil(path)
+    if expected is None:
+        assert list(row_files.read_rows(path).columns) == row_files.ROWS.names
+        return
+    with pytest.raises(InputError) as failure:
+        row_files.read_rows(path)
+    message = str(failure.value)
+    assert expected in message
+    assert str(path) in message and "prepare_data" in message
+    assert "\n" not in message and len(message) < 700
+
+
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+@given(st.data())
+def test_a_row_file_with_a_flipped_byte_is_read_or_refused(tmp_path, data):
+    path = tmp_path / "visual.parquet"
+    if not path.exists():
+        written(path)
+    good = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(good) - 1))
+    spoilt = tmp_path / "spoilt.parquet"
+    spoilt.write_bytes(bytes(good[:place]) + bytes([good[place] ^ data.draw(st.integers(1, 255))]) + good[place + 1 :])
+    try:
+        row_files.read_rows(spoilt)
+    except InputError as failure:
+        assert "spoilt.parquet" in str(failure) and "\n" not in str(failure)
+
+
+def test_a_row_that_does_not_fit_is_refused_before_it_is_written(tmp_path):
+    for row in ({**ROW, "extra": 1}, {"row_id": "x"}, {}):
+        with (
+            pytest.raises(InputError, match="do not fit"),
+            row_files.RowWriter(tmp_path / "x.parquet", row_files.ROWS) as w,
+        ):
+            w.write(row)
+    assert list(tmp_path.iterdir()) == []
+
+
+PATHS = ["../secret.png", "/etc/passwd", "a/../../secret.png", "link/secret.png", "link.png", "..", ""]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_picture_named_by_a_row_file_lies_in_its_folder_or_is_refused(path, tmp_path):
+    inside = tmp_path / "data"
+    inside.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (inside / "link").symlink_to(tmp_path)
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": path}, "scene": None}
+    with row_files.RowWriter(tmp_path / "images.parquet", row_files.IMAGES, image_root=inside) as writer:
+        writer.write(row)
+    table = ImageTable.read(tmp_path / "images.parquet")
+    with pytest.raises(InputError, match="image 'x'") as failure:
+        table.data("x")
+    assert "secret" not in str(failure.value).replace(path, "")
