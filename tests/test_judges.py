@@ -221,6 +221,19 @@ def test_a_reply_out_of_form_is_asked_again_and_in_the_end_undecided(tmp_path):
     assert "\n" not in verdict.reasons
 
 
+def test_an_answer_left_undecided_is_paid_for_once_all_the_same(tmp_path):
+    with FaultyServer(lambda _: "Score: 5") as server:
+        verdicts = judge_of(server, tmp_path, attempts=3)([("", "hola", "es")] * 2)
+    spent = usage(verdicts, Price(tokens_in=1e6, tokens_out=0))
+    assert (spent.undecided, spent.cached, spent.tokens_in, spent.cost) == (2, 1, 30, 30.0)
+
+
+def test_progress_of_the_judge_is_told_without_a_terminal_too(tmp_path, capsys):
+    with FaultyServer(lambda _: json.dumps(GOOD)) as server:
+        LLMJudge(Service(server.url, "judge"), tmp_path / "v.jsonl", progress=True)([("", "hola", "es")])
+    assert capsys.readouterr().err == "verdicts: 1 of 1\n"
+
+
 @pytest.mark.parametrize("answer", INJECTIONS)
 def test_a_judge_that_obeys_the_answer_decides_nothing(tmp_path, answer):
     with FaultyServer(examined) as server:

@@ -11,10 +11,8 @@ Use: ``evaluate(Service("http://localhost:8000/v1", "my-vlm"), scene_set(), Path
 
 import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from textreg.errors import InputError
 from textreg.images import data_url
 from textreg.journal import Journal
 from textreg.probe_sets import IMAGE_TURN, Probe, ProbeSet, png
+from textreg.progress import counting
 from textreg.service import Service, Session, Unanswered, for_each, run_async
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def evaluate(
         pending = {key: probe for key, probe in zip(keys, probes.probes, strict=True) if key not in journal}
         kept = len(set(keys)) - len(pending)
         if pending:
-            with _progress(len(pending), kept, progress) as advance:
+            with counting("answers", len(pending), kept, progress) as advance:
                 run_async(_ask(service, options, pending, journal, unanswered, advance))
         found = [(probe, journal[key]) for key, probe in zip(keys, probes.probes, strict=True) if key in journal]
     table = answer_table(service.model, found)
@@ -170,28 +169,3 @@ def _write(table: "pd.DataFrame", path: Path) -> None:
 
     with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
-
-
-@contextmanager
-def _progress(total: int, kept: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """A function to call per answer: a bar on a terminal, else a plain line every tenth of the way."""
-    if not shown:
-        yield lambda: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("answers", total=total + kept, completed=kept)
-            yield lambda: bar.advance(task)
-    else:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if done == total or done * 10 // total > (done - 1) * 10 // total:
-                print(f"answers: {done + kept} of {total + kept}", file=sys.stderr, flush=True)
-
-        yield advance

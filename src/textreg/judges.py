@@ -14,7 +14,7 @@ Use: ``LLMJudge(Service("http://localhost:8000/v1", "judge"), "verdicts.jsonl")(
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from math import isnan
@@ -25,6 +25,7 @@ from textreg import grammar, languages
 from textreg.display import JOINERS
 from textreg.errors import InputError
 from textreg.journal import Journal
+from textreg.progress import counting
 from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
 
 if TYPE_CHECKING:
@@ -99,13 +100,15 @@ def exact(rows: Iterable[Row]) -> list[Verdict]:
 class LLMJudge:
     """A language model as the judge; ``journal`` keeps its verdicts (a path, made where it is missing).
 
-    Only the first ``max_chars`` characters of an answer are judged.  Calling it raises InputError for an unknown
-    language, a server that is not there or refuses the key, RunError when request after request fails.
+    Only the first ``max_chars`` characters of an answer are judged; ``progress`` says on stderr how many are.  Calling
+    it raises InputError for an unknown language, a server that is not there or refuses the key, RunError when request
+    after request fails.
     """
 
     service: Service
     journal: str | Path
     max_chars: int = MAX_CHARS
+    progress: bool = False
 
     def __call__(self, rows: Iterable[Row]) -> list[Verdict]:
         rows = list(rows)
@@ -123,7 +126,8 @@ class LLMJudge:
                 if not answer.strip():
                     verdicts.append(Verdict(False, "empty"))
                 elif key in undecided:
-                    verdicts.append(Verdict(None, undecided[key]))
+                    verdicts.append(undecided[key] if key not in counted else replace(undecided[key], cached=True))
+                    counted.add(key)
                 else:
                     verdicts.append(Verdict(**journal[key], cached=key in early or key in counted))
                     counted.add(key)
@@ -134,8 +138,8 @@ class LLMJudge:
         parts = (self.service.url, self.service.model, _rubric_hash(), language, answer[: self.max_chars])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    async def _ask(self, pending: dict[str, list[dict[str, str]]], journal: Journal) -> dict[str, str]:
-        undecided: dict[str, str] = {}
+    async def _ask(self, pending: dict[str, list[dict[str, str]]], journal: Journal) -> dict[str, Verdict]:
+        undecided: dict[str, Verdict] = {}
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema()}}
 
         async with Session(self.service) as session:
@@ -146,13 +150,16 @@ class LLMJudge:
                         pending[key], read_verdict, temperature=0, max_tokens=MAX_TOKENS, response_format=form
                     )
                 except Unanswered as failure:
-                    undecided[key] = f"undecided: {failure}"
-                    return
-                ok, reasons = read_verdict(reply.text)
-                kept = asdict(Verdict(ok, reasons, reply.tokens_in, reply.tokens_out))
-                journal.append(key, {name: value for name, value in kept.items() if name != "cached"})
+                    why = f"undecided: {failure}"
+                    undecided[key] = Verdict(None, why, failure.tokens_in, failure.tokens_out)
+                else:
+                    ok, reasons = read_verdict(reply.text)
+                    kept = asdict(Verdict(ok, reasons, reply.tokens_in, reply.tokens_out))
+                    journal.append(key, {name: value for name, value in kept.items() if name != "cached"})
+                advance()
 
-            await for_each(pending, judge, self.service.concurrency)
+            with counting("verdicts", len(pending), shown=self.progress) as advance:
+                await for_each(pending, judge, self.service.concurrency)
         return undecided
 
 

@@ -87,7 +87,9 @@ class Malformed(Exception):
 
 
 class Unanswered(Exception):
-    """A request that failed for good; the message says why in a few words."""
+    """A request that failed for good; the message says why in a few words, tokens are those of all its tries."""
+
+    tokens_in = tokens_out = 0
 
 
 class Session:
@@ -135,7 +137,10 @@ class Session:
             async with self._free:
                 reply = await retrying(self._once, messages, check, used, options)
         except Exception as error:
-            raise self._explained(error) from None
+            failure = self._explained(error)
+            if isinstance(failure, Unanswered):
+                failure.tokens_in, failure.tokens_out = used
+            raise failure from None
         self._in_row = 0
         return reply
 
