@@ -202,7 +202,8 @@ def test_a_missing_folder_is_one_line_with_its_name(tiny_tower, tmp_path):
 
 
 def test_a_hub_id_without_network_is_one_line(tiny_tower, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The environment variable is read when the library is imported: set here, it would only make the client try on.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refusal(lambda: assemble("someone/some-model-that-is-not-here", str(tiny_tower)), "someone/some-model")
 
 
