@@ -201,10 +201,36 @@ def test_a_missing_folder_is_one_line_with_its_name(tiny_tower, tmp_path):
     refusal(lambda: assemble(str(tmp_path / "nowhere"), str(tiny_tower)), "nowhere")
 
 
-def test_a_hub_id_without_network_is_one_line(tiny_tower, monkeypatch):
+'def test_a_hub_id_without_network_is_one_line_with_the_cure(tiny_tower, monkeypatch):
     # The environment variable is read when the library is imported: set here, it would only make the client try on.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refusal(lambda: assemble("someone/some-model-that-is-not-here", str(tiny_tower)), "someone/some-model")
+    cause = ("someone/model", "the hub was not reached", "give the folder")
+    refusal(lambda: assemble("someone/model", str(tiny_tower)), "llm=", *cause)
+    refusal(lambda: load_vlm("someone/model"), "vlm=", *cause)
+
+
+def test_a_gated_repository_is_one_line_with_the_cure(tiny_tower, monkeypatch):
+    import httpx
+    from huggingface_hub.errors import GatedRepoError
+
+    def gated(*_, **__):
+        raise GatedRepoError("gated", response=httpx.Response(403, request=httpx.Request("GET", "http://localhost")))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gated)
+    refusal(lambda: assemble("someone/model", str(tiny_tower)), "llm=", "gated", "hf auth login")
+
+
+def test_a_revision_is_asked_of_the_hub_whichever_way_it_is_given(tiny_tower, tiny_llm, monkeypatch):
+    asked = []
+
+    def fetch(name, *, revision, **_):
+        asked.append((name, revision))
+        return tiny_llm
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assemble("someone/model@v1", str(tiny_tower))
+    assemble("someone/model", str(tiny_tower), revisions={"llm": "v2"})
+    assert asked == [("someone/model", "v1"), ("someone/model", "v2")]
 
 
 def test_damaged_weights_are_refused(tmp_path, tiny_tower):

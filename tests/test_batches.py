@@ -70,9 +70,27 @@ def test_a_placeholder_that_disagrees_with_the_image_is_refused(tiny_vlm, prompt
         encode(tiny_vlm[1], rows_of(user(prompt), assistant("b"), image=image), image_tokens=4, max_length=64)
 
 
-def test_a_row_that_is_too_long_is_refused_not_cut(tiny_vlm):
-    with pytest.raises(InputError, match="max_length is 8"):
-        encode(tiny_vlm[1], rows_of(user("Describe the image."), assistant("b")), image_tokens=4, max_length=8)
+def test_a_row_that_is_too_long_loses_its_end_and_is_counted(tiny_vlm, capsys):
+    _, processor = tiny_vlm
+    rows = pd.concat([rows_of(user("a"), assistant(words)) for words in ("Blue", "Blue circle and red square")])
+    short, whole = encode(processor, rows, image_tokens=4, max_length=99)
+    assert capsys.readouterr().out == ""
+    assert len(short) < len(whole)
+    kept, cut = encode(processor, rows, image_tokens=4, max_length=len(short))
+    assert kept.ids.tolist() == short.ids.tolist()
+    assert cut.ids.tolist() == whole.ids[: len(short)].tolist() and cut.supervised < whole.supervised
+    assert f"1 of 2 rows are longer than max_length={len(short)}: cut, 0 before the answer" in capsys.readouterr().out
+
+
+def test_an_image_is_never_cut(tiny_vlm):
+    rows = rows_of(user("<image>\na"), assistant("b"), image="i")
+    with pytest.raises(InputError, match=r"row r: its image ends \d+ tokens into the row, max_length is 8: raise it"):
+        encode(tiny_vlm[1], rows, image_tokens=9, max_length=8)
+
+
+def test_rows_that_all_end_before_their_answer_are_refused(tiny_vlm):
+    with pytest.raises(InputError, match="no answer begins within max_length=4"):
+        encode(tiny_vlm[1], rows_of(user("Describe the image."), assistant("b")), image_tokens=4, max_length=4)
 
 
 def test_no_rows_are_refused(tiny_vlm):

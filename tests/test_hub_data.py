@@ -70,6 +70,14 @@ def test_messages_in_jsonl_keep_their_language(tmp_path):
             [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "x"}],
             "no user turn answered by the assistant",
         ),
+        (
+            [{"role": role, "content": "x"} for role in ("user", "user", "assistant")],
+            "turns that do not alternate",
+        ),
+        (
+            [{"role": role, "content": "x"} for role in ("assistant", "user", "assistant")],
+            "turns that do not alternate",
+        ),
     ],
 )
 def test_unusable_rows_are_counted_under_their_reason(tmp_path, turns, reason):
@@ -77,6 +85,14 @@ def test_unusable_rows_are_counted_under_their_reason(tmp_path, turns, reason):
     source = hub_data.source(str(tmp_path / "chat.jsonl"))
     assert list(hub_data.read(source)) == []
     assert source.skipped == {reason: 1}
+
+
+def test_a_system_turn_may_open_and_space_around_words_is_left_out(tmp_path):
+    words = {"system": "Be brief. ", "user": "\n hi", "assistant": "\n\nx y\n"}
+    turns = [{"role": role, "content": text} for role, text in words.items()]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
+    (row,) = hub_data.read(str(tmp_path / "chat.jsonl"))
+    assert [turn["content"] for turn in row.messages] == ["Be brief.", "hi", "x y"]
 
 
 def test_a_wrong_column_is_named_with_the_file_and_the_columns_expected(tmp_path):

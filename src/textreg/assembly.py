@@ -1,6 +1,7 @@
 """A vision-language model from a language model, a vision tower and a fresh projector, or from a published checkpoint.
 
-Both parts come through ``from_pretrained``: a hub id, a folder, or ``shipped`` (the micro backbone in the package).
+Both parts may be a hub id, maybe with a revision (``owner/name@v1``), a folder, or ``shipped`` (the micro backbone in
+the package).
 The choices that are not obvious: the modules of the loaded parts are moved into a LLaVA built without memory, so
 nothing is copied and tied embeddings stay tied; the image token takes a spare row of the embedding when there is one;
 the tower is read at its last hidden layer when it has no pooling head (ours was trained there) and one layer earlier
@@ -37,9 +38,7 @@ PROJECTOR = "projector.safetensors"
 
 @dataclass(frozen=True)
 class Base:
-    """What an aligned model is made of; ``vlm`` set means a published model, and ``llm`` and ``tower`` are not
-    used.
-    """
+    """What an aligned model is made of.  With ``vlm`` it is a published one, and ``llm`` and ``tower`` are idle."""
 
     llm: str = "shipped"
     tower: str = "shipped"
@@ -71,10 +70,12 @@ def assemble(
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     revisions = revisions or {}
-    llm_source, tower_source = source(llm, "llm"), source(tower, "tower")
-    tokenizer = load_tokenizer(llm_source, revisions.get("llm"))
-    language = load_model("AutoModelForCausalLM", llm_source, precision, device, revisions.get("llm"))
-    vision, image_processor = load_tower(tower_source, precision, device, revisions.get("tower"))
+    llm_source, tower_source = (
+        source(name, role, revisions.get(role)) for name, role in ((llm, "llm"), (tower, "tower"))
+    )
+    tokenizer = load_tokenizer(llm_source)
+    language = load_model("AutoModelForCausalLM", llm_source, precision, device)
+    vision, image_processor = load_tower(tower_source, precision, device)
 
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     rows = language.get_input_embeddings().num_embeddings
@@ -118,15 +119,15 @@ def load_vlm(
     """
     from transformers import AutoConfig
 
-    place = source(vlm, "vlm")
-    config = reading(place, "vlm", AutoConfig.from_pretrained, revision=revision)
+    place = source(vlm, "vlm", revision)
+    config = reading(place, "vlm", AutoConfig.from_pretrained)
     if config.model_type not in ("llava", "llava_onevision"):
         raise InputError(
             f"vlm={vlm}: model type {config.model_type!r} is not supported (known: llava, llava_onevision)"
         )
-    model = load_model("AutoModelForImageTextToText", place, precision, device, revision, projector_fp32=True)
-    tokenizer = load_tokenizer(place, revision)
-    image_processor = load_image_processor(place, model.model.vision_tower, revision)
+    model = load_model("AutoModelForImageTextToText", place, precision, device, projector_fp32=True)
+    tokenizer = load_tokenizer(place)
+    image_processor = load_image_processor(place, model.model.vision_tower)
     model.generation_config = generation_config(model.generation_config, tokenizer)
     line_end = config.model_type == "llava_onevision"
     extra = int(has_class_token(model.model.vision_tower)) + int(line_end)

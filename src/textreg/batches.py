@@ -4,7 +4,8 @@ The choices that are not obvious: rows are tokenised once, before training, and 
 is collated; each optimizer step holds exactly the planned rows, whatever is then sorted or packed inside it, so a
 step's gradient does not depend on the micro-batch size or on the number of processes; batches are padded on the right
 and carry no attention mask, because under causal attention a pad can never be seen from the left, and pads are not
-scored.
+scored.  A row longer than a training row is cut at its end, as LLaVA's own training does (Liu et al. 2023), and
+counted: real data always holds some, and one of them must not end a run that has aligned for hours.
 
     >>> samples = encode(processor, rows, image_tokens=16, max_length=256)
     >>> dataset = StepBatches(samples, order, steps=500, batch_size=64, groups=1, features=features)
@@ -53,10 +54,12 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
 
     Labels cover what the assistant wrote up to and with the token that ends its turn; a template that writes none
     (LLaVA 1.5) gets the end-of-sequence token after the last turn, because a model that never sees an end never stops.
+    Rows longer than ``max_length`` tokens are cut there, without an end to learn, and their number is printed.
 
     Raises:
-        InputError: a row whose placeholder does not agree with its image, that is longer than ``max_length``, that has
-            no assistant turn, or whose turn boundary falls inside a token.
+        InputError: a row whose placeholder does not agree with its image, whose image does not fit into
+            ``max_length``, that has no assistant turn, or whose turn boundary falls inside a token; no row of which
+            anything is left to learn.
     """
     import pandas as pd
 
@@ -69,7 +72,7 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
     rendered = scored_spans(processor, conversations)
     encoded = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True)
     image_id, end_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tokenizer.eos_token_id
-    samples = []
+    samples, cut = [], 0
     for name, image, (_, spans), ids, offsets in zip(
         names, images, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
@@ -82,11 +85,20 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
             )
         if image is not None:
             sample = _expand(sample, int(placeholders[0]), image_tokens, image)
+            if placeholders[0] + image_tokens > max_length:
+                raise InputError(
+                    f"row {name}: its image ends {placeholders[0] + image_tokens} tokens into the row, max_length is "
+                    f"{max_length}: raise it"
+                )
         if len(sample) > max_length:
-            raise InputError(
-                f"row {name} has {len(sample)} tokens, max_length is {max_length}: raise it or cut the row"
-            )
+            cut += 1
+            sample = Sample(sample.ids[:max_length], sample.labels[:max_length], image)
         samples.append(sample)
+    mute = sum(sample.supervised == 0 for sample in samples)
+    if mute == len(samples):
+        raise InputError(f"no answer begins within max_length={max_length} tokens, in any row: raise it")
+    if cut:
+        print(f"{cut} of {len(samples)} rows are longer than max_length={max_length}: cut, {mute} before the answer")
     return samples
 
 

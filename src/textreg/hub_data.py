@@ -227,13 +227,19 @@ def _has_image(path: Path) -> Iterator[bool]:
 
 def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> Row | None:
     """A row of the contract's shape, or ``None`` with the reason counted."""
-    turns = _turns(record, form)
+    # White space at the edges of a turn is an accident of the file, and would merge with the template's line breaks.
+    turns = [turn | {"content": turn["content"].strip()} for turn in _turns(record, form)]
     image = _image(record)
     if not turns or turns[-1]["role"] != "assistant" or not any(turn["role"] == "user" for turn in turns):
         data.skipped["no user turn answered by the assistant"] += 1
         return None
-    if any(not turn["content"].strip() for turn in turns if turn["role"] != "system"):
+    if any(not turn["content"] for turn in turns if turn["role"] != "system"):
         data.skipped["an empty turn"] += 1
+        return None
+    spoken = turns[1:] if turns[0]["role"] == "system" else turns
+    if any(turn["role"] != ("user", "assistant")[place % 2] for place, turn in enumerate(spoken)):
+        # Most chat templates refuse it, and one refusal would end a training.
+        data.skipped["turns that do not alternate"] += 1
         return None
     seen = sum(turn["content"].count(PLACEHOLDER) for turn in turns)
     if image is None and seen:

@@ -20,6 +20,7 @@ import yaml
 from textreg.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+TWICE = ("consolidated*", "*/*.safetensors")  # the same weights in other layouts
 DATA_FILES = ("*.json", "*.jsonl", "*.parquet")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -121,7 +122,14 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
         patterns = [name.glob, *archives]
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name.base}"
     try:
-        return Path(snapshot_download(name.base, repo_type=kind, revision=revision, allow_patterns=patterns))
+        found = snapshot_download(
+            name.base,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=list(TWICE) if kind == "model" else None,
+        )
+        return Path(found)
     except errors.GatedRepoError as error:
         cure = f"accept its terms at {page}, then log in with `hf auth login`"
         raise InputError(f"{name.base}: the repository is gated; {cure}") from error

@@ -1,8 +1,8 @@
 """Models, towers, tokenizers and image processors from a hub id, a folder, or the package itself.
 
-One door for all of them, so that a gated repository, a missing network, damaged weights or a tower with another
-tower's image processor each end in one line that names the cure.  safetensors only, no remote code; a model with a
-missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
+Every name first becomes a folder (:mod:`textreg.hubs`), and what is wrong inside it, damaged weights or a tower with
+another tower's image processor, ends in one line that names the cure.  safetensors only, no remote code; a model with
+a missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
 torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``.
 """
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg import assets
+from textreg import assets, hubs
 from textreg.chat import IMAGE_TOKEN, accept_both_styles
 from textreg.errors import InputError
 
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 
 
-def source(name: str, role: str) -> str:
-    """Resolve ``shipped`` to the folder in the package, once it is found whole; a folder or hub id stays as it is."""
+def source(name: str, role: str, revision: str | None = None) -> str:
+    """The folder of a model: the package's own for ``shipped``, once it is found whole, else what :mod:`textreg.hubs`
+    makes of it.
+
+    Raises:
+        InputError: it is missing, gated, out of reach or has no safetensors; ``role`` says what it was wanted for.
+    """
     if name != "shipped":
-        return name
+        try:
+            return str(hubs.resolve(name, kind="model", revision=revision))
+        except InputError as error:
+            raise InputError(f"{role}={error}") from error.__cause__
     if role not in ("llm", "tower"):
         raise InputError(f"{role}=shipped: the package ships an llm and a tower only; give a folder or a hub id")
     assets.check(ASSETS)
@@ -47,35 +55,26 @@ def no_bars() -> Iterator[None]:
 
 
 def reading(place: str, role: str, load: Any, **options: Any) -> Any:
-    """Call a ``from_pretrained`` and turn what goes wrong with a repository or folder into one line with the cure."""
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
+    """Call a ``from_pretrained`` on a folder and turn what goes wrong into one line with the cure."""
     from safetensors import SafetensorError
 
     try:
         with no_bars():
             return load(place, **options)
-    except GatedRepoError:
-        raise InputError(
-            f"{role}={place}: access is gated: accept its terms on the hub and run `hf auth login`"
-        ) from None
-    except OfflineModeIsEnabled:
-        raise InputError(
-            f"{role}={place}: not on disk and HF_HUB_OFFLINE is set: unset it, or give a folder"
-        ) from None
     except SafetensorError as error:
         raise InputError(f"{role}={place}: damaged weights ({error}): download or build them again") from None
-    except (OSError, ValueError) as error:  # of the hub, too: a name it cannot hold, a config without a model type
+    except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise InputError(f"{role}={place}: cannot be read as a folder or hub id ({first})") from None
+        raise InputError(f"{role}={place}: not a complete {role} ({first}): download or save it again") from None
 
 
 def load_model(
-    auto: str, place: str, precision: str, device: str, revision: str | None, *, projector_fp32: bool = False
+    auto: str, place: str, precision: str, device: str, *, projector_fp32: bool = False
 ) -> "PreTrainedModel":
     """``from_pretrained`` of one model with no missing and no unexpected weights allowed; safetensors only."""
     import transformers
 
-    options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True, "revision": revision}
+    options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True}
     if precision == "4bit":
         options |= {"quantization_config": four_bits(), "device_map": {"": device}}
     loader = getattr(transformers, auto).from_pretrained
@@ -92,12 +91,12 @@ def load_model(
     return model
 
 
-def load_tower(place: str, precision: str, device: str, revision: str | None) -> tuple["PreTrainedModel", Any]:
+def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedModel", Any]:
     """A SigLIP or CLIP vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
     import transformers
     from transformers import AutoConfig
 
-    config = reading(place, "tower", AutoConfig.from_pretrained, revision=revision)
+    config = reading(place, "tower", AutoConfig.from_pretrained)
     kind = config.model_type.removesuffix("_vision_model")
     classes = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}
     if kind not in classes:
@@ -107,23 +106,22 @@ def load_tower(place: str, precision: str, device: str, revision: str | None) ->
         place,
         "tower",
         loader,
-        revision=revision,
         dtype=torch_dtype(precision),
         use_safetensors=True,
         output_loading_info=True,
     )
     if report["missing_keys"]:
         raise InputError(f"tower={place}: weights are missing (first: {sorted(report['missing_keys'])[0]})")
-    return tower.requires_grad_(False).to(device), load_image_processor(place, tower, revision)
+    return tower.requires_grad_(False).to(device), load_image_processor(place, tower)
 
 
-def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | None) -> Any:
+def load_image_processor(place: str, tower: "PreTrainedModel") -> Any:
     """The Pillow image processor beside a tower, refused when its output size is not the tower's input size."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     loader = CLIPImageProcessorPil if has_class_token(tower) else SiglipImageProcessorPil
-    processor = reading(place, "tower", loader.from_pretrained, revision=revision)
+    processor = reading(place, "tower", loader.from_pretrained)
     wanted = tower.config.image_size
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     given = (size.height, size.width)
@@ -135,11 +133,11 @@ def load_image_processor(place: str, tower: "PreTrainedModel", revision: str | N
     return processor
 
 
-def load_tokenizer(place: str, revision: str | None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(place: str) -> "PreTrainedTokenizerBase":
     """The tokenizer with the image token, a pad token and a chat template that takes both styles of content."""
     from transformers import AutoTokenizer
 
-    tokenizer = reading(place, "llm", AutoTokenizer.from_pretrained, revision=revision, trust_remote_code=False)
+    tokenizer = reading(place, "llm", AutoTokenizer.from_pretrained, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise InputError(f"llm={place}: its tokenizer has no chat template: choose an instruction-tuned model")
     if tokenizer.eos_token_id is None:
