@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from textreg import languages
+from textreg import hub_data, languages
 from textreg.errors import InputError
 from textreg.grammar import caption
 from textreg.identifiers import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
@@ -192,3 +192,26 @@ def test_a_code_like_nothing_known_is_refused_with_the_known_ones(code):
 def test_an_unknown_identifier_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match="did you mean 'py3langid'"):
         open_identifier("pylangid")
+
+
+# ------------------------------------------------------------------------------- the two tables of spellings
+
+#: Spellings on whose meaning the tables differ on purpose: an answer in Nynorsk is Norwegian, but a data set may keep
+#: it apart; and "que" in a data set may be any Quechua.
+ON_PURPOSE = {"nno", "que"}
+
+
+def test_what_data_sets_spell_is_what_answer_files_are_corrected_to():
+    for spelled, code in hub_data._codes()["codes"].items():
+        if code in code_book():
+            with pytest.raises(InputError, match=f"did you mean '{code}'"):
+                check_code(spelled)
+
+
+@pytest.mark.parametrize("code", code_book())
+def test_a_language_has_one_code_whichever_table_reads_its_name(code):
+    entry = code_book()[code]
+    three_letters = [word for word in entry.mistaken if len(word) == 3 and word not in ON_PURPOSE]
+    name = "Cusco Quechua" if code == "quz" else entry.name
+    for spelled in (code, name, *entry.glotlid[:1], *three_letters):
+        assert hub_data.language_code(spelled) == code
