@@ -201,7 +201,7 @@ def test_a_missing_folder_is_one_line_with_its_name(tiny_tower, tmp_path):
     refusal(lambda: assemble(str(tmp_path / "nowhere"), str(tiny_tower)), "nowhere")
 
 
-'def test_a_hub_id_without_network_is_one_line_with_the_cure(tiny_tower, monkeypatch):
+def test_a_hub_id_without_network_is_one_line_with_the_cure(tiny_tower, monkeypatch):
     # The environment variable is read when the library is imported: set here, it would only make the client try on.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     cause = ("someone/model", "the hub was not reached", "give the folder")
