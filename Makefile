@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test smoke figures book check clean
+.PHONY: help setup reproduce test rerun smoke figures book check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ reproduce: $(READY)  ## run the profile through papermill and build the book; sa
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+rerun: $(READY)  ## train one arm of the shipped results again and compare (ten minutes or more)
+	$(BIN)/python -m pytest -m rerun -n 0 tests/test_rerun.py
 
 smoke: $(READY)  ## the whole chain at toy size, in about two minutes
 	$(BIN)/textreg run --profile smoke --run runs/smoke $(if $(JOBS),--jobs $(JOBS))

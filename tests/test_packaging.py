@@ -84,7 +84,7 @@ def test_make_help_lists_every_target():
     assert all(f"make {target}" in shown for target in make_targets())
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "smoke", "figures", "book", "check"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "rerun", "smoke", "figures", "book", "check"])
 def test_every_target_sets_up_its_own_environment(target):
     planned = subprocess.run(
         ["make", "-n", target, "VENV=absent-venv"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -100,9 +100,9 @@ def test_an_old_python_is_refused_in_one_line():
     assert not (ROOT / "absent-venv").exists()
 
 
-def test_the_ci_script_runs_tests_chain_book_and_checks():
+def test_the_ci_script_runs_tests_chain_rerun_book_and_checks():
     script = (ROOT / ".ci" / "run").read_text()
-    positions = [script.index(f"make {target}") for target in ("test", "smoke", "book", "check")]
+    positions = [script.index(f"make {target}") for target in ("test", "smoke", "rerun", "book", "check")]
     assert positions == sorted(positions)
 
 

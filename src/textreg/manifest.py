@@ -120,6 +120,7 @@ def provenance() -> dict[str, Any]:
         "git_dirty": dirty,
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "accelerator": _accelerator(),
     }
@@ -141,13 +142,23 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> str | None:
+    """The widest vector instructions, on which the order of sums depends (x86 on Linux; elsewhere None)."""
+    flags = (_cpuinfo("flags") or "").split()
+    return next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx") if name in flags), None)
+
+
+def _cpuinfo(key: str) -> str | None:
+    """A field of the first core in Linux's ``/proc/cpuinfo``; None elsewhere."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.processor() or platform.machine()
-    return platform.processor() or platform.machine()
+        return None
+    found = (line.partition(":")[2].strip() for line in text.splitlines() if line.partition("\t")[0].strip() == key)
+    return next(found, None)
 
 
 def _accelerator() -> str | None:
