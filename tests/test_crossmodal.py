@@ -148,3 +148,16 @@ def test_caption_scores_leave_other_tasks_out():
     table = answers(["a caption", "x"], [["a caption"], ["y"]])
     table.loc[1, "task"] = "question"
     assert crossmodal.caption_scores(table)["n"].item() == 1
+
+
+def test_the_arm_whose_prompt_holds_a_reference_gets_no_caption_score():
+    table = pd.concat([answers(["ein Kreis"], [["ein Kreis"]]).assign(arm=arm) for arm in ("image", "blank", "text")])
+    assert crossmodal.caption_scores(table)["arm"].tolist() == ["image", "blank"]
+
+
+def test_caption_means_count_every_language_alike_and_english_apart():
+    rows = [("BM", "en", 40.0), ("BM", "de", 10.0), ("BM", "fr", 20.0), ("TR", "en", 44.0), ("TR", "de", 30.0)]
+    scores = pd.DataFrame(rows, columns=["system", "language", "chrf"]).assign(arm="image", n=5)
+    means = crossmodal.caption_means(scores)
+    assert means["English", "image"].to_dict() == {"BM": 40.0, "TR": 44.0}
+    assert means["other languages", "image"].to_dict() == {"BM": 15.0, "TR": 30.0}

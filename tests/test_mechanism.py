@@ -9,6 +9,7 @@ import pytest
 
 from textreg import adapters, assembly, features, generation, languages, mechanism, row_files, scenes
 from textreg.config import Mechanism
+from textreg.errors import InputError
 from textreg.grammar import caption, parse
 from textreg.prepare import images, requests
 
@@ -56,6 +57,36 @@ def test_a_token_that_opens_both_languages_counts_for_neither():
     table = pd.DataFrame({"language": ["es"], "arm": ["image"]})
     found = mechanism.first_token_mass(table, np.zeros((1, 8), dtype=np.float32), First())
     assert found[["asked", "english"]].to_numpy().tolist() == [[0.0, 0.0]]
+
+
+def test_at_hub_scale_openings_are_the_captions_that_people_wrote_as_written_and_capitalised():
+    cells = [json.dumps(texts, ensure_ascii=False) for texts in (["a cat", "Two cats"], ["ein Hund"], ["A cat"])]
+    written = mechanism.written_openings(pd.DataFrame({"language": ["en", "de", "en"], "reference": cells}))
+    assert written == {"en": ("a cat", "A cat", "Two cats"), "de": ("ein Hund", "Ein Hund")}
+    logprobs = np.full((1, 200), -np.inf, dtype=np.float32)
+    logprobs[0, [ord("A"), ord("e"), ord("E"), ord("x")]] = np.log([0.5, 0.25, 0.125, 0.125])
+    table = pd.DataFrame({"language": ["de"], "arm": ["image"]})
+    found = mechanism.first_token_mass(table, logprobs, Letters(), written)
+    assert found[["asked", "english"]].to_numpy().tolist() == [[0.375, 0.5]]
+
+
+def test_without_an_english_caption_nothing_can_be_told_from_english():
+    table = pd.DataFrame({"language": ["de"], "reference": [json.dumps(["ein Hund"])]})
+    with pytest.raises(InputError, match=r"add en to prepare_data\.languages"):
+        mechanism.written_openings(table)
+
+
+def test_of_many_layers_nine_are_probed_with_the_first_and_the_last():
+    table = probe_table(items=2).query("arm == 'image'").reset_index(drop=True)
+    states = np.random.default_rng(0).normal(size=(len(table), 25, 3))
+    layers = mechanism.probe(states, table)["layer"].tolist()
+    assert len(layers) == len(set(layers)) == 9 and (layers[0], layers[-1]) == (0, 24)
+
+
+def test_one_image_is_too_few_for_a_probe():
+    table = probe_table(items=1)
+    with pytest.raises(InputError, match=r"two images: raise mechanism\.probe_images"):
+        mechanism.probe(np.zeros((len(table), 1, 3)), table)
 
 
 def probe_table(items=12):

@@ -237,8 +237,10 @@ def question_requests(questions: Sequence[Mapping[str, Any]]) -> Iterator[dict[s
 def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
     """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n``.
 
-    ``answers``: columns of ``answers.parquet``; rows of other tasks are ignored.  ``reference`` is a JSON list.  An
-    empty answer counts as wrong, not as missing.  Source: Popović 2015, as in sacrebleu.
+    ``answers``: columns of ``answers.parquet``; rows of other tasks are ignored, and so is the arm ``text``, whose
+    prompt holds a reference.  The arm ``blank`` tells what a caption scores that knows nothing of its image.
+    ``reference`` is a JSON list.  An empty answer counts as wrong, not as missing.  Source: Popović 2015, as in
+    sacrebleu.
     """
     import pandas as pd
     from sacrebleu.metrics import CHRF
@@ -246,7 +248,7 @@ def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
     chrf = CHRF()
     keys = ["seed", "system", "lambda", "language", "arm"]
     rows = []
-    captions = answers[answers["task"] == "caption"]
+    captions = answers[(answers["task"] == "caption") & (answers["arm"] != "text")]
     for values, group in captions.groupby(keys, dropna=False, sort=False):
         references = [json.loads(text) for text in group["reference"]]
         width = max(len(texts) for texts in references)
@@ -254,6 +256,15 @@ def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
         score = chrf.corpus_score(group["answer"].fillna("").tolist(), columns).score
         rows.append([*values, len(group), score])
     return pd.DataFrame(rows, columns=[*keys, "n", "chrf"])
+
+
+def caption_means(scores: "pd.DataFrame") -> "pd.DataFrame":
+    """Mean chrF per system (index), for English and for the other languages, and per arm (columns).
+
+    ``scores``: what :func:`caption_scores` gave, one lambda a system.  Every language counts alike, as for LF.
+    """
+    spoken = scores["language"].eq("en").map({True: "English", False: "other languages"})
+    return scores.assign(languages=spoken).pivot_table(index="system", columns=["languages", "arm"], values="chrf")
 
 
 def resolve(name: str) -> Path:

@@ -62,16 +62,19 @@ class ImageTable:
         from textreg.row_files import image_root
 
         try:
-            columns = parquet.read_table(table, columns=["image_id", "image"])
+            file = parquet.ParquetFile(table)
         except FileNotFoundError:
             raise InputError(f"{table}: no such file: run the stage `prepare_data` first") from None
         encoded: dict[str, bytes] = {}
         paths: dict[str, str] = {}
-        for image_id, image in zip(columns["image_id"].to_pylist(), columns["image"].to_pylist(), strict=True):
-            if image["bytes"] is not None:
-                encoded[image_id] = image["bytes"]
-            else:
-                paths[image_id] = image["path"]
+        # Batch by batch: real pictures are gigabytes, and a whole table would hold them twice.
+        with file:
+            for batch in file.iter_batches(batch_size=256, columns=["image_id", "image"]):
+                for image_id, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if image["bytes"] is not None:
+                        encoded[image_id] = image["bytes"]
+                    else:
+                        paths[image_id] = image["path"]
         return cls(encoded, paths, Path(root) if root else image_root(table) or Path(table).parent)
 
     def __len__(self) -> int:
@@ -117,9 +120,7 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decodes and preprocesses on every call (in loader workers, if there are any); the tower runs in the training
-    step.
-    """
+    """Decodes and preprocesses on every call, in loader workers if there are any; the tower runs in the step."""
 
     image_processor: Any
     images: ImageTable
@@ -286,9 +287,7 @@ def image_tokens(model: "PreTrainedModel") -> int:
 
 
 def tower_identity(model: "PreTrainedModel") -> list[Any]:
-    """What the features depend on: a hash of the tower's weights, its layer, the class token rule and the picture
-    size.
-    """
+    """What the features depend on: a hash of the tower's weights, layer, class token rule and picture size."""
     import torch
 
     digest = hashlib.sha256()

@@ -6,16 +6,19 @@
 * *The language is still known.*  A linear probe on the hidden state that predicts the first token tells which
   language was asked for: if it can while the answer is English, the loss is one of choice, not of knowledge.
 
-Arms of a request, languages and images are those of the validation split.  The working account that these looks test
-is ours; nothing here is a result of the paper.  Run it: ``papermill notebooks/07_mechanism.ipynb out.ipynb``.
+Arms of a request, languages and images are those of the validation split.  At hub scale the openings are the first
+words of the captions that people wrote, and giving first words is left out: its judge is the scenes' grammar.  The
+working account that these looks test is ours; nothing here is a result of the paper.  Run it:
+``papermill notebooks/07_mechanism.ipynb out.ipynb``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.config import Mechanism
+from textreg.errors import InputError
 from textreg.evaluation import BACKBONE, read_requests
 from textreg.grammar import caption, frame_count
 from textreg.scenes import Group, Scene
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ARMS = ("image", "blank", "text")
+LAYERS = 9  # probed at most: a fit takes seconds on the states of a large model
 
 
 def requests(settings: Mechanism) -> "pd.DataFrame":
@@ -35,11 +39,13 @@ def requests(settings: Mechanism) -> "pd.DataFrame":
 
 
 def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
-    """Model, processor and image features of the backbone or of a tuned arm."""
-    from textreg import adapters, assembly, features
+    """Model, processor and image features of the backbone or of a tuned arm, on the GPU in bf16 where there is one."""
+    from textreg import adapters, assembly, compute, features
 
     run = Path(settings.run)
-    model, processor = assembly.load_aligned(run / "align")
+    device = compute.set_up(settings.threads).device
+    precision = "bf16" if device == "cuda" else "fp32"
+    model, processor = assembly.load_aligned(run / "align", precision=precision, device=device)
     images = features.ImageTable.read(run / "prepare_data" / "images.parquet")
     ids = requests(settings)["image_id"].dropna().unique()
     seen = features.open_features(model, processor, images, ids=ids)
@@ -57,17 +63,41 @@ def openings(code: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(captions))
 
 
-def first_token_mass(table: "pd.DataFrame", logprobs: "np.ndarray", tokenizer: Any) -> "pd.DataFrame":
+def written_openings(table: "pd.DataFrame") -> dict[str, tuple[str, ...]]:
+    """Language -> the captions that people wrote in it for the requests of ``table``, as written and capitalised.
+
+    Raises:
+        InputError: no English caption is among them, so that nothing can be told from English.
+    """
+    import json
+
+    found: dict[str, dict[str, None]] = {}
+    for code, cell in zip(table["language"], table["reference"], strict=True):
+        for text in json.loads(cell):
+            found.setdefault(code, {}).update({text: None, text[:1].upper() + text[1:]: None})
+    if "en" not in found:
+        raise InputError("mechanism: no English captions among the requests: add en to prepare_data.languages")
+    return {code: tuple(texts) for code, texts in found.items()}
+
+
+def first_token_mass(
+    table: "pd.DataFrame",
+    logprobs: "np.ndarray",
+    tokenizer: Any,
+    written: Mapping[str, Sequence[str]] | None = None,
+) -> "pd.DataFrame":
     """Probability (0..1) that the first token opens a caption of the asked language (``asked``) or of English.
 
-    ``logprobs`` float32 ``(rows, vocabulary)``, rows as in ``table``.  Tokens that open captions of both count for
-    neither. Returns ``language, arm, asked, english``, one row per request that is not English.
+    ``logprobs`` float32 ``(rows, vocabulary)``, rows as in ``table``; ``written`` language -> captions (default: those
+    of the grammar).  Tokens that open captions of both count for neither.
+    Returns ``language, arm, asked, english``, one row per request that is not English.
     """
     import numpy as np
     import pandas as pd
 
     def tokens(code: str) -> set[int]:
-        return {tokenizer.encode(text, add_special_tokens=False)[0] for text in openings(code)}
+        captions = openings(code) if written is None else written[code]
+        return {tokenizer.encode(text, add_special_tokens=False)[0] for text in captions}
 
     openers = {code: tokens(code) for code in {"en", *table["language"]}}
     english, rows = openers["en"], []
@@ -147,15 +177,22 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
     """Cross-validated accuracy of a linear probe for the asked language: ``arm, layer, accuracy, chance``.
 
     ``chance`` is the share of the most frequent language.  Items are kept together in a fold, so that a probe never
-    meets an image it was fitted on.
+    meets an image it was fitted on.  Of more than nine layers nine are probed, first and last among them.
+
+    Raises:
+        InputError: fewer than two images, so that none is left to be asked about.
     """
+    import numpy as np
     import pandas as pd
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    rows = []
+    if table["item_id"].nunique() < 2:
+        raise InputError("mechanism: the probe needs two images: raise mechanism.probe_images or validation_images")
+    depth, rows = states.shape[1], []
+    layers = np.unique(np.linspace(0, depth - 1, min(depth, LAYERS)).round().astype(int))
     for arm in ARMS:
         chosen = (table["arm"] == arm).to_numpy()
         if not chosen.any():
@@ -163,7 +200,7 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
         labels, items = table.loc[chosen, "language"], table.loc[chosen, "item_id"]
         splitter = GroupKFold(min(folds, items.nunique()))
         chance = float(labels.value_counts(normalize=True).max())
-        for layer in range(states.shape[1]):
+        for layer in layers.tolist():
             classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
             found = cross_val_score(classifier, states[chosen, layer], labels, groups=items, cv=splitter)
             rows.append({"arm": arm, "layer": layer, "accuracy": float(found.mean()), "chance": chance})
