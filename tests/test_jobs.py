@@ -1,0 +1,159 @@
+"""Results do not depend on how many notebooks and processes ran side by side.
+
+Two runs of the smallest chain that still trains: the real stages from scenes to figures on the shipped model, two
+optimizer steps each, once one notebook and one process at a time, once two.  The notebooks hold the lines of the real
+ones that write results, and none of those that show them.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import pandas as pd
+import pytest
+import tiny_chain
+from rich.console import Console
+
+from textreg import manifest, runner
+from textreg.reporting import Report
+
+PROFILE = """
+name: small
+scale: scenes
+seed: 7
+stages: [prepare_data, align, tune, evaluate, figures]
+prepare_data:
+  languages: [en, es]
+  text_languages: [es]
+  held_out: []
+  align_rows: 8
+  visual_rows: 8
+  text_rows: 8
+  validation_images: 1
+  test_images: 3
+align: {steps: 2, batch_size: 4, threads: 1}
+tune: {steps: 2, batch_size: 4, log_steps: 1}
+evaluate: {systems: [BM, TR], frontier_lambdas: [], arms: [image], max_new_tokens: 6, bootstrap: 20}
+arms:
+  - {arm: BM, text: none}
+  - {arm: TR}
+"""
+PREPARE = """
+from textreg import config, prepare
+prepare.write(config.collect(config.PrepareData, globals()))
+"""
+OPEN = """
+from pathlib import Path
+from textreg import {names}, assembly, config, features, training
+from textreg.compute import set_up
+settings = config.collect(config.{stage}, globals())
+folder = Path(settings.run)
+set_up(settings.threads, precision=settings.precision)
+images = features.ImageTable.read(folder / "prepare_data" / "images.parquet")
+"""
+ALIGN = OPEN.format(names="row_files", stage="Align") + """
+base = assembly.Base(settings.llm, settings.tower, settings.vlm, settings.seed)
+model, processor = assembly.load_base(base, precision=settings.precision)
+rows = row_files.read_rows(folder / "prepare_data" / "align.parquet")
+seen = features.open_features(model, processor, images, ids=rows["image_id"].unique())
+training.train(model, processor, rows, seen, settings, folder / "align")
+assembly.save_aligned(model, folder / "align", base)
+"""  # fmt: skip
+TUNE = OPEN.format(names="adapters, tuning", stage="Tune") + """
+out = folder / "tune" / settings.arm
+rows, order = tuning.arm_rows(settings)
+model, processor = assembly.load_aligned(folder / "align", precision=settings.precision)
+seen = features.open_features(model, processor, images, ids=rows["image_id"].dropna().unique())
+model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
+training.train(model, processor, rows, seen, settings, out, order=order.positions)
+adapters.save_adapter(model, out / "adapter")
+"""  # fmt: skip
+EVALUATE = """
+from pathlib import Path
+from textreg import config, evaluation, fidelity
+settings = config.collect(config.Evaluate, globals())
+out = Path(settings.run) / "evaluate"
+requests = evaluation.read_requests(settings.run, "test", settings.arms)
+work = [(evaluation.system(settings.run, name), requests) for name in settings.systems]
+answers = evaluation.answer_all(settings, work, out / "parts")
+scored = evaluation.annotated(settings, answers)
+captions = scored[scored["task"] == "caption"]
+tables = {
+    "fidelity": fidelity.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
+    "visual": fidelity.visual_summary(scored),
+}
+evaluation.write_tables(out, answers, tables)
+"""
+FIGURES = """
+from pathlib import Path
+from textreg import figure_data, figure_set
+results, out = figure_data.load_results(run), Path(run) / "figures"
+for draw in (figure_set.fidelity, figure_set.losses, figure_set.gallery):
+    draw(results, out)
+"""
+BODIES = {"prepare_data": PREPARE, "align": ALIGN, "tune": TUNE, "evaluate": EVALUATE, "figures": FIGURES}
+WIDTHS = {"one": (1, "evaluate.workers=1"), "two": (2, "evaluate.workers=2")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of the two runs, by how many notebooks and processes ran side by side."""
+    root = tiny_chain.build(tmp_path_factory.mktemp("chain"))
+    for stage, body in BODIES.items():
+        tiny_chain.write(root, stage, body)
+    profile = root / "profiles" / "small.yaml"
+    profile.write_text(PROFILE)
+
+    def execute(name):
+        jobs, override = WIDTHS[name]
+        with open(os.devnull, "w") as nowhere:
+            quiet = Report(Console(file=nowhere))
+            runner.run(profile, root / name, root=root, jobs=jobs, overrides=[override], report=quiet)
+        return root / name
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(WIDTHS, pool.map(execute, WIDTHS), strict=True))
+
+
+def overlap(run) -> bool:
+    """Whether the two tunings of a run ran at the same time (start times are kept in whole seconds)."""
+    first, second = sorted(
+        (datetime.fromisoformat(record["started"]).timestamp(), record["seconds"])
+        for record in (manifest.read(run / "tune" / arm) for arm in ("BM", "TR"))
+    )
+    return second[0] < first[0] + first[1] - 1
+
+
+def test_arms_were_tuned_one_after_the_other_in_one_run_and_side_by_side_in_the_other(runs):
+    assert not overlap(runs["one"])
+    assert overlap(runs["two"])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "prepare_data/*.parquet",
+        "align/*.safetensors",
+        "tune/*/adapter/*.safetensors",
+        "evaluate/fidelity.csv",
+        "evaluate/visual.csv",
+        "evaluate/answers.parquet",
+        "figures/*.svg",
+        "figures/*.csv",
+        "figures/[0-9]*.json",
+    ],
+)
+def test_the_same_seed_gives_the_same_bytes_whatever_ran_side_by_side(runs, pattern):
+    found = {
+        name: {path.relative_to(run).as_posix(): path.read_bytes() for path in sorted(run.glob(pattern))}
+        for name, run in runs.items()
+    }
+    assert found["one"].keys() == found["two"].keys() != set()
+    assert [path for path, data in found["one"].items() if data != found["two"][path]] == []
+
+
+def test_the_compared_scores_are_of_two_arms_that_training_made_different(runs):
+    table = pd.read_csv(runs["one"] / "evaluate" / "fidelity.csv")
+    assert sorted(set(table["system"])) == ["BM", "TR"]
+    weights = [(runs["one"] / "tune" / arm / "adapter/adapter_model.safetensors").read_bytes() for arm in ("BM", "TR")]
+    assert weights[0] != weights[1]
