@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test rerun smoke figures book check clean
+.PHONY: help setup reproduce test rerun smoke figures book check audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,14 @@ figures: $(READY)  ## redraw every figure from the shipped results; nothing is t
 book: $(READY)  ## build the book from the latest run, or from the notebooks' sources
 	@book=$$($(BIN)/python -m textreg.book $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
 
-check: $(READY)  ## lint, notebooks, stale results
+check: $(READY)  ## lint, links, stale results
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
+	$(BIN)/python -m textreg.links
 	$(BIN)/python -m textreg.shipping check results
+
+audit: $(READY)  ## ask for known weaknesses of every pinned version (needs the network)
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:  ## remove what was built; runs and results stay
 	rm -rf _build book/_executed .pytest_cache .ruff_cache

@@ -84,7 +84,7 @@ def test_make_help_lists_every_target():
     assert all(f"make {target}" in shown for target in make_targets())
 
 
-@pytest.mark.parametrize("target", ["reproduce", "test", "rerun", "smoke", "figures", "book", "check"])
+@pytest.mark.parametrize("target", ["reproduce", "test", "rerun", "smoke", "figures", "book", "check", "audit"])
 def test_every_target_sets_up_its_own_environment(target):
     planned = subprocess.run(
         ["make", "-n", target, "VENV=absent-venv"], cwd=ROOT, capture_output=True, text=True, check=True
