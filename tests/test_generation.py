@@ -5,8 +5,9 @@ import pytest
 import torch
 from test_adapters import disturbed
 
+from textreg import generation
 from textreg.adapters import attach
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 from textreg.features import open_features
 from textreg.generation import Request, answer, encode_prompts
 
@@ -103,3 +104,30 @@ def test_a_request_whose_placeholder_disagrees_is_refused(asked):
 def test_an_image_without_features_is_refused(asked):
     with pytest.raises(InputError, match="image-1"):
         answer(*asked[:2], REQUESTS[:1], None)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost_or_asked_twice(asked, monkeypatch):
+    model, processor, features = asked
+    expected = answer(model, processor, REQUESTS, features, max_new_tokens=5)
+    decode, sizes, reported = generation.decode, [], []
+
+    def small(vlm, prompts, *rest):
+        if len(prompts) > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        sizes.append(len(prompts))
+        return decode(vlm, prompts, *rest)
+
+    monkeypatch.setattr(generation, "decode", small)
+    options = {"max_new_tokens": 5, "on_batch": lambda batch: reported.extend(position for position, _ in batch)}
+    found = answer(model, processor, REQUESTS, features, **options)
+    assert [one.text for one in found] == [one.text for one in expected]
+    assert sorted(reported) == list(range(len(REQUESTS))) and max(sizes) <= 2
+
+
+def test_a_single_request_that_does_not_fit_is_one_line(asked, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(generation, "decode", full)
+    with pytest.raises(RunError, match=r"answering one request of \d+ tokens"):
+        answer(*asked[:2], REQUESTS, asked[2], max_new_tokens=5)

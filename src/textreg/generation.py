@@ -2,9 +2,9 @@
 
 The choices that are not obvious: requests are sorted by length, longest first, so that a batch holds little or no
 padding and running out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value
-cache is allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost.  The
-answers equal those of ``generate`` one by one (tested in fp32; in bf16 a few near-ties may flip with the batch size,
-as with any tool).
+cache is allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost; where a
+batch does not fit into the GPU, it and all later ones are halved until they do.  The answers equal those of
+``generate`` one by one (tested in fp32; in bf16 a few near-ties may flip with the batch size, as with any tool).
 
     >>> answers = answer(model, processor, [Request("<image>\\nDescribe the image.", "scene-7")], features)
 """
@@ -71,6 +71,7 @@ def answer(
 
     Raises:
         InputError: a request whose placeholder and image do not agree, or an image without features.
+        RunError: not even one request fits into the GPU.
     """
     import torch
 
@@ -91,7 +92,8 @@ def answer(
         was_training = model.training
         stack.callback(model.train, was_training)
         model.eval()
-        for start in range(0, len(order), batch_size):
+        start = 0
+        while start < len(order):
             positions = [int(position) for position in order[start : start + batch_size]]
             images = [listed[position].image_id for position in positions if listed[position].image_id is not None]
             fetched = _fetch(features, images)
@@ -99,10 +101,14 @@ def answer(
             try:
                 tokens, logprobs = decode(vlm, chosen, fetched, ends, max_new_tokens, first_logprobs)
             except torch.cuda.OutOfMemoryError:
-                raise RunError(
-                    f"the GPU ran out of memory answering {len(chosen)} requests of {len(chosen[0])} tokens at once: "
-                    "lower batch_size"
-                ) from None
+                if len(positions) == 1:
+                    raise RunError(
+                        f"the GPU ran out of memory answering one request of {len(chosen[0])} tokens: close what else "
+                        "runs on it, or set precision=4bit"
+                    ) from None
+                batch_size = len(positions) // 2
+                continue
+            start += len(positions)
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             batch = [
                 (position, Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row]))
