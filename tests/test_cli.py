@@ -111,6 +111,21 @@ WRONG_ELSEWHERE = {
     ),
     "score of no file": (["score", "none.jsonl"], "none.jsonl"),
     "judge without an endpoint": (["score", "none.jsonl", "--judge", "llm"], "needs --endpoint URL and --model NAME"),
+    "a price that is none": (["score", "none.jsonl", "--price", "cheap"], "expected two numbers, READ,WRITTEN"),
+    "a model of an identifier that has none": (
+        ["score", "none.jsonl", "--identifier-model", "model_v3.bin"],
+        "--identifier-model is for --identifier glotlid",
+    ),
+    "a single candidate": (["score", "none.jsonl", "--candidates", "es"], "name at least two"),
+    "an unknown candidate": (["score", "none.jsonl", "--candidates", "es,jp"], "did you mean 'ja'"),
+    "a candidate of an evaluation": (
+        ["evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--candidates", "en,jp"],
+        "did you mean 'ja'",
+    ),
+    "a GlotLID file that is not there": (
+        ["score", "none.jsonl", "--identifier", "glotlid", "--identifier-model", "none.bin"],
+        "glotlid",
+    ),
     "ask about no picture": (["ask", "none.png", "What?", "--model", "x"], "none.png"),
     "evaluate in an unknown language": (
         ["evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--languages", "en,xx"],

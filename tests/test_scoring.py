@@ -2,16 +2,22 @@
 
 import io
 import json
+import random
 
 import numpy as np
 import pandas as pd
 import pytest
+from faulty_server import FaultyServer
 from rich.console import Console
 
 from textreg import answer_files, score_report, scoring
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError
+from textreg.grammar import caption
 from textreg.identifiers import code_book, open_identifier
+from textreg.judges import LLMJudge, Price
+from textreg.scenes import sample
+from textreg.service import Service
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
 EN = "The image shows a red circle above a blue square."
@@ -96,7 +102,7 @@ def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifie
         scoring.score_file(path, identifier=identifier)
     assert len(str(failure.value).splitlines()) == 1
     result = scoring.score_file(path, identifier=identifier, skip_bad=True)
-    assert (result.rows, result.bad) == (2, 1) and any("1 bad rows" in note for note in result.notes)
+    assert (result.rows, result.bad) == (2, 1) and any("left out: 1; the first: " in note for note in result.notes)
 
 
 def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
@@ -211,6 +217,100 @@ def test_the_terminal_table_says_what_was_measured_and_what_was_not(tmp_path, id
     text = screen.getvalue()
     assert "py3langid 0.4.0, 41 candidates" in text and "cannot tell mi" in text
     assert "[red]x" in text and "–" in text and "50.0" in text and "nan" not in text.lower()
+
+
+def screen_of(result, width=None) -> str:
+    screen = io.StringIO()
+    console = Console(file=screen, width=width, force_terminal=width is not None, color_system=None)
+    score_report.print_result(result, console)
+    return screen.getvalue()
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_number(tmp_path, identifier):
+    result = scoring.score_file(write(tmp_path / "a.jsonl", ROWS), identifier=identifier)
+    narrow, log, thin = screen_of(result, 70), screen_of(result), screen_of(result, 20)
+    assert "too narrow: English, LPR, other" in narrow and "too narrow" not in log
+    assert max(map(len, narrow.splitlines()[:9])) <= 70
+    assert "…" not in narrow + thin and "0.0 to 100.0" in narrow and "20.7 to 100.0" in thin
+    assert all(heading in log for heading in ("English", "LPR", "other"))
+
+
+SYSTEMS = [{**row, "system": name} for name in ("BM", "TR") for row in ROWS]
+SYSTEMS[7] = {**SYSTEMS[7], "answer": ES}  # TR keeps Spanish where BM loses it
+
+
+def test_systems_are_compared_item_by_item_with_the_first_or_a_named_one(tmp_path, identifier):
+    path = write(tmp_path / "a.jsonl", SYSTEMS)
+    found = scoring.score_file(path, identifier=identifier).comparisons
+    gain = found[found["arm"] == "image"].set_index("language")
+    assert gain["difference"].to_dict() == {"en": 0.0, "es": 0.5, "all": 0.25}
+    assert (gain.loc["es", "n"], gain.loc["es", "test"]) == (2, "McNemar, exact")
+    back = scoring.score_file(path, identifier=identifier, against="TR").comparisons
+    assert set(back["system"]) == {"BM"} and back["difference"].min() == -0.5
+    with pytest.raises(InputError, match=r"no system 'TRR' to compare with .did you mean 'TR'"):
+        scoring.score_file(path, identifier=identifier, against="TRR")
+
+
+def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
+    rows = [{**row, "lambda": 0.5 if row["system"] == "TR" else 1.0} for row in SYSTEMS]
+    rows += [{**row, "lambda": 1.0} for row in SYSTEMS if row["system"] == "TR"]
+    path = write(tmp_path / "a.jsonl", rows)
+    result = scoring.score_file(path, identifier=identifier, figures=tmp_path / "figures")
+    assert set(result.comparisons["system"]) == {"TR, lambda 0.5", "TR, lambda 1"}
+    assert {"BM, image", "TR, lambda 0.5, image", "TR, lambda 1, text"} <= set(result.confusion)
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {"fidelity", "confusion", "fidelity_text", "confusion_text"}  # six series: an arm each
+
+
+def test_seen_and_held_out_languages_have_means_of_their_own(tmp_path, identifier):
+    rows = [*ROWS, {"answer": DE, "language": "de", "item_id": "1", "arm": "image", "system": "BM"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    means = scoring.score_file(path, identifier=identifier, seen=["es"], held_out=["de"]).means
+    image = means[means["arm"] == "image"].set_index("group")
+    assert image["lf"].to_dict() == {"all": 2.5 / 3, "without English": 0.75, "seen": 0.5, "held out": 1.0}
+    assert image.loc["seen", "low"] == 0.0 and image.loc["seen", "high"] == 1.0  # items, resampled
+    with pytest.raises(InputError, match=r"'jp' .did you mean 'ja'"):
+        scoring.score_file(path, identifier=identifier, seen=["jp"])
+
+
+def test_an_item_answered_several_times_widens_the_interval(tmp_path, identifier):
+    rows = [{"answer": a, "language": "es", "item_id": i} for i, a in enumerate([ES, EN, ES, EN])]
+    once = scoring.score_file(write(tmp_path / "a.jsonl", rows * 1), identifier=identifier).summary.iloc[0]
+    thrice = scoring.score_file(write(tmp_path / "b.jsonl", rows * 3), identifier=identifier).summary.iloc[0]
+    assert (thrice["lf"], thrice["n"]) == (0.5, 12)
+    assert (thrice["lf_low"], thrice["lf_high"]) == (once["lf_low"], once["lf_high"]) == (0.0, 1.0)
+
+
+def test_the_share_seen_differently_without_restriction_stands_beside_lf(tmp_path):
+    rows = [{"answer": ES, "language": "es"}, {"answer": DE, "language": "es"}]
+    narrow = open_identifier(candidates=["es", "en"])
+    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), out=tmp_path / "a.json", identifier=narrow)
+    assert result.differs.tolist() == [0.5] and result.disagreement == 0.5
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))["summary"][0]["differs"] == 0.5
+    assert "differs" in screen_of(result) and "it would call 50.0 % of the answers another" in screen_of(result)
+
+
+def test_candidates_without_english_are_pointed_out(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROWS[:1])
+    notes = scoring.score_file(path, identifier=open_identifier(candidates=["es", "de"])).notes
+    assert any("English is no candidate" in note for note in notes)
+
+
+def test_what_a_model_judge_took_and_whether_it_agrees_with_the_grammar_is_said(tmp_path, identifier):
+    scene = sample(random.Random(1))
+    spanish, english = (caption(scene, code, rng=random.Random(1)) for code in ("es", "en"))
+    asked = {"language": "es", "task": "caption", "reference": json.dumps(['{"is": "a scene"}'])}
+    rows = [{**asked, "answer": answer} for answer in (spanish, english, spanish)]
+    good = {"asked_language": True, "unmixed": True, "right_script": True, "reason": "fine"}
+    with FaultyServer(lambda _: json.dumps(good)) as server:
+        judge = LLMJudge(Service(server.url, "judge"), tmp_path / "verdicts.jsonl")
+        path, price = write(tmp_path / "a.jsonl", rows), Price(tokens_in=1000, tokens_out=0)
+        result = scoring.score_file(path, identifier=identifier, judge=judge, price=price)
+    assert (result.usage.verdicts, result.usage.cached, result.usage.tokens_in) == (3, 1, 20)
+    assert (result.agreement.n, result.agreement.accuracy) == (3, 2 / 3)  # the English one is no Spanish description
+    text = screen_of(result)
+    assert "3 verdicts, 1 of them known from earlier, 0 undecided; 20 tokens read, " in text and "cost 0.02" in text
+    assert "judge and grammar agree on 66.7 % of 3 answers" in text
 
 
 def test_items_answered_twice_give_no_ifl_and_say_so(tmp_path, identifier):

@@ -7,11 +7,15 @@ Every command is a thin layer over one function of the package, imported when th
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from textreg.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from textreg.identifiers import Identifier
+    from textreg.judges import Price
 
 app = typer.Typer(
     add_completion=False,
@@ -64,15 +68,34 @@ def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/
     states.show(run)
 
 
+IDENTIFIER = Annotated[str, typer.Option(help="py3langid, lingua or glotlid")]
+IDENTIFIER_MODEL = Annotated[str, typer.Option(help="GlotLID: a hub id or a local .bin file")]
+CANDIDATES = Annotated[
+    str, typer.Option(help="languages the identifier may answer, codes separated by commas [default: all it knows]")
+]
+
+
 @app.command()
 def score(
     answers: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet with the columns answer and language")],
     out: Annotated[Path | None, typer.Option(help="write the table as .csv or everything as .json")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for bars and confusion matrix")] = None,
-    identifier: Annotated[str, typer.Option(help="py3langid, lingua or glotlid")] = "py3langid",
+    identifier: IDENTIFIER = "py3langid",
+    identifier_model: IDENTIFIER_MODEL = "",
+    candidates: CANDIDATES = "",
     judge: Annotated[str, typer.Option(help="exact, llm or none")] = "exact",
     endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible address of the judge")] = None,
     model: Annotated[str | None, typer.Option(help="model that judges")] = None,
+    price: Annotated[
+        str, typer.Option(help="of the judge's tokens, per million: READ,WRITTEN, such as 0.15,0.60")
+    ] = "",
+    concurrency: Annotated[int, typer.Option(help="requests to the judge in flight")] = 8,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for a verdict")] = 120.0,
+    against: Annotated[
+        str, typer.Option(help="system that the others are compared with [default: the first of the file]")
+    ] = "",
+    seen: Annotated[str, typer.Option(help="languages the model was tuned on, for the means: codes, by commas")] = "",
+    held_out: Annotated[str, typer.Option(help="languages kept out of the tuning, for the means")] = "",
     skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
 ) -> None:
     """Language fidelity of anyone's answers."""
@@ -85,8 +108,21 @@ def score(
         from textreg.judges import LLMJudge
         from textreg.service import Service
 
-        judging = LLMJudge(Service(endpoint, model), answers.with_suffix(".verdicts.jsonl"))
-    score_report.print_result(scoring.score_file(answers, out, figures, identifier, judging, skip_bad))
+        service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
+        judging = LLMJudge(service, answers.with_suffix(".verdicts.jsonl"), progress=True)
+    result = scoring.score_file(
+        answers,
+        out,
+        figures,
+        _identifier(identifier, identifier_model, candidates),
+        judging,
+        skip_bad,
+        against=against,
+        seen=_codes(seen),
+        held_out=_codes(held_out),
+        price=_price(price),
+    )
+    score_report.print_result(result)
 
 
 @app.command()
@@ -100,19 +136,51 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 128,
     concurrency: Annotated[int, typer.Option(help="requests in flight")] = 8,
     timeout: Annotated[float, typer.Option(help="seconds to wait for an answer")] = 120.0,
+    identifier: IDENTIFIER = "py3langid",
+    identifier_model: IDENTIFIER_MODEL = "",
+    candidates: CANDIDATES = "",
 ) -> None:
     """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
     from textreg import endpoint as served
     from textreg import probe_sets, score_report, scoring
     from textreg.service import Service
 
-    codes = [code.strip() for code in languages.split(",") if code.strip()]
-    probes = probe_sets.probe_set(images, codes, limit)
+    opened = _identifier(identifier, identifier_model, candidates)
+    probes = probe_sets.probe_set(images, _codes(languages), limit)
     service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
     found = served.evaluate(service, probes, out, max_tokens=max_tokens)
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
-    score_report.print_result(scoring.score_file(found.answers, out / "fidelity.csv", out / "figures"))
+    result = scoring.score_file(found.answers, out / "fidelity.csv", out / "figures", opened)
+    scoring.write(result, out / "scores.json")
+    score_report.print_result(result)
+
+
+def _codes(words: str) -> list[str]:
+    return [code.strip() for code in words.split(",") if code.strip()]
+
+
+def _identifier(name: str, model: str, candidates: str) -> "Identifier":
+    from textreg.identifiers import open_identifier
+
+    if model and name != "glotlid":
+        raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")
+    codes = _codes(candidates)
+    if len(codes) == 1:
+        raise InputError(f"--candidates {codes[0]}: with one candidate every answer is in it; name at least two")
+    return open_identifier(name, candidates=codes or None, model=model)
+
+
+def _price(words: str) -> "Price | None":
+    from textreg.judges import Price
+
+    if not words:
+        return None
+    try:
+        read, written = map(float, words.split(","))
+    except ValueError:
+        raise InputError(f"--price {words!r}: expected two numbers, READ,WRITTEN, such as 0.15,0.60") from None
+    return Price(read, written)
 
 
 @app.command()
@@ -130,6 +198,9 @@ def merge(
     ] = None,
     adapter_base: Annotated[
         str | None, typer.Option(help="base model of a LoRA adapter, where it cannot be found")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="draw the change per layer into PATH.svg, .pdf, .png and .csv")
     ] = None,
     force: Annotated[bool, typer.Option(help="replace an earlier merge in OUT")] = False,
 ) -> None:
@@ -156,6 +227,10 @@ def merge(
         overwrite=force,
     )
     Console().print(report.table())
+    if figure:
+        from textreg.merge_figures import draw_changes
+
+        draw_changes(report, figure.with_suffix("") if figure.suffix in {".svg", ".pdf", ".png"} else figure)
 
 
 @app.command()

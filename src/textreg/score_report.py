@@ -1,7 +1,8 @@
 """A score on the terminal: rich tables in per cent, undefined written as a dash, and what could not be scored.
 
-Columns that are undefined throughout are left out, so that a plain caption file stays narrow.  Shares are
-shown in per cent with one decimal, IFL in percentage points.
+Columns that are undefined throughout are left out, and on a narrow terminal the least important ones as well (it is
+said which); a number is never broken or cut.  A pipe or a log has no width and gets every column.  Shares are shown
+in per cent with one decimal, IFL and differences in percentage points.
 
 Use: ``print_result(scoring.score_file("answers.jsonl"))``.
 """
@@ -9,8 +10,9 @@ Use: ``print_result(scoring.score_file("answers.jsonl"))``.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
+
+from textreg import judge_record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,69 +20,142 @@ if TYPE_CHECKING:
 
     from textreg.scoring import Result
 
+UNLIMITED = 1000
+MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out first
+    "english_rate": "English",
+    "lf_plus": "LF+",
+    "grounded": "GF",
+    "lpr": "LPR",
+    "other_rate": "other",
+    "wpr": "WPR",
+    "parse_rate": "parsed",
+    "exclusive_share": "exclusive",
+}
+
 
 def print_result(result: "Result", console: "Console | None" = None) -> None:
-    """The tables, then one line each on the identifier and on what could not be scored."""
+    """The tables, then one line each on the identifier, the judge and on what could not be scored."""
     from rich.console import Console
 
     console = console or Console()
-    console.print(summary_table(result.summary))
-    for row in result.means.to_dict("records"):
-        names = [str(row[k]) for k in ("system", "arm") if k in row and row[k] == row[k]]
-        label = " ".join([*names, f"mean over {row['languages']} languages, {row['group']}:"])
-        console.print(f"{label} {_per_cent(row['lf'])}", markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=UNLIMITED)
+    table, left_out = fitting_table(result, console)
+    show(console, table)
+    if left_out:
+        say(console, f"not shown, the terminal is too narrow: {', '.join(left_out)} (--out FILE.csv has them)")
+    show(console, means_table(result.means))
     if result.ifl is not None:
-        console.print(ifl_table(result.ifl))
-    same = "" if np.isnan(result.disagreement) else f"; unrestricted it differs on {_per_cent(result.disagreement)} %"
-    for line in (f"{result.identifier}{same}", *result.notes):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(console, ifl_table(result.ifl))
+    if result.comparisons is not None:
+        show(console, comparison_table(result.comparisons))
+    say(console, f"identifier: {result.identifier}")
+    if result.disagreement == result.disagreement:
+        say(
+            console,
+            f"differs: not restricted to these, it would call {_per_cent(result.disagreement)} % of the answers "
+            "another language",
+        )
+    for line in (*judge_record.sentences(result.usage, result.agreement), *result.notes):
+        say(console, line)
 
 
-def summary_table(summary: pd.DataFrame) -> "Table":
-    """A rich table of ``fidelity.csv`` rows in per cent; columns that are undefined throughout are left out."""
-    keys = [key for key in ("seed", "system", "lambda", "arm") if summary[key].notna().any()]
-    measures = {
-        "english_rate": "English",
-        "other_rate": "other",
-        "lf_plus": "LF+",
-        "grounded": "GF",
-        "parse_rate": "parsed",
-        "exclusive_share": "exclusive",
-        "lpr": "LPR",
-        "wpr": "WPR",
-    }
-    shown = [name for name in measures if summary[name].notna().any()]
-    table = _table("Language fidelity, % (95 % interval)", [*keys, "language"])
-    for name in ("n", "scored", "LF", "interval", *(measures[name] for name in shown)):
-        table.add_column(name, justify="right")
-    for row in summary.to_dict("records"):
-        bounds = f"{_per_cent(row['lf_low'])} to {_per_cent(row['lf_high'])}" if row["n_scored"] else "–"
-        cells = [_text(row[k]) for k in (*keys, "language", "n", "n_scored")]
-        table.add_row(*cells, _per_cent(row["lf"]), bounds, *(_per_cent(row[name]) for name in shown))
+def say(console: "Console", line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(console: "Console", table: "Table") -> None:
+    """Print a table at its own width, whatever the console's: a wrapped line is read more easily than cut numbers."""
+    from rich.console import Console
+
+    width = max(console.width, _width(console, table))
+    wide = Console(
+        file=console.file, width=width, force_terminal=console.is_terminal, color_system=console.color_system
+    )
+    wide.print(table)
+
+
+def _width(console: "Console", table: "Table") -> int:
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum
+
+
+def fitting_table(result: "Result", console: "Console") -> tuple["Table", list[str]]:
+    """The summary as far as it fits the console, and the headings of what does not."""
+    shown = [name for name in MEASURES if result.summary[name].notna().any()]
+    left_out: list[str] = []
+    while True:
+        table = summary_table(result.summary, result.differs, shown)
+        if not shown or _width(console, table) <= console.width:
+            return table, left_out
+        left_out.insert(0, MEASURES[shown.pop()])
+
+
+def summary_table(summary: pd.DataFrame, differs: pd.Series, shown: Sequence[str]) -> "Table":
+    """A rich table of ``fidelity.csv`` rows in per cent with the measures ``shown``."""
+    keys = _known(summary, ("seed", "system", "lambda", "language", "arm"))
+    table = _table("Language fidelity, % (95 % interval)", keys)
+    told = differs.notna().any()
+    for name in ("n", "scored", "LF", "interval", *(["differs"] if told else []), *(MEASURES[name] for name in shown)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, other in zip(summary.to_dict("records"), differs, strict=True):
+        cells = [_text(row[key]) for key in (*keys, "n", "n_scored")]
+        cells += [_per_cent(row["lf"]), _bounds(row["lf_low"], row["lf_high"]), *([_per_cent(other)] if told else [])]
+        table.add_row(*cells, *(_per_cent(row[name]) for name in shown))
+    return table
+
+
+def means_table(means: pd.DataFrame) -> "Table":
+    """A rich table of macro means of LF, each language counting the same."""
+    keys = _known(means, ("seed", "system", "lambda", "arm"))
+    table = _table("Means over languages, % (95 % interval over items)", [*keys, "group"])
+    bounded = means["low"].notna().any()
+    for name in ("languages", "LF", *(["interval"] if bounded else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in means.to_dict("records"):
+        bounds = [_bounds(row["low"], row["high"])] if bounded else []
+        table.add_row(*[_text(row[k]) for k in (*keys, "group", "languages")], _per_cent(row["lf"]), *bounds)
     return table
 
 
 def ifl_table(losses: pd.DataFrame) -> "Table":
     """A rich table of IFL in percentage points."""
-    keys = [key for key in ("seed", "system", "lambda") if losses[key].notna().any()]
+    keys = _known(losses, ("seed", "system", "lambda"))
     table = _table("Image-induced fidelity loss, points (text arm minus image arm, paired)", [*keys, "language"])
     for name in ("pairs", "text LF", "image LF", "IFL", "interval", "p"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in losses.to_dict("records"):
         numbers = [_per_cent(row[name]) for name in ("text_lf", "image_lf", "ifl")]
-        bounds = f"{_per_cent(row['low'])} to {_per_cent(row['high'])}" if row["n"] else "–"
-        p = f"{row['p_value']:.2g}" if row["n"] else "–"
-        table.add_row(*[_text(row[k]) for k in (*keys, "language", "n")], *numbers, bounds, p)
+        table.add_row(*[_text(row[k]) for k in (*keys, "language", "n")], *numbers, *_found(row))
     return table
+
+
+def comparison_table(found: pd.DataFrame) -> "Table":
+    """A rich table of differences between systems; of more than two systems only those over all languages."""
+    several = found["system"].nunique() > 1
+    where = "; per language in --out FILE.json" if several else ""
+    keys = _known(found, ("seed", "arm"))
+    table = _table(f"Differences of LF, points (paired by item{where})", [*keys, "system", "against", "language"])
+    for name in ("pairs", "difference", "interval", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found[found["language"] == "all"].to_dict("records") if several else found.to_dict("records"):
+        cells = [_text(row[k]) for k in (*keys, "system", "against", "language", "n")]
+        table.add_row(*cells, _per_cent(row["difference"]), *_found(row))
+    return table
+
+
+def _known(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key in table and table[key].notna().any()]
 
 
 def _table(title: str, keys: Sequence[str]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for key in keys:
-        table.add_column(key)
+        table.add_column(key, no_wrap=True)
     return table
 
 
@@ -90,5 +165,13 @@ def _text(value: object) -> str:
     return "–" if value is None or value != value else escape(f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def _per_cent(share: float) -> str:
-    return "–" if share is None or np.isnan(share) else f"{100 * share:.1f}"
+def _per_cent(share: float | None) -> str:
+    return "–" if share is None or share != share else f"{100 * share:.1f}"
+
+
+def _bounds(low: float, high: float) -> str:
+    return "–" if low != low else f"{_per_cent(low)} to {_per_cent(high)}"
+
+
+def _found(row: dict) -> tuple[str, str]:
+    return _bounds(row["low"], row["high"]), f"{row['p_value']:.2g}" if row["n"] else "–"

@@ -1,8 +1,7 @@
-"""``textreg score``: the language fidelity of anyone's answers, as a table, a file and two figures.
+"""``textreg score``: the language fidelity of anyone's answers, as tables, a file and figures.
 
-The file is read in parts and only counts are kept, so memory does not grow with the number of answers; where the file
-has items and the arms ``image`` and ``text``, eleven bytes per answer are kept as well, because IFL pairs them.
-Figures come from the same drawing functions as the book's.
+The file is read in parts and only counts are kept, so memory does not grow with the number of answers; where answers
+have items, twenty bytes of each are kept as well, because IFL and comparisons pair them (``paired_scores.py``).
 
 Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 ``score_report.print_result(score_file("answers.jsonl"))``.
@@ -10,32 +9,33 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from textreg import comparisons, fidelity
-from textreg.annotation import Judge, Rules, annotate
+from textreg import comparisons, fidelity, paired_scores, score_figures
+from textreg.annotation import ENGLISH, Judge, Rules, annotate
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError, did_you_mean
-from textreg.identifiers import NO_LANGUAGE, Identifier, code_book, open_identifier
+from textreg.identifiers import NO_LANGUAGE, Identifier, check_code, code_book, open_identifier
+from textreg.judge_record import Record
+from textreg.judges import Agreement, Price, Usage
 from textreg.tables import atomic_write
 
 OUT_SUFFIXES = (".csv", ".json")
-UNNAMED = "answers"  # what a file without a system column is called in tables and figures
-PAIR_KEYS = ("seed", "system", "lambda", "language", "arm")
 
 
 @dataclass(frozen=True)
 class Result:
     """What was measured.
 
-    ``summary`` has the columns of ``fidelity.csv``; ``confusion`` counts asked by answered language per system (and
-    arm); ``ifl`` is None without items and arms; ``means`` holds macro means of LF; ``notes`` are sentences on what
-    could not be scored.  ``disagreement`` is the share of answers that the unrestricted identifier sees differently
-    (NaN: unknown).
+    ``summary`` has the columns of ``fidelity.csv``, ``differs`` per row of it the share of answers that the
+    unrestricted identifier sees differently (NaN: unknown), ``disagreement`` that share over all.  ``means`` holds
+    macro means of LF.  ``confusion`` counts asked by answered language per system (and arm).  ``ifl`` and
+    ``comparisons`` are None without items to pair.  ``usage`` and ``agreement`` belong to a model that judges.
+    ``notes`` are sentences on what could not be scored.
     """
 
     path: str
@@ -43,10 +43,14 @@ class Result:
     rows: int
     bad: int
     summary: pd.DataFrame
+    differs: pd.Series
     means: pd.DataFrame
     confusion: dict[str, pd.DataFrame]
     ifl: pd.DataFrame | None
+    comparisons: pd.DataFrame | None
     disagreement: float
+    usage: Usage | None
+    agreement: Agreement | None
     notes: tuple[str, ...]
 
 
@@ -58,54 +62,70 @@ def score_file(
     judge: Judge | str | None = "exact",
     skip_bad: bool = False,
     rules: Rules | None = None,
+    *,
+    against: str = "",
+    seen: Sequence[str] = (),
+    held_out: Sequence[str] = (),
+    price: Price | None = None,
 ) -> Result:
     """Score a file of answers (see ``answer_files.read_answers`` for its form) and write what was asked for.
 
     out: ``.csv`` (the table) or ``.json`` (everything).  figures: a folder for ``fidelity`` and ``confusion``
     drawings. identifier: a name or an open one.  judge: ``exact`` (used where a row has a scene to compare with),
-    ``none`` or a function as in ``annotate``.  Raises InputError; nothing is written then.
+    ``none`` or a function as in ``annotate``; price: of its tokens.  against: the system that others are compared
+    with (default: the first of the file).  seen, held_out: languages in and kept out of the text a model was tuned
+    on; they group the means.  Raises InputError; nothing is written then.
     """
-    if out is not None and Path(out).suffix not in OUT_SUFFIXES:
-        known = did_you_mean(Path(out).suffix, OUT_SUFFIXES)
-        raise InputError(f"{out}: results are written as .csv or .json{known}")
+    if out is not None:
+        check_out(out)
     opened = open_identifier(identifier) if isinstance(identifier, str) else identifier
     bad = BadRows()
     known = {*code_book(), *opened.candidates} - {NO_LANGUAGE}
+    for code in (*seen, *held_out):
+        check_code(code, known)
+    record = Record(judge, price) if callable(judge) else None
     tallies, answered, items = [], [], []
     for table in read_answers(path, known, bad if skip_bad else None):
-        annotated = annotate(table, opened, judge, rules)
+        annotated = annotate(table, opened, record or judge, rules)
+        if record:
+            record.compare(annotated)
         tallies.append(fidelity.tally(annotated))
         answered.append(_answered(annotated))
-        if {"item_id", "arm"} <= set(annotated.columns):
-            items.append(_items(annotated))
+        items.append(paired_scores.compact(annotated))
         if len(tallies) > 1:  # one running total each, so that parts do not pile up
             tallies, answered = [fidelity.add(tallies)], [_total(answered)]
-    counted = tallies[0]
-    summary = fidelity.rates(counted)
-    losses, problem = _ifl(items)
+    counted, paired = tallies[0], paired_scores.joined(items)
+    summary = paired_scores.widen(fidelity.rates(counted), paired)
+    losses, no_losses = paired_scores.losses(paired)
+    differences, no_differences = paired_scores.differences(paired, against)
+    groups = paired_scores.language_groups(tuple(dict.fromkeys(summary["language"])), seen, held_out)
     result = Result(
         path=str(path),
         identifier=str(opened),
         rows=int(counted["n"].sum()),
         bad=bad.count,
         summary=summary,
-        means=_means(summary),
+        differs=counted["disagree"] / counted["identified"].where(counted["identified"] > 0),
+        means=paired_scores.means(summary, paired, groups),
         confusion=_confusions(answered[0]),
         ifl=losses,
+        comparisons=differences,
         disagreement=fidelity.unrestricted_share(counted),
-        notes=tuple(_notes(counted, opened, bad, problem)),
+        usage=record.usage if record else None,
+        agreement=record.agreement if record else None,
+        notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),
     )
     if out is not None:
-        _write(result, Path(out))
+        write(result, out)
     if figures is not None:
-        draw(result, figures)
+        score_figures.draw(result, figures)
     return result
 
 
 def _answered(annotated: pd.DataFrame) -> pd.DataFrame:
-    """Counts per system, arm, asked and answered language."""
+    """Counts per seed, system, lambda, arm, asked and answered language."""
     scored = annotated[annotated["answered"].notna()]
-    keys = [key for key in ("system", "arm", "language", "answered") if key in scored]
+    keys = [key for key in ("seed", "system", "lambda", "arm", "language", "answered") if key in scored]
     return scored.groupby(keys, dropna=False).size().rename("answers").reset_index()
 
 
@@ -114,77 +134,51 @@ def _total(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return stacked.groupby(list(stacked.columns[:-1]), dropna=False)["answers"].sum().reset_index()
 
 
-def _items(annotated: pd.DataFrame) -> pd.DataFrame:
-    """What pairing needs of each answer: its group, a 64-bit hash of its item, and the outcome."""
-    rows = annotated[annotated["arm"].isin(("image", "text"))]
-    compact = {key: rows[key].astype("category") for key in PAIR_KEYS if key in rows}
-    compact["item_id"] = pd.util.hash_array(rows["item_id"].fillna("").to_numpy(dtype=object), categorize=False)
-    compact["lf"] = rows["lf"].astype("Float32").to_numpy(dtype="float32", na_value=np.nan)
-    return pd.DataFrame(compact, index=rows.index).reset_index(drop=True)
-
-
-def _ifl(items: list[pd.DataFrame]) -> tuple[pd.DataFrame | None, str]:
-    """IFL where the file allows it, else why not."""
-    if not items:
-        return None, ""
-    columns = {
-        key: pd.api.types.union_categoricals([part[key] for part in items]) for key in PAIR_KEYS if key in items[0]
-    }
-    columns |= {key: np.concatenate([part[key].to_numpy() for part in items]) for key in ("item_id", "lf")}
-    try:
-        return comparisons.ifl(pd.DataFrame(columns)), ""
-    except InputError as failure:
-        return None, str(failure)
-
-
-def _means(summary: pd.DataFrame) -> pd.DataFrame:
-    """Macro means of LF over languages, with and without English, per system and arm."""
-    keys = [key for key in ("seed", "system", "lambda", "arm") if summary[key].notna().any()]
-    parts = {"all": summary, "without English": summary[summary["language"] != fidelity.ENGLISH]}
-    rows = []
-    for name, part in parts.items():
-        for key, group in comparisons.by_keys(part, keys):
-            scored = group["lf"].dropna()
-            rows.append(dict(zip(keys, key, strict=True), group=name, languages=len(scored), lf=scored.mean()))
-    return pd.DataFrame(rows, columns=[*keys, "group", "languages", "lf"])
-
-
 def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    keys = [key for key in ("system", "arm") if key in answered]
+    named = answered.assign(name=score_figures.names(answered))
     return {
-        ", ".join(str(k) for k in key) or UNNAMED: group.pivot_table(
+        name: group.pivot_table(
             index="language", columns="answered", values="answers", aggfunc="sum", fill_value=0
         ).rename_axis(index="asked", columns="answered")
-        for key, group in comparisons.by_keys(answered, keys)
+        for (name,), group in comparisons.by_keys(named, ["name"])
     }
 
 
-def _notes(counted: pd.DataFrame, identifier: Identifier, bad: BadRows, problem: str) -> list[str]:
+def _notes(counted: pd.DataFrame, identifier: Identifier, bad: BadRows, problems: Sequence[str]) -> list[str]:
     notes = []
     if bad.count:
-        notes.append(f"{bad.count} bad rows left out; the first: {bad.first[0]}")
+        notes.append(f"bad rows left out: {bad.count}; the first: {'; '.join(bad.first)}")
     unknown = sorted(set(counted["language"]) - set(identifier.candidates))
     if unknown:
         notes.append(f"{identifier.name} cannot tell {', '.join(unknown)}: undefined, not zero")
-    short = int(counted["unscored_short"].sum())
-    if short:
+    if ENGLISH not in identifier.candidates:
         notes.append(
-            f"{short} answers are not scored (too short for the identifier, or its language is unknown to it)"
+            "English is no candidate: an answer in English counts as another language, perhaps as the asked one"
         )
+    short = int(counted.loc[~counted["language"].isin(unknown), "unscored_short"].sum())
+    if short:
+        notes.append(f"answers too short for an identifier, not scored: {short}")
     empty = int(counted["empty"].sum())
     if empty:
-        notes.append(f"{empty} answers are empty or say nothing an identifier could use; they count as wrong")
+        notes.append(f"answers that are empty or say nothing an identifier could use, counted as wrong: {empty}")
     lines = int(counted["short_lines"].sum())
     if lines:
-        notes.append(f"{lines} lines are too short for LPR and WPR")
-    if problem:
-        notes.append(f"no IFL: {problem}")
-    return notes
+        notes.append(f"lines too short for LPR and WPR: {lines}")
+    return [*notes, *filter(None, problems)]
 
 
-def _write(result: Result, out: Path) -> None:
-    with atomic_write(out) as path:
-        if out.suffix == ".csv":
+def check_out(out: str | Path) -> None:
+    """Raise InputError unless results can be written in the form that the name asks for."""
+    suffix = Path(out).suffix
+    if suffix not in OUT_SUFFIXES:
+        raise InputError(f"{out}: results are written as .csv or .json{did_you_mean(suffix, OUT_SUFFIXES)}")
+
+
+def write(result: Result, out: str | Path) -> None:
+    """Write the table (``.csv``, the columns of ``fidelity.csv``) or everything (``.json``)."""
+    check_out(out)
+    with atomic_write(Path(out)) as path:
+        if Path(out).suffix == ".csv":
             result.summary.to_csv(path, index=False)
         else:
             path.write_text(to_json(result) + "\n", encoding="utf-8")
@@ -192,34 +186,22 @@ def _write(result: Result, out: Path) -> None:
 
 def to_json(result: Result) -> str:
     """Everything in a result as JSON; undefined is null."""
-    tables = {"summary": result.summary, "means": result.means, "ifl": result.ifl}
+    tables = {
+        "summary": result.summary.assign(differs=result.differs),
+        "means": result.means,
+        "ifl": result.ifl,
+        "comparisons": result.comparisons,
+    }
     content = {
         "file": result.path,
         "identifier": result.identifier,
         "rows": result.rows,
         "bad_rows": result.bad,
         "disagreement": None if np.isnan(result.disagreement) else result.disagreement,
+        "judge": result.usage and asdict(result.usage),
+        "agreement": result.agreement and asdict(result.agreement),
         "notes": list(result.notes),
         **{name: None if t is None else json.loads(t.to_json(orient="records")) for name, t in tables.items()},
         "confusion": {name: json.loads(t.to_json(orient="index")) for name, t in result.confusion.items()},
     }
     return json.dumps(content, ensure_ascii=False, indent=1)
-
-
-def draw(result: Result, folder: str | Path) -> None:
-    """Write ``fidelity`` (LF per language with intervals) and ``confusion`` (asked by answered) into a folder."""
-    from textreg import figures
-
-    table = result.summary.rename(columns={"lf": "value", "lf_low": "low", "lf_high": "high"})
-    keys = [key for key in ("system", "arm") if table[key].notna().any()]
-    table["system"] = table[keys].astype(str).agg(", ".join, axis=1) if keys else UNNAMED
-    table = table[["system", "language", "value", "low", "high"]].dropna(subset=["value"])
-    if table.empty:
-        raise InputError("no answer could be scored, so there is nothing to draw; see the notes of the table")
-    folder = Path(folder)
-    fig = figures.per_language_plot(table, "Language fidelity (%)")
-    alt = f"Language fidelity per prompt language, with 95 % intervals, of the answers in {Path(result.path).name}."
-    figures.save_figure(fig, folder / "fidelity", alt=alt, data=table)
-    counts = pd.concat(result.confusion, names=["system"])
-    alt = "Share of answers in each language (columns) for each asked language (rows)."
-    figures.save_figure(figures.confusion(result.confusion), folder / "confusion", alt=alt, data=counts.reset_index())

@@ -1,0 +1,79 @@
+"""The figures of a score: LF per language with intervals, and who was answered in which language.
+
+They come from the same drawing functions as the book's.  A drawing holds the arms of one system, or the systems of
+one arm: both at once can no longer be told apart.  Then the arm ``image`` keeps the plain names ``fidelity`` and
+``confusion``, and every other arm has its own pair (``fidelity_text``, ``confusion_text``).  What does not fit into
+one drawing goes on in ``fidelity_2``.
+
+Use: ``draw(scoring.score_file("answers.jsonl"), "figures")``.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from textreg.errors import InputError
+from textreg.paired_scores import UNNAMED, series
+
+if TYPE_CHECKING:
+    from textreg.scoring import Result
+
+FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
+MANY = 6  # rows of marks that one language has room for
+
+
+def names(table: pd.DataFrame) -> pd.Series:
+    """What each row is called in tables and figures: its series and its arm, as far as the file has them."""
+    systems = series(table)
+    arms = table["arm"] if "arm" in table else pd.Series(None, index=table.index, dtype=object)
+    both = systems.str.cat(", " + arms.astype(object).where(arms.notna(), "").astype(str))
+    alone = arms.astype(object).where(systems == UNNAMED, both)
+    return alone.where(arms.notna(), systems).astype(str)
+
+
+def draw(result: "Result", folder: str | Path) -> None:
+    """Write the drawings of a result into a folder; raises InputError where nothing was scored."""
+    from textreg import figures
+
+    folder, source = Path(folder), Path(result.path).name
+    table = result.summary.rename(columns={"lf": "value", "lf_low": "low", "lf_high": "high"})
+    table["name"], table["series"] = names(table), series(table)
+    table = table.dropna(subset=["value"])
+    if table.empty:
+        raise InputError("no answer could be scored, so there is nothing to draw; see the notes of the table")
+    for suffix, arm, rows in _drawings(table):
+        shown = rows.assign(system=rows["name"] if arm is None else rows["series"])
+        of_arm = "" if arm is None else f", arm {arm}"
+        alt = f"Language fidelity per prompt language, with 95 % intervals, of the answers in {source}{of_arm}."
+        for number, part in _parts(shown["system"], MANY):
+            data = shown.loc[shown["system"].isin(part), ["system", "language", "value", "low", "high"]]
+            fig = figures.per_language_plot(data, f"Language fidelity{of_arm} (%)")
+            figures.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
+        called = dict(zip(shown["system"], shown["name"], strict=True))
+        alt = f"Share of answers in each language (columns) for each asked language (rows){of_arm}."
+        for number, part in _parts(shown["system"], FEW):
+            counts = {system: result.confusion[called[system]] for system in part}
+            data = pd.concat(counts, names=["system"]).reset_index()
+            figures.save_figure(figures.confusion(counts), folder / f"confusion{suffix}{number}", alt=alt, data=data)
+
+
+def _parts(systems: pd.Series, size: int) -> Iterator[tuple[str, list[str]]]:
+    """Suffix and systems of each drawing of at most ``size``."""
+    distinct = list(dict.fromkeys(systems))
+    for start in range(0, len(distinct), size):
+        yield f"_{start // size + 1}" if start else "", distinct[start : start + size]
+
+
+def _drawings(table: pd.DataFrame) -> Iterator[tuple[str, str | None, pd.DataFrame]]:
+    """Suffix of the file, arm (None: all together) and rows of each drawing."""
+    several = table["series"].nunique() > 1 and table["arm"].nunique() > 1
+    if not several or table["name"].nunique() <= FEW:
+        yield "", None, table
+        return
+    arms = sorted(table["arm"].dropna().unique(), key=lambda arm: (arm != "image", arm))
+    for number, arm in enumerate(arms):
+        suffix = f"_{re.sub(r'[^A-Za-z0-9-]+', '-', arm)[:40]}" if number else ""
+        yield suffix, arm, table[table["arm"] == arm]
