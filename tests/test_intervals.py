@@ -84,6 +84,14 @@ def test_a_macro_mean_gives_each_language_the_same_weight():
     assert low == 0.5 and high == 1.0
 
 
+@pytest.mark.parametrize("hit", [0, 1])
+def test_a_macro_mean_of_unanimous_answers_gets_the_wilson_bounds_of_its_items(hit):
+    n = np.ones((20, 3))
+    n[0] = 0  # an item without a scored answer tells nothing
+    expected = [float(bound) for bound in share_bounds(19 * hit, 19)]
+    assert list(macro_bounds(hit * n, n)) == expected
+
+
 def test_a_macro_mean_of_nothing_is_undefined():
     assert np.isnan(macro_bounds(np.zeros((3, 2)), np.zeros((3, 2)))).all()
 

@@ -96,13 +96,17 @@ def macro_bounds(
 
     hits, n: (items, languages), n = 0 where an item has no scored answer in a language.  Resampling items keeps
     together the answers about one image in all languages, which are not independent.  A column empty in a resample is
-    left out of it.
+    left out of it.  Where all answers agree, Wilson's bounds for the number of items.
     """
     hits, n = np.asarray(hits, float), np.asarray(n, float)
     columns = n.sum(0) > 0
     if not columns.any():
         return np.nan, np.nan
     hits, n = hits[:, columns], n[:, columns]
+    if not hits.any() or (hits == n).all():
+        items = np.count_nonzero(n.sum(1))
+        low, high = share_bounds(items * hits.any(), items, level)
+        return float(low), float(high)
     patterns, counts = np.unique(np.hstack([hits, n]), axis=0, return_counts=True)
     if len(patterns) < len(n) / 4:  # items with the same outcomes are interchangeable
         weights = _resample_counts(counts, resamples, seed)
