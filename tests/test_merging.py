@@ -51,7 +51,7 @@ def by_hand(tuned: Path, base: Path, lam: float) -> dict[str, torch.Tensor]:
         if other is not None:
             rows = min(len(value), len(other))
             before, after = other[:rows].float(), value[:rows].float()
-            merged[name][:rows] = before.add(after - before, alpha=lam).to(value.dtype)
+            merged[name][:rows] = (before + lam * (after - before)).to(value.dtype)
     return merged
 
 
@@ -405,6 +405,49 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, vlm, backbone):
     assert done.returncode != 0
     assert "File too large" in done.stderr
     assert list(place.iterdir()) == []
+
+
+def test_the_output_has_its_place_on_the_disk_before_the_first_tensor_is_written(tmp_path, monkeypatch):
+    import errno
+
+    def full(handle: int, offset: int, nbytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    whole, base = write_vlm(tmp_path / "whole"), write_backbone(tmp_path / "base")
+    with pytest.raises(RunError, match="is full; nothing was left behind, make room"):
+        merge(whole, base, tmp_path / "place" / "out")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_every_file_is_forced_to_disk_before_the_folder_gets_its_name(tmp_path, vlm, backbone, monkeypatch):
+    forced, out = [], tmp_path / "out"
+
+    def sync(path: Path) -> None:
+        forced.append((path.name, out.exists()))
+
+    monkeypatch.setattr(merge_folder, "sync", sync)
+    merge(vlm, backbone, out, check_reload=False)
+    assert {(path.name, False) for path in out.iterdir()} < set(forced)
+    assert forced[-1] == (tmp_path.name, True)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, vlm, backbone):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot write to .*file"):
+        merge(vlm, backbone, tmp_path / "file" / "out")
+
+
+def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
+    from textreg.merge_figures import change_table, draw_changes
+
+    report = merge(vlm, backbone, tmp_path / "out", check_reload=False)
+    saved = draw_changes(report, tmp_path / "changes")
+    assert all(path.stat().st_size for path in saved.paths.values())
+    table = change_table(read_report(tmp_path / "out"))
+    assert set(table["layer"].dropna()) == {0, 1} and {"self_attn", "mlp", "embed_tokens"} <= set(table["module"])
+    most = table.loc[table["relative"].idxmax()]
+    assert f"{most['relative']:.2%}" in saved.alt and most["module"] in saved.alt
 
 
 KILLED = """

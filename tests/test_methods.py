@@ -1,6 +1,8 @@
 """Merge methods as functions: end points, where theory says they coincide, and small oracles."""
 
+import doctest
 import math
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -114,10 +116,10 @@ def test_breadcrumbs_of_a_tensor_too_small_for_an_outlier_still_keep_changes():
 @EXAMPLES
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=50), st.integers(0, 50))
 def test_exactly_as_many_are_kept_as_asked_and_equal_magnitudes_in_storage_order(values, size):
-    tensor = torch.tensor(values, dtype=torch.float32)
+    array = np.array(values, np.float32)
     size = min(size, len(values))
-    [cut] = find_cuts(lambda start, stop: tensor[start:stop], len(tensor), [size])
-    kept = cut.mask(magnitude_bits(tensor)).nonzero().flatten().tolist()
+    [cut] = find_cuts(lambda start, stop: array[start:stop], len(array), [size])
+    kept = np.flatnonzero(cut.mask(magnitude_bits(array))).tolist()
     order = sorted(range(len(values)), key=lambda index: (-abs(values[index]), index))
     assert kept == sorted(order[:size])
 
@@ -142,14 +144,14 @@ def test_drop_keeps_the_asked_share_and_the_expected_value():
 
 def test_drop_depends_on_seed_and_name_and_on_nothing_else():
     mask = random_mask(1000, 0.5, 0, "layers.0.mlp.up_proj.weight", 0, 0)
-    torch.manual_seed(123)
-    assert torch.equal(mask, random_mask(1000, 0.5, 0, "layers.0.mlp.up_proj.weight", 0, 0))
+    np.random.seed(123)  # noqa: NPY002
+    assert np.array_equal(mask, random_mask(1000, 0.5, 0, "layers.0.mlp.up_proj.weight", 0, 0))
     for other in [
         (1, "layers.0.mlp.up_proj.weight", 0, 0),
         (0, "norm.weight", 0, 0),
         (0, "layers.0.mlp.up_proj.weight", 0, 1),
     ]:
-        assert not torch.equal(mask, random_mask(1000, 0.5, *other))
+        assert not np.array_equal(mask, random_mask(1000, 0.5, *other))
 
 
 def test_ties_elect_the_sign_with_more_mass_and_average_those_that_carry_it():
@@ -213,3 +215,9 @@ def test_a_recipe_that_means_nothing_is_refused(wrong, models, message):
 
 def test_an_empty_tensor_merges_to_an_empty_tensor():
     assert merge_tensors(torch.zeros(0, 4), [torch.zeros(0, 4)], Recipe("trim", density=0.5)).shape == (0, 4)
+
+
+def test_the_book_shows_which_methods_coincide():
+    page = Path(__file__).parents[1] / "book" / "method.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False)
+    assert tried > 5 and failed == 0

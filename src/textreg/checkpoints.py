@@ -12,22 +12,16 @@ a truncated download is an input error and not a strange model; pickled weights 
 import json
 import math
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textreg.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
+from textreg.number_formats import WIDTH
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-WIDTH = {  # bytes per element of a safetensors dtype
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
-    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
-}  # fmt: skip
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # dtypes with arithmetic here
 LARGEST_HEADER = 100 * 2**20
 
 
@@ -242,27 +236,14 @@ class Files:
                 raise InputError(f"{file} became shorter while it was read; download or save it again")
             done += step
 
+    def flush_until(self, done: threading.Event, seconds: float = 0.2) -> None:
+        """Keeps pushing what was written to the disk until ``done``; for a thread of its own beside the writers."""
+        while not done.wait(seconds):
+            for handle in self.handles.values():
+                os.fsync(handle)
+
     def write(self, file: Path, start: int, buffer: memoryview) -> None:
         """Writes all of ``buffer`` at ``start``."""
         done = 0
         while done < len(buffer):
             done += os.pwrite(self.handles[file], buffer[done:], start + done)
-
-
-class Buffer:
-    """A fixed buffer for raw bytes with typed views; one per worker, reused for every block.
-
-    Large fresh allocations are what makes merging slow, so a worker allocates once.
-    """
-
-    def __init__(self, elements: int):
-        import torch
-
-        self.raw = torch.empty(elements * 8, dtype=torch.uint8)
-        self.bytes = memoryview(self.raw.numpy())
-
-    def view(self, dtype: str, count: int) -> "torch.Tensor":
-        """The first ``count`` elements [count] as the safetensors dtype (one of the float dtypes)."""
-        import torch
-
-        return self.raw[: count * WIDTH[dtype]].view(getattr(torch, FLOATS[dtype]))

@@ -1,15 +1,16 @@
 """The folder a merge is written into: built hidden beside its place, and only renamed when it is complete.
 
 Choices: the disk is checked before a byte is written, a lock keeps two merges out of one place, what a killed merge
-left is removed by the next one, and only a folder that holds an earlier merge is ever replaced.  Renaming guards
-against interruption of this process; the files are not forced to disk.
+left is removed by the next one, and only a folder that holds an earlier merge is ever replaced.  Files are forced to
+disk before the renaming and the renaming after it, so that a power cut, too, leaves a whole merge or none.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from textreg.checkpoints import INDEX, SINGLE, Entry, header_bytes, open_checkpoint
@@ -44,13 +45,15 @@ def building(out: Path, nbytes: int) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.partial"
     lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise RunError(f"another merge is writing {out}; wait for it to end") from None
+    except OSError as error:
+        raise InputError(f"cannot write to {out.parent} ({error.strerror}); choose another folder") from error
     try:
         shutil.rmtree(folder, ignore_errors=True)
         free = shutil.disk_usage(out.parent).free
@@ -61,22 +64,32 @@ def building(out: Path, nbytes: int) -> Iterator[Path]:
             )
         folder.mkdir()
         yield folder
+        for path in (*folder.iterdir(), folder):
+            sync(path)
         old = out.parent / f".{out.name}.replaced"
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             out.rename(old)
         folder.rename(out)
+        sync(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        if error.errno != ENOSPC:
-            raise
-        raise RunError(
-            f"the disk of {out.parent} is full; nothing was left behind, make room and run again"
-        ) from error
+        full = error.errno in (ENOSPC, EDQUOT)
+        what = f"the disk of {out.parent} is full" if full else f"writing {out} failed ({error})"
+        raise RunError(f"{what}; nothing was left behind, {'make room and ' if full else ''}run again") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def lay_out(plan: Plan, first: Weights, folder: Path) -> dict[str, Entry]:
@@ -91,11 +104,21 @@ def lay_out(plan: Plan, first: Weights, folder: Path) -> dict[str, Entry]:
         start = len(header)
         with (folder / file.name).open("wb") as stream:
             stream.write(header)
-            stream.truncate(start + sum(entry.nbytes for entry in entries))
+            stream.flush()
+            reserve(stream.fileno(), start + sum(entry.nbytes for entry in entries))
         for entry in entries:
             outputs[entry.name] = replace(entry, file=folder / file.name, start=start)
             start += entry.nbytes
     return outputs
+
+
+def reserve(handle: int, nbytes: int) -> None:
+    """Gives an open file its full length and, where the system can, its place on the disk: a disk that is too small
+    shows now, and writing is faster."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, nbytes)
+    else:
+        os.truncate(handle, nbytes)
 
 
 def copy_side_files(first: Weights, folder: Path) -> None:

@@ -10,11 +10,13 @@ only, everything else is the first's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from textreg.checkpoints import FLOATS, Checkpoint, Entry
+from textreg.checkpoints import Checkpoint, Entry
 from textreg.errors import InputError, did_you_mean
 from textreg.layouts import EMBEDDING, HEAD, by_canonical, canonical, is_buffer, is_language, matches
 from textreg.methods import Recipe
+from textreg.number_formats import FLOATS
 from textreg.tuned_weights import Weights
+from textreg.vocabularies import compare_vocabularies
 
 ROWS = {EMBEDDING, HEAD, "lm_head.bias"}  # tensors whose first dimension is the vocabulary
 
@@ -53,8 +55,8 @@ class Plan:
 def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep: Sequence[str] = ()) -> Plan:
     """Matches every tensor; ``keep`` are patterns of tensors whose tuned values stay, whatever the backbone has.
 
-    Raises :class:`InputError` for a tensor without a counterpart, a shape or dtype that cannot be merged, or a pattern
-    of ``keep`` or of the recipe that matches nothing.
+    Raises :class:`InputError` for a tensor without a counterpart, a shape or dtype that cannot be merged, a pattern of
+    ``keep`` or of the recipe that matches nothing, or tokenizers that number the merged rows differently.
     """
     recipe.check_models(len(tuned))
     first, notes = tuned[0], []
@@ -83,7 +85,19 @@ def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep:
             notes.append(f"{key}: the backbone has {rows} rows, {more} than the {wanted} of the tuned model")
         steps.append(Step(name, action, entry, recipe.at(name), counterpart, names, merged))
     refuse_idle_patterns(steps, recipe, keep)
+    notes += shared_vocabulary(steps, tuned, base)
     return Plan(tuple(steps), tuple(notes))
+
+
+def shared_vocabulary(steps: Sequence[Step], tuned: Sequence[Weights], base: Checkpoint) -> list[str]:
+    """Notes on the tokens whose rows are merged; raises :class:`InputError` when they are not the same tokens."""
+    merged = [step for step in steps if step.base and canonical(step.name) in ROWS]
+    rows = max((step.merged // (step.target.row or 1) for step in merged), default=0)
+    notes: list[str] = []
+    for weights in tuned if rows else ():
+        folders = [folder for folder in (weights.adapter, weights.checkpoint.folder) if folder]
+        notes += compare_vocabularies(folders, [base.folder], rows, weights.source, str(base.folder))
+    return notes
 
 
 def is_kept(name: str, keep: Sequence[str]) -> bool:

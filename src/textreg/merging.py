@@ -4,12 +4,14 @@ Every tensor is read in blocks, merged in float32 and written to its place in th
 fixed buffers, so memory does not grow with the model.  Choices: the output has the shards, names, order and dtypes of
 the tuned model, so everything that loaded it loads the merge; what is not the language model is copied byte for byte;
 lambda 0 and 1 copy bytes too, so the end points are exact; the folder is built beside its final place, read back, and
-renamed only when every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean.
+renamed only when every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean;
+arrays are numpy's, because importing torch takes longer than merging a gigabyte.
 
     merge("runs/tuned-llava", "BSC-LT/salamandra-2b-instruct", "merged", lam=0.5)
     merge("runs/laptop/tune/TR/adapter", "my-llava", "merged", method="trim", density=0.2, patterns={"*.mlp.*": 0.3})
 """
 
+import os
 import sys
 import threading
 import time
@@ -18,22 +20,22 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textreg.checkpoints import WIDTH, Entry, Files, open_checkpoint
+import numpy as np
+
+from textreg.checkpoints import Entry, Files, open_checkpoint
 from textreg.errors import InputError, RunError
 from textreg.layouts import canonical
 from textreg.merge_folder import building, check_place, copy_side_files, lay_out, verify_headers
 from textreg.merge_plan import Plan, Step, plan_merge
 from textreg.merge_report import MergeReport, TensorReport
-from textreg.methods import BLOCK, Recipe, merged_blocks, spans
+from textreg.methods import BLOCK, Read, Recipe, merged_blocks, spans
+from textreg.number_formats import WIDTH, narrow
 from textreg.reload import finish_check, refuse_incomplete, reload_keys, start_check
 from textreg.tuned_weights import Reader, Weights, open_weights
 
-if TYPE_CHECKING:
-    import torch
-
-
+TICK = 1 << 23  # bytes between two movements of the progress bar
 MOST_WORKERS = 4  # beyond this the disk, not the arithmetic, sets the pace
 
 
@@ -61,7 +63,7 @@ def merge(
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
     :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an
     earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a
-    terminal, ``workers`` None takes as many threads as torch would, four at most.
+    terminal, ``workers`` None takes a thread per core, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -112,56 +114,51 @@ class Job:
 
 
 def run(job: Job, workers: int | None, progress: bool | None) -> tuple[TensorReport, ...]:
-    """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker.
-
-    torch is held to one thread per worker: two workers on two tensors share the cores better than one operator does.
-    """
-    import torch
+    """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker."""
     from tqdm import tqdm
 
-    steps = sorted(
-        job.plan.steps, key=lambda step: -step.target.nbytes
-    )  # the largest first, so that none is left to the end
+    # the largest first, so that none is left to the end
+    steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)
     stop = threading.Event()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ExitStack() as stack:
-            sources = [*(file for model in job.models for file in model.files), *job.base_files]
-            inputs = stack.enter_context(Files(sources))
-            outputs = stack.enter_context(Files((entry.file for entry in job.outputs.values()), writable=True))
-            bar = stack.enter_context(
-                tqdm(
-                    total=job.plan.nbytes,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None if progress is None else not progress,
-                )
+    with ExitStack() as stack:
+        sources = [*(file for model in job.models for file in model.files), *job.base_files]
+        inputs = stack.enter_context(Files(sources))
+        outputs = stack.enter_context(Files((entry.file for entry in job.outputs.values()), writable=True))
+        bar = stack.enter_context(
+            tqdm(
+                total=job.plan.nbytes,
+                unit="B",
+                unit_scale=True,
+                disable=None if progress is None else not progress,
             )
-            pool = stack.enter_context(ThreadPoolExecutor(workers or min(MOST_WORKERS, threads)))
-            local, lock = threading.local(), threading.Lock()
+        )
+        flusher = stack.enter_context(ThreadPoolExecutor(1))
+        pool = stack.enter_context(ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)))
+        local, lock = threading.local(), threading.Lock()
 
-            def advance(nbytes: int) -> None:
-                with lock:
-                    bar.update(nbytes)
+        def advance(nbytes: int) -> None:
+            with lock:
+                bar.update(nbytes)
 
-            def work(step: Step) -> TensorReport:
-                if not hasattr(local, "worker"):
-                    local.worker = Worker(job, inputs, outputs, stop, advance)
+        def work(step: Step) -> TensorReport:
+            if not hasattr(local, "worker"):
+                local.worker = Worker(job, inputs, outputs, stop, advance)
+            with np.errstate(all="ignore"):  # values that are not finite are looked for, and refused in words
                 return local.worker.write(step)
 
-            futures = {step.name: pool.submit(work, step) for step in steps}
-            try:
-                wait(futures.values(), return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-            failed = [f.exception() for f in futures.values() if not f.cancelled() and f.exception()]
-            for error in sorted(failed, key=lambda error: isinstance(error, Stopped)):
-                raise error
-            return tuple(futures[step.name].result() for step in job.plan.steps)
-    finally:
-        torch.set_num_threads(threads)
+        futures = {step.name: pool.submit(work, step) for step in steps}
+        try:
+            # forced to disk at the end in any case; begun early, the disk works while the processor does
+            flushed = flusher.submit(outputs.flush_until, stop)
+            wait(futures.values(), return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        ended = (*futures.values(), flushed)
+        failed = [f.exception() for f in ended if not f.cancelled() and f.exception()]
+        for error in sorted(failed, key=lambda error: isinstance(error, Stopped)):
+            raise error
+        return tuple(futures[step.name].result() for step in job.plan.steps)
 
 
 class Stopped(Exception):
@@ -174,12 +171,10 @@ class Worker:
     def __init__(
         self, job: Job, inputs: Files, outputs: Files, stop: threading.Event, advance: Callable[[int], object]
     ):
-        import torch
-
         self.job, self.outputs, self.stop, self.advance = job, outputs, stop, advance
         self.readers = [Reader(model, inputs) for model in job.models]
-        self.base = torch.empty(BLOCK)
-        self.changes = [torch.empty(BLOCK) for _ in job.models]
+        self.base = np.empty(BLOCK, np.float32)
+        self.changes = [np.empty(BLOCK, np.float32) for _ in job.models]
         self.output = self.readers[0].buffer  # free again by the time a block is written
 
     def write(self, step: Step) -> TensorReport:
@@ -190,16 +185,18 @@ class Worker:
             raise Stopped
         entry, digest = self.job.outputs[step.name], xxhash.xxh3_128()
         change = base = 0.0
-        position = 0
+        position = shown = 0
 
         def put(data: memoryview) -> None:
-            nonlocal position
+            nonlocal position, shown
             if self.stop.is_set():
                 raise Stopped
             digest.update(data)
             self.outputs.write(entry.file, entry.start + position, data)
             position += len(data)
-            self.advance(len(data))
+            if position - shown >= TICK or position == entry.nbytes:
+                self.advance(position - shown)
+                shown = position
 
         if step.base is not None:
             for merged in merged_blocks(
@@ -220,21 +217,21 @@ class Worker:
             change**0.5 if compared else None, base**0.5 if compared else None, digest.hexdigest(),
         )  # fmt: skip
 
-    def reading(self, step: Step) -> "Callable[[int, int], tuple[torch.Tensor, list[torch.Tensor]]]":
+    def reading(self, step: Step) -> Read:
         """The ``read(start, stop)`` of :func:`~textreg.methods.merged_blocks` for one tensor."""
 
-        def read(start: int, stop: int) -> "tuple[torch.Tensor, list[torch.Tensor]]":
+        def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
             base = self.base[: stop - start]
             self.readers[0].cast(step.base, start, stop, base)
             changes = [change[: stop - start] for change in self.changes]
             for reader, name, change in zip(self.readers, step.tuned, changes, strict=True):
                 reader.floats(name, start, stop, change)
-                change.sub_(base)
+                change -= base
             return base, changes
 
         return read
 
-    def final(self, step: Step, start: int, stop: int, values: "torch.Tensor") -> memoryview:
+    def final(self, step: Step, start: int, stop: int, values: np.ndarray) -> memoryview:
         """Bytes of one merged block in the output dtype; stored bytes at the end points of an interpolation."""
         width = WIDTH[step.target.dtype]
         if self.job.recipe.method in {"linear", "slerp"} and len(self.readers) == 1:
@@ -243,12 +240,7 @@ class Worker:
                 return self.readers[0].raw(step.base, start * width, (stop - start) * width)
             if step.lam == 1 and stored.dtype == step.target.dtype and step.name not in self.job.models[0].changes:
                 return self.readers[0].raw(stored, start * width, (stop - start) * width)
-        self.output.view(step.target.dtype, stop - start).copy_(values)
-        if step.target.dtype == "F16" and bool(self.output.view("F16", stop - start).isinf().any()):
-            raise RunError(
-                f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
-            )
-        return self.output.bytes[: (stop - start) * width]
+        return self.rounded(step, values)
 
     def kept(self, step: Step, start: int, stop: int) -> memoryview:
         """Bytes of one block of a tensor that is not merged: the first tuned model's own."""
@@ -258,17 +250,28 @@ class Worker:
             return reader.raw(stored, start * width, (stop - start) * width)
         values = self.base[: stop - start]
         reader.floats(step.name, start, stop, values)
-        self.output.view(step.target.dtype, stop - start).copy_(values)
-        return self.output.bytes[: (stop - start) * width]
+        if not np.isfinite(values).all():
+            raise RunError(f"{step.name} holds values that are not finite in {reader.weights.source}")
+        return self.rounded(step, values)
+
+    def rounded(self, step: Step, values: np.ndarray) -> memoryview:
+        """Bytes of a block [n] float32 in the output dtype, rounded once."""
+        stored = self.output.view(step.target.dtype, len(values))
+        narrow(values, step.target.dtype, stored, self.output.scratch)
+        if step.target.dtype == "F16" and np.isinf(stored).any():
+            raise RunError(
+                f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
+            )
+        return self.output.bytes[: stored.nbytes]
 
     def read_back(self, step: Step, entry: Entry, expected: str) -> None:
         """Raises :class:`RunError` when the bytes on disk are not those that were written."""
         import xxhash
 
-        digest, width = xxhash.xxh3_128(), WIDTH[entry.dtype]
-        for start, stop in spans(entry.count):
-            view = self.output.bytes[: (stop - start) * width]
-            self.outputs.read(entry.file, entry.start + start * width, view)
+        digest = xxhash.xxh3_128()
+        for start, stop in spans(entry.nbytes, len(self.output.bytes)):
+            view = self.output.bytes[: stop - start]
+            self.outputs.read(entry.file, entry.start + start, view)
             digest.update(view)
         if digest.hexdigest() != expected:
             raise RunError(f"{step.name} reads back differently from what was written; check the disk and run again")

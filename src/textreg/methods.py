@@ -8,7 +8,8 @@ and model stock need several tuned models to mean anything of their own.
 Choices: statistics (thresholds, angles) are of the *whole* tensor, yet computed block by block, so a large embedding
 needs no more memory than a small one and the block size changes nothing; thresholds are exact (a two-pass radix
 selection on the bits of the magnitude), equal magnitudes are kept in storage order, because bf16 differences tie in
-large numbers; the random mask is seeded by tensor name and block, so shards and layout do not change it.
+large numbers; the random mask is seeded by tensor name and block, so shards and layout do not change it.  Arrays are
+numpy's: importing torch would take longer than merging a gigabyte.
 
     merge_tensors(base, [tuned], Recipe("trim", lam=0.5, density=0.2))
 """
@@ -19,13 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from textreg.errors import InputError, did_you_mean
 from textreg.layouts import first_match
 
 if TYPE_CHECKING:
     import torch
 
-    Read = Callable[[int, int], tuple[torch.Tensor, list[torch.Tensor]]]
+Read = Callable[[int, int], tuple[np.ndarray, list[np.ndarray]]]
 
 METHODS = {
     "linear": "base + lambda * mean(tuned - base): linear interpolation, task arithmetic, a LoRA at scale lambda",
@@ -37,7 +40,8 @@ METHODS = {
     "model_stock": "several tuned models: towards their mean, as far as their angle says (Jang et al. 2024)",
 }
 ALIASES = {"task_arithmetic": "linear", "dare": "drop", "dare_linear": "drop", "lerp": "linear"}
-BLOCK = 1 << 17  # elements per block: three float32 blocks stay in a core's cache; also the unit of the random mask
+BLOCK = 1 << 18  # elements per block: larger falls out of the cache, smaller costs calls; unit of the random mask
+ROW = 1 << 13  # elements per float32 sum of products; short sums stay exact, and BLAS takes no threads for them
 FLAT = 1e-4  # angle (radians) below which slerp and linear differ by less than float32 can hold
 
 
@@ -97,13 +101,13 @@ class Cut:
     threshold: int
     ties: int
 
-    def mask(self, bits: "torch.Tensor") -> "torch.Tensor":
+    def mask(self, bits: np.ndarray) -> np.ndarray:
         """Boolean mask of one block [n]; blocks must come in storage order, for the ties are counted down."""
         kept = bits > self.threshold
         if self.ties:
             equal = bits == self.threshold
-            kept |= equal & (equal.cumsum(0) <= self.ties)
-            self.ties = max(0, self.ties - int(equal.sum()))
+            kept |= equal & (equal.cumsum() <= self.ties)
+            self.ties = max(0, self.ties - int(np.count_nonzero(equal)))
         return kept
 
 
@@ -113,40 +117,44 @@ class Merged:
 
     start: int
     stop: int
-    values: "torch.Tensor"
+    values: np.ndarray
     change: float  # sum over elements of the squared change of the tuned models, averaged over models
     base: float  # sum of squares of the base
 
 
-def spans(count: int) -> Iterator[tuple[int, int]]:
-    """Blocks of at most :data:`BLOCK` elements that cover ``count``."""
-    for start in range(0, count, BLOCK):
-        yield start, min(start + BLOCK, count)
+def spans(count: int, size: int | None = None) -> Iterator[tuple[int, int]]:
+    """Blocks of at most ``size`` (:data:`BLOCK`) elements that cover ``count``."""
+    size = size or BLOCK
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
 
 
-def magnitude_bits(values: "torch.Tensor") -> "torch.Tensor":
+def magnitude_bits(values: np.ndarray) -> np.ndarray:
     """Bit patterns [n] int32 of the magnitudes; for non-negative floats their order is the order of the values."""
-    import torch
-
-    return values.abs().view(torch.int32)
+    return values.view(np.int32) & 0x7FFFFFFF
 
 
-def find_cuts(read: "Callable[[int, int], torch.Tensor]", count: int, sizes: Sequence[int]) -> list[Cut]:
+def inner(one: np.ndarray, other: np.ndarray) -> float:
+    """Inner product of two float32 vectors [n]: float32 sums over :data:`ROW` elements, added in float64."""
+    whole = len(one) // ROW * ROW
+    rows = np.vecdot(one[:whole].reshape(-1, ROW), other[:whole].reshape(-1, ROW))
+    return float(rows.sum(dtype=np.float64)) + float(np.dot(one[whole:], other[whole:]))
+
+
+def find_cuts(read: Callable[[int, int], np.ndarray], count: int, sizes: Sequence[int]) -> list[Cut]:
     """Cuts for the ``sizes`` largest of ``count`` values; ``read(start, stop)`` gives a block [stop - start]
     float32."""
-    import torch
-
-    high = torch.zeros(1 << 16, dtype=torch.int64)
+    high = np.zeros(1 << 16, np.int64)
     if any(0 < size < count for size in sizes):
         for start, stop in spans(count):
-            high += torch.bincount(magnitude_bits(read(start, stop)) >> 15, minlength=1 << 16)
-    above = count - high.cumsum(0)  # values in higher bins, per bin
-    bins = {size: int((above < size).nonzero()[0]) for size in sizes if 0 < size < count}
-    low = {bin_: torch.zeros(1 << 15, dtype=torch.int64) for bin_ in set(bins.values())}
+            high += np.bincount(magnitude_bits(read(start, stop)) >> 15, minlength=1 << 16)
+    above = count - high.cumsum()  # values in higher bins, per bin
+    bins = {size: int(np.argmax(above < size)) for size in sizes if 0 < size < count}
+    low = {bin_: np.zeros(1 << 15, np.int64) for bin_ in set(bins.values())}
     for start, stop in spans(count) if low else ():
         bits = magnitude_bits(read(start, stop))
         for bin_, histogram in low.items():
-            histogram += torch.bincount(bits[(bits >> 15) == bin_] & 0x7FFF, minlength=1 << 15)
+            histogram += np.bincount(bits[(bits >> 15) == bin_] & 0x7FFF, minlength=1 << 15)
     cuts = []
     for size in sizes:
         if not 0 < size < count:
@@ -154,8 +162,8 @@ def find_cuts(read: "Callable[[int, int], torch.Tensor]", count: int, sizes: Seq
             continue
         wanted = size - int(above[bins[size]])  # still to take inside the bin
         histogram = low[bins[size]]
-        over = histogram.sum() - histogram.cumsum(0)
-        value = int((over < wanted).nonzero()[0])
+        over = histogram.sum() - histogram.cumsum()
+        value = int(np.argmax(over < wanted))
         cuts.append(Cut((bins[size] << 15) + value, wanted - int(over[value])))
     return cuts
 
@@ -165,13 +173,14 @@ def share_of(count: int, share: float) -> int:
     return min(count, max(math.floor(share * count + 0.5), int(share > 0)))
 
 
-def random_mask(count: int, density: float, seed: int, name: str, model: int, block: int) -> "torch.Tensor":
-    """Boolean mask [count] with the share ``density`` of ones, a function of its arguments alone."""
-    import torch
+def random_mask(count: int, density: float, seed: int, name: str, model: int, block: int) -> np.ndarray:
+    """Boolean mask [count] with the share ``density`` of ones, a function of its arguments alone.
 
+    Raw bits of a bit generator, whose stream numpy promises to keep, unlike that of its distributions.
+    """
     key = hashlib.sha256(f"{seed}/{name}/{model}/{block}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "little"))
-    return torch.rand(count, generator=generator) < density
+    words = np.random.SFC64(np.frombuffer(key, np.uint32)).random_raw(-(-count // 2))
+    return words.view(np.uint32)[:count] < round(density * 2**32)
 
 
 def turn(base_base: float, base_change: float, change_change: float, lam: float) -> tuple[float, float]:
@@ -184,47 +193,41 @@ def turn(base_base: float, base_change: float, change_change: float, lam: float)
     return math.sin((1 - lam) * angle) / math.sin(angle) + towards, towards
 
 
-def stock_step(gram: "torch.Tensor") -> float:
+def stock_step(gram: np.ndarray) -> float:
     """Model stock's step from the Gram matrix [k, k] of the changes: ``k c / (1 + (k - 1) c)``, c the mean cosine."""
-    import torch
-
     models = len(gram)
-    norms = gram.diagonal().sqrt()
-    scale = torch.outer(norms, norms)
-    cosines = torch.where(scale > 0, gram / scale, torch.zeros(()))[~torch.eye(models, dtype=torch.bool)]
-    cosine = float(cosines.mean().clamp(0, 1))
+    norms = np.sqrt(gram.diagonal())
+    scale = np.outer(norms, norms)
+    cosines = np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0)[~np.eye(models, dtype=bool)]
+    cosine = float(cosines.mean().clip(0, 1))
     return models * cosine / (1 + (models - 1) * cosine)
 
 
-def elect(changes: "Sequence[torch.Tensor]") -> "torch.Tensor":
+def elect(changes: Sequence[np.ndarray]) -> np.ndarray:
     """TIES on trimmed changes [n] each: the sign of their sum wins, the mean is over those that carry it."""
-    import torch
-
-    stacked = torch.stack(list(changes))  # [k, n]
-    agree = (stacked.sign() == stacked.sum(0).sign()) & (stacked != 0)
-    return (stacked * agree).sum(0) / agree.sum(0).clamp(min=1)
+    stacked = np.stack(changes)  # [k, n]
+    agree = (np.sign(stacked) == np.sign(stacked.sum(0))) & (stacked != 0)
+    return (stacked * agree).sum(0) / agree.sum(0, dtype=np.float32).clip(min=1)
 
 
-def inner_products(read: "Read", count: int, models: int) -> "torch.Tensor":
+def inner_products(read: Read, count: int, models: int) -> np.ndarray:
     """Gram matrix [1 + k, 1 + k] float64 of base and changes, block by block."""
-    import torch
-
-    gram = torch.zeros(1 + models, 1 + models, dtype=torch.float64)
+    gram = np.zeros((1 + models, 1 + models))
     for start, stop in spans(count):
         base, changes = read(start, stop)
-        rows = torch.stack([base, *changes])
-        gram += (rows @ rows.T).double()
-    return gram
+        vectors = [base, *changes]
+        for i, one in enumerate(vectors):
+            for j, other in enumerate(vectors[: i + 1]):
+                gram[i, j] += inner(one, other)
+    return np.tril(gram) + np.tril(gram, -1).T
 
 
-def merged_blocks(read: "Read", count: int, models: int, recipe: Recipe, lam: float, name: str) -> Iterator[Merged]:
+def merged_blocks(read: Read, count: int, models: int, recipe: Recipe, lam: float, name: str) -> Iterator[Merged]:
     """Merges a tensor of ``count`` elements block by block.
 
     ``read(start, stop)`` returns base [n] and the changes (tuned - base), one [n] per tuned model, all float32; it may
-    return the same buffers every time.  ``name`` (canonical) seeds the random mask.
+    return the same buffers every time, which are overwritten.  ``name`` (canonical) seeds the random mask.
     """
-    import torch
-
     method = recipe.method
     cuts: list[list[Cut]] = []
     scales = (1.0, lam / models)
@@ -239,21 +242,24 @@ def merged_blocks(read: "Read", count: int, models: int, recipe: Recipe, lam: fl
         cuts = [find_cuts(lambda a, b, m=model: read(a, b)[1][m], count, sizes) for model in range(models)]
     for block, (start, stop) in enumerate(spans(count)):
         base, changes = read(start, stop)
-        squares = sum(float(torch.dot(change, change)) for change in changes) / models
-        base_squares = float(torch.dot(base, base))
+        squares = sum(inner(change, change) for change in changes) / models
+        base_squares = inner(base, base)
         if method == "drop" and recipe.density < 1:
-            masks = [random_mask(stop - start, recipe.density, recipe.seed, name, m, block) for m in range(models)]
-            changes = [change * mask / recipe.density for change, mask in zip(changes, masks, strict=True)]
+            for model, change in enumerate(changes):
+                change *= random_mask(stop - start, recipe.density, recipe.seed, name, model, block)
+                change /= np.float32(recipe.density)
         elif cuts:
-            bits = [magnitude_bits(change) for change in changes]
-            masks = [kept.mask(b) & ~out.mask(b) for (kept, out), b in zip(cuts, bits, strict=True)]
-            changes = [change * mask for change, mask in zip(changes, masks, strict=True)]
+            for (kept, out), change in zip(cuts, changes, strict=True):
+                bits = magnitude_bits(change)
+                change *= kept.mask(bits) & ~out.mask(bits)
         if method == "ties" and models > 1:
             changes, scales = [elect(changes)], (1.0, lam)
-        values = base if scales[0] == 1.0 else base.mul_(scales[0])
+        if scales[0] != 1.0:
+            base *= np.float32(scales[0])
         for change in changes:
-            values = values.add_(change, alpha=scales[1])
-        yield Merged(start, stop, values, squares, base_squares)
+            change *= np.float32(scales[1])
+            base += change
+        yield Merged(start, stop, base, squares, base_squares)
 
 
 def merge_tensors(
@@ -263,11 +269,13 @@ def merge_tensors(
     import torch
 
     recipe.check_models(len(tuned))
-    flat, others = base.detach().float().reshape(-1), [one.detach().float().reshape(-1) for one in tuned]
+    flat, *others = (one.detach().float().reshape(-1).numpy() for one in (base, *tuned))
 
-    def read(start: int, stop: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        block = flat[start:stop].clone()
+    def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        block = flat[start:stop].copy()
         return block, [other[start:stop] - block for other in others]
 
-    blocks = [merged.values for merged in merged_blocks(read, flat.numel(), len(tuned), recipe, recipe.at(name), name)]
-    return torch.cat(blocks).reshape(base.shape) if blocks else base.detach().float().clone()
+    merged = np.empty_like(flat)
+    for block in merged_blocks(read, len(flat), len(tuned), recipe, recipe.at(name), name):
+        merged[block.start : block.stop] = block.values
+    return torch.from_numpy(merged).reshape(base.shape)

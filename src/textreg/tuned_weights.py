@@ -13,26 +13,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textreg.checkpoints import (
-    FLOATS,
-    WIDTH,
-    Buffer,
-    Checkpoint,
-    Entry,
-    Files,
-    open_checkpoint,
-    read_header,
-    read_json,
-    resolve,
-)
+import numpy as np
+
+from textreg.checkpoints import Checkpoint, Entry, Files, open_checkpoint, read_header, read_json, resolve
 from textreg.errors import InputError, did_you_mean
 from textreg.layouts import by_canonical, canonical
 from textreg.methods import BLOCK
-
-if TYPE_CHECKING:
-    import torch
+from textreg.number_formats import FLOATS, WIDTH, Buffer, widen
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -154,7 +143,7 @@ class Reader:
     def __init__(self, weights: Weights, files: Files):
         self.weights, self.files = weights, files
         self.buffer = Buffer(BLOCK)
-        self.loaded: tuple[str, torch.Tensor, torch.Tensor] | None = None
+        self.loaded: tuple[str, np.ndarray, np.ndarray] | None = None
 
     def stored(self, name: str) -> Entry:
         """Where the tensor's bytes are: in the checkpoint, or in the adapter that replaces it."""
@@ -166,38 +155,36 @@ class Reader:
         self.files.read(entry.file, entry.start + offset, view)
         return view
 
-    def floats(self, name: str, start: int, stop: int, out: "torch.Tensor") -> None:
+    def floats(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
         """Elements ``start`` to ``stop`` of the tuned weight into ``out`` [stop - start] float32."""
         self.cast(self.stored(name), start, stop, out)
         if name in self.weights.changes:
             out += self.low_rank(name, start, stop)
 
-    def cast(self, entry: Entry, start: int, stop: int, out: "torch.Tensor") -> None:
+    def cast(self, entry: Entry, start: int, stop: int, out: np.ndarray) -> None:
         """Elements of a stored float tensor into ``out`` [stop - start] float32."""
         width = WIDTH[entry.dtype]
         self.raw(entry, start * width, (stop - start) * width)
-        out.copy_(self.buffer.view(entry.dtype, stop - start))
+        widen(self.buffer.view(entry.dtype, stop - start), entry.dtype, out)
 
-    def low_rank(self, name: str, start: int, stop: int) -> "torch.Tensor":
+    def low_rank(self, name: str, start: int, stop: int) -> np.ndarray:
         """Elements ``start`` to ``stop`` of ``scale B A`` [stop - start] float32; only the rows touched are formed."""
         change = self.weights.changes[name]
         if self.loaded is None or self.loaded[0] != name:
             down, up = self.whole(change.down), self.whole(change.up)
-            left, right = (down.T.contiguous(), up.T.contiguous()) if change.embedding else (up, down)
-            self.loaded = (name, left.mul_(change.scale), right)
+            left, right = (down.T, up.T) if change.embedding else (up, down)
+            self.loaded = (name, left * np.float32(change.scale), right)
         _, left, right = self.loaded  # [out, r], [r, in]
         columns = right.shape[1]
         first, last = start // columns, -(-stop // columns)
         rows = left[first:last] @ right  # [rows, in]
         return rows.reshape(-1)[start - first * columns : stop - first * columns]
 
-    def whole(self, entry: Entry) -> "torch.Tensor":
+    def whole(self, entry: Entry) -> np.ndarray:
         """A small tensor as float32, in its shape."""
-        import torch
-
         if entry.dtype not in FLOATS:
             raise InputError(f"{entry.file}: {entry.name} is {entry.dtype}; only float adapters can be added")
-        out = torch.empty(entry.count)
+        out = np.empty(entry.count, np.float32)
         for start in range(0, entry.count, BLOCK):
             stop = min(start + BLOCK, entry.count)
             self.cast(entry, start, stop, out[start:stop])
