@@ -115,6 +115,7 @@ def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
     ("content", "message"),
     [
         ("answer,lang\na,es\n", "column 'language' is missing.*did you mean 'lang'"),
+        ("answer;language\na;es\n", "column 'answer' is missing.*separated by ';', write them with commas"),
         ("answer,language\na,es\nb\n", "line 3: 1 cells, the header has 2"),
         ("answer,language\na,es,x\n", "line 2: 3 cells"),
         ('answer,language\n"a,es\n', "not CSV"),

@@ -164,7 +164,8 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict | str]]:
 def _check_header(path: Path, header: list[str]) -> None:
     for name in NEEDED:
         if name not in header:
-            raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, header)}")
+            glued = "; the cells seem to be separated by ';', write them with commas" if ";" in header[0] else ""
+            raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, header)}{glued}")
     if len(set(header)) < len(header):
         raise InputError(f"{path}: a column name appears twice in {', '.join(header)}; rename one")
 

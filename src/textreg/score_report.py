@@ -109,8 +109,8 @@ def summary_table(summary: pd.DataFrame, differs: pd.Series, shown: Sequence[str
 def means_table(means: pd.DataFrame) -> "Table":
     """A rich table of macro means of LF, each language counting the same."""
     keys = _known(means, ("seed", "system", "lambda", "arm"))
-    table = _table("Means over languages, % (95 % interval over items)", [*keys, "group"])
     bounded = means["low"].notna().any()
+    table = _table(f"Means over languages, %{' (95 % interval over items)' if bounded else ''}", [*keys, "group"])
     for name in ("languages", "LF", *(["interval"] if bounded else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for row in means.to_dict("records"):
