@@ -69,6 +69,25 @@ def test_a_choice_without_the_tuned_model_is_refused():
         evaluation.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
 
 
+def test_without_a_judge_the_lambda_is_chosen_by_lf():
+    unjudged = sweep((0.5, 0.9, 0.8), (1.0, 0.9, 0.8)).assign(lf=[0.7, 0.4], lf_plus=float("nan"))
+    assert evaluation.choose_lambda(unjudged, 0.02) == 0.5
+
+
+def test_a_choice_without_english_captions_names_the_setting():
+    with pytest.raises(InputError, match=r"add en to prepare_data\.languages"):
+        evaluation.choose_lambda(sweep((1.0, 0.9, 0.8)).assign(visual=float("nan")), 0.02)
+
+
+def test_where_people_wrote_the_references_seeing_is_scored_by_chrf():
+    key = (0, "TR", 0.5)
+    scored = annotated([(*key, code, "image", "caption", True, None, None, None) for code in ("en", "de")])
+    scored = scored.assign(answer="a red circle", reference=json.dumps(["a red circle", "one circle"]))
+    (row,) = evaluation.sweep_table(scored, ["de"], "validation").to_dict("records")
+    assert row["visual"] == pytest.approx(1.0) and row["lf"] == 1.0 and pd.isna(row["lf_plus"])
+    assert pd.isna(evaluation.sweep_table(scored[scored["language"] == "de"], ["de"], "test")["visual"].item())
+
+
 def annotated(rows):
     columns = ["seed", "system", "lambda", "language", "arm", "task", "lf", "lf_plus", "grounded", "content"]
     table = pd.DataFrame(rows, columns=columns)

@@ -1,6 +1,7 @@
 """The figures as the book shows them: every one is drawn from result files alone and described with their numbers."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -57,6 +58,17 @@ def test_a_run_without_losses_and_sweep_draws_the_rest(tmp_path):
     (run / "evaluate/answers.parquet").unlink()
     names = {saved.stem.name for saved in figure_set.draw_all(load_results(run), tmp_path / "figures")}
     assert names == {"1_language_fidelity", "2_mixture", "3_intervals", "5_arms", "9_grounding", "10_held_out"}
+
+
+def test_without_a_judge_frontier_and_left_out_languages_show_lf(results, tmp_path):
+    unjudged = replace(
+        results,
+        fidelity=results.fidelity.assign(lf_plus=float("nan")),
+        sweep=results.sweep.assign(lf_plus=float("nan")),
+        frontier=results.frontier.assign(lf_plus=float("nan")),
+    )
+    for draw in (figure_set.frontier, figure_set.left_out):
+        assert " of LF " in draw(unjudged, tmp_path).alt
 
 
 def test_the_side_file_of_every_figure_has_its_description(drawn):

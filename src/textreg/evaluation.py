@@ -193,31 +193,40 @@ def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) ->
     """One row per system and lambda from annotated image-arm captions: the columns of ``sweep.csv``.
 
     ``lf``, ``lf_plus`` and ``grounded`` are macro means over ``languages``; ``visual`` is the share of English
-    captions whose content is right.  All in 0..1.
+    captions whose content is right, or where people wrote the references, so that no content can be judged exactly,
+    their chrF.  All in 0..1.
     """
     import pandas as pd
+
+    from textreg.crossmodal import caption_scores
 
     rows = []
     captions = scored[(scored["task"] == "caption") & (scored["arm"] == "image")]
     for (seed, name, lam), group in captions.groupby(["seed", "system", "lambda"]):
         foreign = group[group["language"].isin(languages)].groupby("language")
         means = {m: foreign[m].mean().astype(float).mean() for m in ("lf", "lf_plus", "grounded")}
-        visual = group.loc[group["language"] == "en", "content"].astype(float).mean()
+        english = group[group["language"] == "en"]
+        judged = english["content"].notna().any()
+        visual = english["content"].astype(float).mean() if judged else caption_scores(english)["chrf"].mean() / 100
         rows.append({"seed": seed, "system": name, "lambda": lam, "split": split, **means, "visual": visual})
     return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS))
 
 
 def choose_lambda(sweep: "pd.DataFrame", tolerated_visual_loss: float) -> float:
     """The rule of ``04_merge``: of the lambdas whose visual score is within the tolerance of lambda 1, the highest
-    LF+.
+    LF+, or LF where no judge said what LF+ is.
 
-    Ties go to the larger lambda, which changes the tuned model least.  Raises :class:`InputError` without lambda 1.
+    Ties go to the larger lambda, which changes the tuned model least.  Raises :class:`InputError` without lambda 1,
+    or when there was no English caption to see by.
     """
     tuned = sweep[sweep["lambda"] == 1.0]
     if tuned.empty:
         raise InputError("merge.lambdas: 1.0 is missing; the rule compares every lambda with the tuned model")
+    if tuned["visual"].isna().any():
+        raise InputError("merge: no English caption tells what lambda costs: add en to prepare_data.languages")
+    measure = "lf_plus" if sweep["lf_plus"].notna().any() else "lf"
     kept = sweep[sweep["visual"] >= tuned["visual"].iloc[0] - tolerated_visual_loss - 1e-9]
-    best = kept.sort_values(["lf_plus", "lambda"], ascending=[False, False]).iloc[0]
+    best = kept.sort_values([measure, "lambda"], ascending=[False, False]).iloc[0]
     return float(best["lambda"])
 
 

@@ -73,6 +73,7 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
     points, split = (results.sweep, "validation") if results.frontier.empty else (results.frontier, "test")
     if points.empty:
         return None
+    measure = _measured(points, measure)
     # Seeds choose lambdas of their own, which a curve of means cannot show.
     chosen = dict(zip(results.chosen["system"], results.chosen["lambda"], strict=True)) if results.seeds == 1 else None
     means = points.groupby(["system", "lambda"])[[measure, "visual"]].mean().mul(100)
@@ -201,15 +202,23 @@ def left_out(results: Results, out: Path) -> Saved | None:
     if not results.held_out:
         return None
     table = headline(results.fidelity, results.chosen)
-    codes = list(results.held_out)
+    codes, measure = list(results.held_out), _measured(table, "lf_plus")
     seen = sorted(set(table["language"]) - set(codes) - {"en"})
-    values = {"seen": macro(table, "lf_plus", languages=seen), "left out": macro(table, "lf_plus", languages=codes)}
+    if not seen:
+        return None
+    values = {"seen": macro(table, measure, languages=seen), "left out": macro(table, measure, languages=codes)}
     alt = (
-        f"Bars of LF+ per system. Languages in the text rows: {describe(values['seen'])}. "
+        f"Bars of {SHORT_MEASURES[measure]} per system. Languages in the text rows: {describe(values['seen'])}. "
         f"Left out ({', '.join(language_names(codes).values())}): {describe(values['left out'])}."
     )
     data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
-    return save_figure(figures.held_out(table, codes), out / "10_held_out", alt=alt, data=data)
+    fig = figures.held_out(table, codes, metric=measure)
+    return save_figure(fig, out / "10_held_out", alt=alt, data=data)
+
+
+def _measured(table: pd.DataFrame, measure: str) -> str:
+    """``measure``, or LF where no answer was judged, so that LF+ is undefined everywhere."""
+    return measure if table[measure].notna().any() else "lf"
 
 
 ALL: Mapping[str, Callable[[Results, Path], Saved | None]] = MappingProxyType(
