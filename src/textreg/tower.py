@@ -4,9 +4,10 @@ Three choices are not obvious:
 
 * *Supervision by attributes.*  A contrastive pre-training would need millions of pairs; one linear head per attribute,
   thrown away afterwards, needs minutes.
-* *One token per attribute.*  Each head reads a token of its own (:data:`ORDER`), so what the projector, which sees one
-  token at a time, has to translate is there in one place.  With heads on all tokens together the tower sees as well, but
-  alignment needs many times more pictures.  The tokens of a tower trained on web pairs are not sorted like this.
+* *One token per attribute.*  Each head reads a token of its own, in the order of the key words that the language model
+  knows from its training (:func:`tokens`), so what the projector, which sees one token at a time, has to translate is
+  there in one place.  A tower whose heads read all tokens together sees as well, but needs many times more pictures
+  to be aligned.  The tokens of a tower trained on pairs from the web are not sorted like this.
 * *Reading order.*  Groups are told apart by their place in reading order, the order in which a caption names them.
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb``.
@@ -43,6 +44,16 @@ def classes() -> dict[str, int]:
     """Number of classes of every attribute, in a fixed order."""
     per_slot = {"colour": len(COLOURS) + 1, "shape": len(SHAPES) + 1, "size": len(SIZES) + 1, "count": 4}
     return {"relation": len(RELATIONS_SEEN)} | {f"{k}{s}": n for s in range(SLOTS) for k, n in per_slot.items()}
+
+
+def tokens() -> dict[str, int]:
+    """The token (patch position, 0..14) that holds each attribute: group by group, the relation last.
+
+    One token after each group is left to the tower, where key words have their semicolon.
+    """
+    order = ("count", "shape", "size", "colour")
+    place = {f"{name}{slot}": slot * (len(order) + 1) + i for slot in range(SLOTS) for i, name in enumerate(order)}
+    return place | {"relation": SLOTS * (len(order) + 1) - 1}
 
 
 def build_tower(settings: Backbone) -> "SiglipVisionModel":
@@ -97,15 +108,15 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
 
     compute = set_up(settings.threads, device=settings.device)
     tower = build_tower(settings).to(compute.device)
-    patches = (settings.image_size // settings.patch_size) ** 2
-    head = torch.nn.Linear(patches * settings.tower_hidden, sum(classes().values())).to(compute.device)
-    parameters = [*tower.parameters(), *head.parameters()]
+    heads = torch.nn.ModuleDict({name: torch.nn.Linear(settings.tower_hidden, n) for name, n in classes().items()})
+    heads.to(compute.device)
+    parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.tower_learning_rate, weight_decay=0.01, fused=True)
 
     def scores(images: "torch.Tensor") -> tuple["torch.Tensor", ...]:
         # The layer that the VLM reads, which for SigLIP lies before the final layer norm.
         features = tower(images, output_hidden_states=True).hidden_states[-1]  # (n, patches, hidden)
-        return head(features.flatten(1)).split(list(classes().values()), dim=1)
+        return tuple(head(features[:, tokens()[name]]) for name, head in heads.items())
 
     losses, start = [], time.perf_counter()
     rng = random.Random(settings.seed)
