@@ -92,6 +92,12 @@ def test_a_source_that_cannot_be_had_says_why(monkeypatch, source, message):
         open_checkpoint(source)
 
 
+def test_a_mistyped_folder_is_answered_with_the_folder_beside_it(tmp_path):
+    (tmp_path / "backbone").mkdir()
+    with pytest.raises(InputError, match=r"no such checkpoint folder.*did you mean '.*backbone'"):
+        open_checkpoint(tmp_path / "bakcbone")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def resolve(source: str | Path, weights: bool = True) -> Path:
         raise InputError(f"{text} is a file; give the folder of the checkpoint")
     name, _, revision = text.partition("@")
     if text.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError(f"no such checkpoint folder: {text}")
+        raise InputError(f"no such checkpoint folder: {text}{near(folder)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -110,7 +111,14 @@ def resolve(source: str | Path, weights: bool = True) -> Path:
         cure = f"{text!r} is not a folder and not in the local hub cache, and the hub cannot be reached; give a folder"
     except (HfHubHTTPError, OSError) as error:
         cure = f"downloading {text} failed ({type(error).__name__}); run again, the download resumes"
-    raise InputError(cure)
+    raise InputError(cure + near(folder))
+
+
+def near(folder: Path) -> str:
+    """The suffix that names a folder of a similar name, if there is one."""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    close = get_close_matches(folder.name, beside, n=1)
+    return f" (did you mean {str(folder.parent / close[0])!r}?)" if close else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

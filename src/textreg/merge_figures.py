@@ -54,7 +54,7 @@ def changes(table: pd.DataFrame) -> Figure:
         ax.set_ylim(bottom=0)
         ax.grid(axis="y")
         if marks:
-            legend_above(fig, ax, 4, [handle(look, line=True) for look in marks.values()])
+            legend_above(fig, ax, 2, [handle(look, line=True) for look in marks.values()])
     return fig
 
 
