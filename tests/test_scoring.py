@@ -263,6 +263,15 @@ def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
     assert drawn == {"fidelity", "confusion", "fidelity_text", "confusion_text"}  # six series: an arm each
 
 
+def test_long_names_of_systems_break_in_a_drawing_and_stay_whole_in_its_data(tmp_path, identifier):
+    rows = [{**row, "system": f"someone/model-{size}b-instruct"} for size in (7, 13) for row in ROWS]
+    scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    data = pd.read_csv(tmp_path / "figures" / "fidelity.csv")
+    assert "someone/model-7b-instruct, image" in set(data["system"])
+    drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
+    assert "someone/" in drawn and "someone/model-7b-instruct, image" not in drawn
+
+
 def test_seen_and_held_out_languages_have_means_of_their_own(tmp_path, identifier):
     rows = [*ROWS, {"answer": DE, "language": "de", "item_id": "1", "arm": "image", "system": "BM"}]
     path = write(tmp_path / "a.jsonl", rows)

@@ -9,6 +9,7 @@ Use: ``draw(scoring.score_file("answers.jsonl"), "figures")``.
 """
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from textreg.scoring import Result
 
 FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
+LETTERS = 40  # of a name that fit across a drawing
 MANY = 6  # rows of marks that one language has room for
 
 
@@ -50,14 +52,22 @@ def draw(result: "Result", folder: str | Path) -> None:
         alt = f"Language fidelity per prompt language, with 95 % intervals, of the answers in {source}{of_arm}."
         for number, part in _parts(shown["system"], MANY):
             data = shown.loc[shown["system"].isin(part), ["system", "language", "value", "low", "high"]]
-            fig = figures.per_language_plot(data, f"Language fidelity{of_arm} (%)")
+            named = data.assign(system=data["system"].map(_broken(part)))
+            fig = figures.per_language_plot(named, f"Language fidelity{of_arm} (%)")
             figures.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
         called = dict(zip(shown["system"], shown["name"], strict=True))
         alt = f"Share of answers in each language (columns) for each asked language (rows){of_arm}."
         for number, part in _parts(shown["system"], FEW):
             counts = {system: result.confusion[called[system]] for system in part}
             data = pd.concat(counts, names=["system"]).reset_index()
-            figures.save_figure(figures.confusion(counts), folder / f"confusion{suffix}{number}", alt=alt, data=data)
+            broken = _broken(part)
+            fig = figures.confusion({broken[system]: table for system, table in counts.items()})
+            figures.save_figure(fig, folder / f"confusion{suffix}{number}", alt=alt, data=data)
+
+
+def _broken(systems: list[str]) -> dict[str, str]:
+    """Names with line breaks, so that as many as stand side by side do not run into each other."""
+    return {name: textwrap.fill(name, max(10, LETTERS // min(len(systems), FEW))) for name in systems}
 
 
 def _parts(systems: pd.Series, size: int) -> Iterator[tuple[str, list[str]]]:
