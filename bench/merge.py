@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -228,7 +229,7 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
         *said,
         "Ours reads every byte back and compares hashes, and forces the result to disk; the other two do neither.",
         "The reload check, on by default, asks transformers for the set of weights in a process of its own beside the "
-        "merge; the peak is then that of this process.",
+        "merge; the peak is then that of this process, and the merge's own comes on top.",
     ]
 
 
@@ -248,7 +249,7 @@ def show(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.write:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
         command = f"python bench/merge.py --repeat {arguments.repeat} --large {arguments.large:g}"
-        about = __doc__.split("    python")[0].strip().replace(".  ", ".\n")
+        about = re.sub(r"(\.) +", r"\1\n", " ".join(" ".join(__doc__.split("    python")[0].split("\n\n")).split()))
         arguments.write.write_text(
             f"# Merging two checkpoints\n\n{about}\nWall and processor seconds are medians.\n\n{text}\n\n"
             f"Machine: {hardware(arguments.mergekit_python)}.\n\n    {command}\n"
