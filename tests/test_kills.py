@@ -1,7 +1,8 @@
 """Runs that are killed: no orphans, no half stage, and in the end the files of an uninterrupted run.
 
-The moments are random but counted in changes of the run folder, not in seconds, so that a slow machine is killed in
-the same variety of states as a fast one.
+Every stage of a normal run is killed.  The moments are random, but they follow the start of a chosen unit and are
+counted in changes of the run folder, not in seconds, so that a slow machine is killed in the same variety of states as
+a fast one.
 """
 
 import os
@@ -17,7 +18,7 @@ import psutil
 import pytest
 import tiny_chain
 
-from textreg import runner
+from textreg import execution, runner
 from textreg.disk import HashCache
 from textreg.errors import InputError
 from textreg.stages import Unit
@@ -29,9 +30,64 @@ from textreg import runner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 runner.run("tiny", root=Path(sys.argv[1]), jobs=2)
 """
-KILLS = 20
-PROFILE = tiny_chain.PROFILE.replace("steps: 6", "steps: 12")
-FOLDERS = [Unit("prepare_data"), Unit("align"), Unit("tune", "BM"), Unit("tune", "TR"), Unit("figures")]
+KILLS = 24
+PROFILE = (
+    tiny_chain.PROFILE.replace("steps: 6", "steps: 12")
+    .replace("tune, figures]", "tune, merge, evaluate, figures, mechanism]")
+    .replace("{arm: TR}", "{arm: TR, merge: true}")
+    .replace("arms:", "evaluate: {systems: [BM, TR+M], frontier_lambdas: []}\narms:")
+)
+MERGE = """
+import time
+from pathlib import Path
+time.sleep(0.5)
+folder = Path(run) / "merge" / f"{arm}+M"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "sweep.csv").write_text((Path(run) / "tune" / arm / "adapter" / "adapter.safetensors").read_text())
+"""
+#: Answers go item by item into the package's own journal, as those of the real stage do.
+EVALUATE = """
+import time
+from pathlib import Path
+from textreg.journal import Journal
+folder = Path(run) / "evaluate"
+with Journal(folder / "parts.jsonl") as journal:
+    for item in range(8):
+        if str(item) not in journal:
+            time.sleep(0.1)
+            journal.append(str(item), {"answer": item * 7919 % 101})
+    answers = [journal[str(item)]["answer"] for item in range(8)]
+for name in ("answers.parquet", "fidelity.csv", "visual.csv"):
+    (folder / name).write_text(f"{name} {answers}")
+"""
+MECHANISM = """
+import time
+from pathlib import Path
+time.sleep(0.5)
+folder = Path(run) / "mechanism"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "probe.csv").write_text((Path(run) / "tune" / "BM" / "adapter" / "adapter.safetensors").read_text())
+"""
+BODIES = {"merge": MERGE, "evaluate": EVALUATE, "mechanism": MECHANISM}
+FOLDERS = [
+    Unit("prepare_data"),
+    Unit("align"),
+    Unit("tune", "BM"),
+    Unit("tune", "TR"),
+    Unit("merge", "TR"),
+    Unit("mechanism"),
+    Unit("evaluate"),
+    Unit("figures"),
+]
+
+
+def build(folder: Path) -> Path:
+    """The miniature repository with every stage of a normal run."""
+    folder.mkdir()
+    tiny_chain.build(folder, PROFILE)
+    for stage, body in BODIES.items():
+        tiny_chain.write(folder, stage, body)
+    return folder
 
 
 def start(root: Path) -> subprocess.Popen:
@@ -75,7 +131,16 @@ def results(root: Path) -> dict:
     return {unit.name: HashCache().folder(root / "runs" / "tiny" / unit.folder) for unit in FOLDERS}
 
 
-def kill_after(root: Path, process: subprocess.Popen, changes: int, victim: str, pause: float) -> None:
+def begun(root: Path, unit: Unit) -> bool:
+    """Whether the unit has been started and is not done."""
+    folder = root / "runs" / "tiny" / unit.folder
+    return (folder / execution.ATTEMPT).is_file() and not (folder / "manifest.json").is_file()
+
+
+def kill_in(root: Path, process: subprocess.Popen, unit: Unit, changes: int, victim: str, pause: float) -> None:
+    """Kill the victim once the unit has begun, the folder has changed some times more, and a moment has passed."""
+    while process.poll() is None and not begun(root, unit):
+        time.sleep(0.02)
     seen = snapshot(root)
     while changes and process.poll() is None:
         now = snapshot(root)
@@ -83,41 +148,52 @@ def kill_after(root: Path, process: subprocess.Popen, changes: int, victim: str,
         seen = now
         time.sleep(0.02)
     time.sleep(pause)
-    if process.poll() is not None:
-        return
-    if victim == "runner":
-        process.kill()
-        return
-    word = "textreg.kernel" if victim == "kernel" else "textreg.execution"
-    for member in members(root):
-        if word in " ".join(member.cmdline()):
-            member.kill()
+    word = {"kernel": "textreg.kernel", "child": "textreg.execution"}.get(victim)
+    while process.poll() is None:
+        if word is None:
+            process.kill()
             return
+        # A kernel takes its time to appear.
+        for member in members(root):
+            command = " ".join(member.cmdline())
+            if word in command and f"/{unit.stem}.json" in command:
+                member.kill()
+                return
+        time.sleep(0.02)
 
 
-def torment(root: Path, seed: int, kills: int) -> None:
-    """Kill runs of ``root`` at random moments, checking after each kill that nothing lives on."""
-    rng = random.Random(seed)
-    for _ in range(kills):
+def torment(root: Path, seed: int, kills: int) -> set[str]:
+    """Kill runs of ``root`` at random moments, unit after unit, checking after each kill that nothing lives on.
+
+    Returns the stages that a kill left unfinished.
+    """
+    rng, hit, others = random.Random(seed), set(), ["kernel", "child"]
+    targets = [FOLDERS[number % len(FOLDERS)] for number in range(kills)]
+    for unit in sorted(targets, key=FOLDERS.index):
         process = start(root)
-        victim = rng.choices(["runner", "kernel", "child"], weights=[6, 1, 1])[0]
-        kill_after(root, process, rng.randint(1, 14), victim, rng.random() * 0.2)
-        if victim == "runner":
-            process.wait()
-        else:
-            process.wait(timeout=240)
+        # The end of this unit alone stops all that follows it.
+        victim = others.pop() if unit == Unit("tune", "TR") and others else "runner"
+        kill_in(root, process, unit, rng.randint(0, 3), victim, rng.random() * 0.2)
+        # A kernel killed while it starts is started again; then the run must not go on past the next units.
+        while process.poll() is None and begun(root, unit):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        hit |= {other.stage for other in FOLDERS if begun(root, other)}
         assert gone(root), [member.cmdline() for member in members(root)]
-        for unit in FOLDERS:
-            folder = root / "runs" / "tiny" / unit.folder
+        for other in FOLDERS:
+            folder = root / "runs" / "tiny" / other.folder
             if (folder / "manifest.json").is_file():
                 assert runner.plan.manifest.damage(folder, runner.plan.manifest.read(folder), HashCache()) == []
+    return hit
 
 
 @pytest.mark.timeout(900)
 def test_runs_killed_at_random_moments_end_with_the_files_of_an_uninterrupted_run(tmp_path):
-    roots = [tiny_chain.build(_folder(tmp_path, name), PROFILE) for name in ("whole", "first", "second")]
+    roots = [build(tmp_path / name) for name in ("whole", "first", "second")]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(torment, roots[1:], (1, 2), (KILLS // 2, KILLS - KILLS // 2)))
+        hit = set().union(*pool.map(torment, roots[1:], (1, 2), (KILLS // 2, KILLS - KILLS // 2)))
+    assert hit == {unit.stage for unit in FOLDERS}
     finals = [start(root) for root in roots]
     assert [process.wait(timeout=600) for process in finals] == [0, 0, 0], (roots[1] / "run.log").read_text()[-2000:]
     assert results(roots[1]) == results(roots[0])
@@ -125,11 +201,6 @@ def test_runs_killed_at_random_moments_end_with_the_files_of_an_uninterrupted_ru
     for root in roots:
         assert list((root / "runs/tiny/notebooks").glob(".*")) == []
         assert list((root / "runs/tiny/notebooks").glob("*.failed.ipynb")) == []
-
-
-def _folder(parent: Path, name: str) -> Path:
-    (parent / name).mkdir()
-    return parent / name
 
 
 def test_ctrl_c_ends_a_run_with_all_its_children_within_five_seconds(tmp_path):
