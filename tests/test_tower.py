@@ -1,6 +1,7 @@
 """The micro tower: the attributes it learns from, the pixels it sees, and a training in miniature."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from transformers import SiglipImageProcessorPil
 
 from textreg import tower
 from textreg.config import Backbone
+from textreg.errors import InputError
 from textreg.scenes import COLOURS, SHAPES, SIZES, Group, Scene, render, sample
 
 TINY = Backbone(
-    tower_hidden=16, tower_layers=1, tower_heads=2, image_size=24, patch_size=12, tower_steps=200, tower_batch=8
+    tower_hidden=16, tower_layers=1, tower_heads=2, image_size=24, patch_size=6, tower_steps=200, tower_batch=8
 )
 
 
@@ -57,6 +59,17 @@ def test_examples_are_pictures_with_one_class_per_attribute():
     assert pictures.shape == (5, 3, 24, 24) and pictures.abs().max() <= 1
     assert targets.shape == (5, len(tower.classes()))
     assert (targets < torch.tensor(list(tower.classes().values()))).all()
+
+
+def test_every_attribute_is_read_from_a_token_of_its_own():
+    places = tower.tokens()
+    assert set(places) == set(tower.classes())
+    assert len(set(places.values())) == len(places)
+
+
+def test_a_tower_with_fewer_tokens_than_attributes_is_refused_by_the_setting_to_change():
+    with pytest.raises(InputError, match="patch_size=12 cuts an image of 24 pixels into 4 tokens"):
+        tower.build_tower(replace(TINY, patch_size=12))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """A vision-language model from a language model, a vision tower and a fresh projector, or from a published checkpoint.
 
 Both parts may be a hub id, maybe with a revision (``owner/name@v1``), a folder, or ``shipped`` (the micro backbone in
-the package).
-The choices that are not obvious: the modules of the loaded parts are moved into a LLaVA built without memory, so
-nothing is copied and tied embeddings stay tied; the image token takes a spare row of the embedding when there is one;
-the tower is read at its last hidden layer when it has no pooling head (ours was trained there) and one layer earlier
-otherwise, as LLaVA 1.5 (Liu et al. 2024) and LLaVA-OneVision (Li et al. 2024) do; a tower with a class token drops it
-(CLIP), one without keeps all patches (SigLIP).  Image processors are the Pillow ones, so that torchvision is never
-needed.
+the package).  The choices that are not obvious: the modules of the loaded parts are moved into a LLaVA built without
+memory, so nothing is copied and tied embeddings stay tied; the fresh projector is scaled to the size of word
+embeddings; the image token takes a spare row of the embedding when there is one; the tower is read at its last hidden
+layer when it has no pooling head (ours was trained there) and one layer earlier otherwise, as LLaVA 1.5 (Liu et al.
+2024) and LLaVA-OneVision (Li et al. 2024) do; a tower with a class token drops it (CLIP), one without keeps all
+patches (SigLIP).  Image processors are the Pillow ones, so that torchvision is never needed.
 
     >>> model, processor = assemble("shipped", "shipped", seed=0)
     >>> model, processor = assemble("BSC-LT/salamandra-2b-instruct", "google/siglip-so400m-patch14-384")
@@ -101,9 +100,31 @@ def assemble(
     model.lm_head = language.get_output_embeddings()
     model.model.vision_tower = vision
     model.model.multi_modal_projector = projector.to(device)
+    scale_to_embeddings(model)
     model.generation_config = generation_config(language.generation_config, tokenizer)
     processor = llava_processor(image_processor, tokenizer, config, extra)
     return model.eval(), processor
+
+
+def scale_to_embeddings(model: "PreTrainedModel") -> None:
+    """Scale the fresh projector's last layer so that image tokens start as large (RMS) as word embeddings.
+
+    Tower features can be fifty times as large as embeddings; at that size the residual stream of an image token drowns
+    what the language model's layers write, and alignment begins by undoing it.  Measured on a grey picture.
+    """
+    import torch
+
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    side = tower.config.image_size
+    grey = torch.zeros(1, 3, side, side, device=tower.device, dtype=tower.dtype)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        states = tower(grey, output_hidden_states=True).hidden_states
+        seen = projector(states[model.config.vision_feature_layer].float())  # [1, patches, hidden]
+        wanted = torch.linalg.vector_norm(weight, dtype=torch.float32) / weight.numel() ** 0.5
+        factor = wanted / seen.pow(2).mean().sqrt()
+        projector.linear_2.weight.mul_(factor)
+        projector.linear_2.bias.mul_(factor)
 
 
 def load_vlm(

@@ -76,8 +76,8 @@ class PrepareData(Stage):
         default_factory=lambda: ["es", "ca", "fr", "de", "pt", "it", "pl", "gl", "el", "uk", "eu", "lt", "ga"]
     )
     held_out: Languages = Field(default_factory=lambda: ["sv"])
-    align_rows: Positive = 12000
-    visual_rows: Positive = 12000
+    align_rows: Positive = 16000
+    visual_rows: Positive = 16000
     text_rows: Positive = 12000
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     text_mixture: Literal["temperature", "paper"] = "temperature"
@@ -122,7 +122,9 @@ class Align(Training):
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
-    threads: Positive = 2  # nothing runs beside it
+    steps: Positive = 1600
+    batch_size: Positive = 16
+    log_steps: Positive = 20
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -131,7 +133,8 @@ class Tune(Training):
 
     ``text`` says what the text-only rows are: ``none`` (BM), ``multilingual`` (TR) or ``english`` (EN, the control);
     ``text_phases`` in how many of the three thirds of training they appear (1: last only, 2: last two, 3: throughout);
-    ``text_image`` puts a blank or an unrelated image in front of them.
+    ``text_image`` puts a blank or an unrelated image in front of them.  ``projector_learning_rate`` is a tenth of the
+    adapter's, as in LLaVA's LoRA recipe: what alignment taught is kept.
     """
 
     arm: str = "TR"
@@ -141,8 +144,11 @@ class Tune(Training):
     text_image: Literal["none", "blank", "distractor"] = "none"
     rank: Positive = 16
     alpha: Positive = 32
-    steps: Positive = 450
-    learning_rate: Rate = 7e-3
+    steps: Positive = 1000
+    batch_size: Positive = 16
+    log_steps: Positive = 20
+    learning_rate: Rate = 5.5e-3
+    projector_learning_rate: Rate = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -119,6 +119,7 @@ def sample(
     canonical: bool = False,
     groups: int | None = None,
     sizes: bool = True,
+    flat: bool = False,
     colours: tuple[str, ...] = COLOURS,
     shapes: tuple[str, ...] = SHAPES,
 ) -> Scene:
@@ -126,15 +127,17 @@ def sample(
 
     Of ten scenes about six are two groups in a relation, three one group and one three groups.  ``canonical`` gives
     what a picture can show without ambiguity (see the module); otherwise all four relations and a tenth of bare pairs
-    occur.  ``groups`` fixes the number of groups (1..3), ``sizes=False`` says nothing about size.
+    occur.  ``groups`` fixes the number of groups (1..3), ``sizes=False`` says nothing about size.  ``flat`` shows rare
+    kinds as often as common ones: as many scenes of one, two and three groups, and more groups of several objects.
     """
-    number = groups or rng.choices((1, 2, 3), (3, 6, 1))[0]
+    number = groups or rng.choices((1, 2, 3), (1, 1, 1) if flat else (3, 6, 1))[0]
+    alone, beside = (0.7, 0.5) if flat else (0.4, 0.15)  # chance of several objects in a group
     chosen = zip(rng.sample(colours, number), rng.sample(shapes, number), strict=True)
     spare = MAX_OBJECTS - number
     members = []
     for colour, shape in chosen:
         count = 1
-        if spare and rng.random() < (0.4 if number == 1 else 0.15):
+        if spare and rng.random() < (alone if number == 1 else beside):
             count += rng.randint(1, spare)
             spare -= count - 1
         members.append(Group(colour, shape, rng.choice(SIZES) if sizes else None, count))

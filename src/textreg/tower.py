@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textreg.config import Backbone
+from textreg.errors import InputError
 from textreg.scenes import COLOURS, SHAPES, SIZES, Scene, render, sample
 
 if TYPE_CHECKING:
@@ -57,10 +58,19 @@ def tokens() -> dict[str, int]:
 
 
 def build_tower(settings: Backbone) -> "SiglipVisionModel":
-    """An untrained SigLIP vision model of the configured size, without its pooling head."""
+    """An untrained SigLIP vision model of the configured size, without its pooling head.
+
+    Raises :class:`InputError` for patches so large that there are fewer tokens than attributes.
+    """
     import torch
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
+    found, needed = (settings.image_size // settings.patch_size) ** 2, max(tokens().values()) + 1
+    if found < needed:
+        raise InputError(
+            f"patch_size={settings.patch_size} cuts an image of {settings.image_size} pixels into {found} tokens, and "
+            f"each attribute needs its own, {needed} in all: choose a smaller patch_size"
+        )
     torch.manual_seed(settings.seed)
     config = SiglipVisionConfig(
         hidden_size=settings.tower_hidden,

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from textreg import compute, flops, resume
-from textreg.adapters import plain
+from textreg.adapters import PROJECTOR, plain
 from textreg.batches import StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
@@ -61,9 +61,26 @@ class TrainLog:
 class StepTrainer(Trainer):
     """``Trainer`` with checkpoints of the trained weights alone, written whole or not at all, and a stop at NaN."""
 
-    def __init__(self, *, checkpoints: Path, **options: Any) -> None:
+    def __init__(self, *, checkpoints: Path, projector_rate: float | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.checkpoints = checkpoints
+        self.projector_rate = projector_rate
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer; the projector has a learning rate of its own where the settings give one."""
+        if self.optimizer is not None or self.projector_rate is None:
+            return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        named = (self.model if model is None else model).named_parameters()
+        projector = {id(parameter) for name, parameter in named if PROJECTOR in name}
+        groups = []
+        for group in optimizer.param_groups:
+            for own in (False, True):
+                members = [parameter for parameter in group["params"] if (id(parameter) in projector) == own]
+                if members:
+                    groups.append(group | {"params": members} | ({"lr": self.projector_rate} if own else {}))
+        optimizer.param_groups = groups
+        return optimizer
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch; on CPU the loss is checked at once, on CUDA at the next log, because looking costs a
@@ -168,6 +185,7 @@ def train(
     steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
     trainer = StepTrainer(
         checkpoints=folder,
+        projector_rate=getattr(settings, "projector_learning_rate", None),
         model=learner,
         args=arguments(settings, folder, accumulation=settings.batch_size // (micro * world), device=device),
         data_collator=first,
