@@ -99,6 +99,15 @@ def test_the_projector_depends_on_the_seed_alone(tiny_llm, tiny_tower):
     assert not torch.equal(weight(3), weight(4))
 
 
+def test_image_tokens_start_as_large_as_word_embeddings(tiny_llm, tiny_tower):
+    model, _ = assemble(str(tiny_llm), str(tiny_tower))
+    with torch.no_grad():
+        states = model.model.vision_tower(torch.zeros(1, 3, 24, 24), output_hidden_states=True).hidden_states
+        seen = model.model.multi_modal_projector(states[model.config.vision_feature_layer])
+    words = model.get_input_embeddings().weight.detach()
+    assert float(seen.pow(2).mean().sqrt()) == pytest.approx(float(words.pow(2).mean().sqrt()), rel=1e-4)
+
+
 def test_a_new_embedding_row_is_the_mean_of_the_others(tmp_path, tiny_tower):
     model, _ = assemble(str(write_llm(tmp_path, tied=False)), str(tiny_tower))
     for weight in (model.get_input_embeddings().weight, model.lm_head.weight):

@@ -8,9 +8,8 @@ from textreg import assembly, assets, backbone, languages, tower
 from textreg.config import Backbone
 from textreg.errors import InputError
 
-TINY = Backbone(
-    vocabulary=400, hidden=32, layers=1, heads=2, tower_hidden=16, tower_layers=1, tower_heads=2, image_size=24
-)
+SIZES = {"hidden": 32, "layers": 1, "heads": 2, "tower_hidden": 16, "tower_layers": 1, "tower_heads": 2}
+TINY = Backbone(vocabulary=400, image_size=24, patch_size=6, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_what_was_saved_is_whole_and_says_how_it_was_made(saved):
 
 def test_the_two_checkpoints_are_ordinary_ones_that_make_a_llava(saved):
     model, processor = assembly.assemble(str(saved / "llm"), str(saved / "tower"))
-    assert model.config.image_seq_length == 4
+    assert model.config.image_seq_length == 16
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_index
 
 
@@ -82,6 +81,5 @@ def test_the_shipped_backbone_knows_its_languages_and_sees():
     scores = {row["language"]: row for row in held_out["llm"]}
     assert set(scores) == set(languages.codes())
     assert {code: row["fidelity"] for code, row in scores.items() if row["fidelity"] < 0.99} == {}
-    floor = {"de": 0.90, "pl": 0.85}  # these two miss the goal of 0.95 and must not get worse
-    assert {code: row["exact"] for code, row in scores.items() if row["exact"] < floor.get(code, 0.95)} == {}
+    assert {code: row["exact"] for code, row in scores.items() if row["exact"] < 0.95} == {}
     assert {name: value for name, value in held_out["tower"].items() if value < 0.98} == {}

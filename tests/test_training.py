@@ -90,6 +90,18 @@ def test_training_lowers_the_loss_and_leaves_the_frozen_parts_alone(tmp_path, da
     assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
 
 
+def test_the_projector_learns_at_a_rate_of_its_own(tmp_path, data):
+    settings = dataclasses.replace(SETTINGS, steps=1, warmup=0.0, projector_learning_rate=1e-4)
+    before = weights(data.model())
+    after, _ = data.train(settings, tmp_path)
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in after}
+    # Adam's first step moves a weight by its learning rate, whatever the gradient.
+    rates = {True: 1e-4, False: 5e-3}
+    for projector, rate in rates.items():
+        largest = max(change for name, change in moved.items() if ("multi_modal_projector" in name) == projector)
+        assert largest == pytest.approx(rate, rel=1e-2)
+
+
 def test_alignment_trains_the_projector_and_nothing_else(tmp_path, data):
     model = data.model(adapter=False)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
