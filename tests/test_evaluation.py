@@ -69,6 +69,11 @@ def test_a_choice_without_the_tuned_model_is_refused():
         evaluation.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
 
 
+def test_a_lambda_that_forgets_the_questions_is_not_chosen():
+    swept = sweep((1.0, 0.80, 0.98), (0.7, 0.85, 0.98), (0.4, 0.95, 0.98)).assign(questions=[0.70, 0.68, 0.40])
+    assert evaluation.choose_lambda(swept, 0.02) == 0.7
+
+
 def test_without_a_judge_the_lambda_is_chosen_by_lf():
     unjudged = sweep((0.5, 0.9, 0.8), (1.0, 0.9, 0.8)).assign(lf=[0.7, 0.4], lf_plus=float("nan"))
     assert evaluation.choose_lambda(unjudged, 0.02) == 0.5
@@ -106,7 +111,9 @@ def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
             (*key, "en", "image", "caption", *yes),
             (*key, "en", "image", "caption", True, True, False, False),
             (*key, "de", "text", "caption", *no),  # another arm
-            (*key, "de", "image", "colour", *no),  # another task
+            (*key, "en", "image", "colour", *yes),
+            (*key, "en", "image", "count", True, True, False, False),
+            (*key, "de", "image", "colour", *no),  # a question in another language
             (*key, "es", "image", "caption", *no),  # another language
         ]
     )
@@ -120,6 +127,7 @@ def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
         "lf_plus": 0.625,
         "grounded": 0.625,
         "visual": 0.5,
+        "questions": 0.5,
     }
 
 

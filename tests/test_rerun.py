@@ -112,9 +112,9 @@ def test_bits_are_promised_only_where_machine_and_versions_are_known_to_agree():
 
 def test_the_book_states_the_tolerance_that_is_tested():
     page = (ROOT / "book" / "limits.md").read_text(encoding="utf-8")
-    assert f"mean LF may differ by {TOLERANCE['lf']:.2f}, and the means of LF+ and GF" in page
+    assert f"mean LF may differ by {100 * TOLERANCE['lf']:.0f} points, and the means of LF+ and GF" in page
     assert {TOLERANCE[name] for name in ("lf_plus", "grounded", "visual")} == {0.1}
-    assert "the English caption accuracy by 0.10" in page
+    assert "the English caption accuracy by 10 points" in page
 
 
 @pytest.mark.rerun

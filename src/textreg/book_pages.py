@@ -47,14 +47,15 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
 
 
 def systems_table(results: Results) -> str:
-    """LF, LF+, GF, LF of the text arm, IFL and visual accuracy of every system, in per cent."""
+    """LF, LF+, GF, LF of the text arm, English captions and questions right, and IFL of every system, in per cent."""
     fidelity = headline(results.fidelity, results.chosen)
     columns = {
         "LF": macro(fidelity, "lf"),
         "LF+": macro(fidelity, "lf_plus"),
         "GF": macro(fidelity, "grounded"),
         "LF, text arm": macro(fidelity, "lf", "text"),
-        "visual, English": visual_accuracy(headline(results.visual, results.chosen)),
+        "captions, English": visual_accuracy(headline(results.visual, results.chosen)),
+        "questions, English": visual_accuracy(headline(results.visual, results.chosen), questions=True),
     }
     columns = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
     rows = []

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "backbone"
 MERGED = "+M"
-SWEEP_COLUMNS = ("seed", "system", "lambda", "split", "lf", "lf_plus", "grounded", "visual")
+SWEEP_COLUMNS = ("seed", "system", "lambda", "split", "lf", "lf_plus", "grounded", "visual", "questions")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ def chosen_lambda(run: str | Path, arm: str) -> float:
     if not path.is_file():
         raise InputError(f"{path} is missing; run the stage merge for arm {arm} first")
     return float(json.loads(path.read_text("utf-8"))["lambda"])
+
+
+def sweep_requests(run: str | Path, split: str) -> "pd.DataFrame":
+    """What a sweep asks at every lambda: the captions of all languages and the English questions, with the image."""
+    asked = read_requests(run, split, ["image"])
+    return asked[(asked["task"] == "caption") | (asked["language"] == "en")].reset_index(drop=True)
 
 
 def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":
@@ -190,34 +196,41 @@ def annotated(settings: Evaluate, answers: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) -> "pd.DataFrame":
-    """One row per system and lambda from annotated image-arm captions: the columns of ``sweep.csv``.
+    """One row per system and lambda from annotated image-arm answers: the columns of ``sweep.csv``.
 
     ``lf``, ``lf_plus`` and ``grounded`` are macro means over ``languages``; ``visual`` is the share of English
     captions whose content is right, or where people wrote the references, so that no content can be judged exactly,
-    their chrF.  All in 0..1.
+    their chrF; ``questions`` is the share of English questions answered right, undefined where none was judged.  All
+    in 0..1.
     """
     import pandas as pd
 
     from textreg.crossmodal import caption_scores
 
     rows = []
-    captions = scored[(scored["task"] == "caption") & (scored["arm"] == "image")]
-    for (seed, name, lam), group in captions.groupby(["seed", "system", "lambda"]):
+    shown = scored[scored["arm"] == "image"]
+    for (seed, name, lam), everything in shown.groupby(["seed", "system", "lambda"]):
+        group = everything[everything["task"] == "caption"]
+        asked = everything[(everything["task"] != "caption") & (everything["language"] == "en")]
+        questions = asked["content"].astype(float).mean()
         foreign = group[group["language"].isin(languages)].groupby("language")
         means = {m: foreign[m].mean().astype(float).mean() for m in ("lf", "lf_plus", "grounded")}
         english = group[group["language"] == "en"]
         judged = english["content"].notna().any()
         visual = english["content"].astype(float).mean() if judged else caption_scores(english)["chrf"].mean() / 100
-        rows.append({"seed": seed, "system": name, "lambda": lam, "split": split, **means, "visual": visual})
+        seen = {"visual": visual, "questions": questions}
+        rows.append({"seed": seed, "system": name, "lambda": lam, "split": split, **means, **seen})
     return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS))
 
 
 def choose_lambda(sweep: "pd.DataFrame", tolerated_visual_loss: float) -> float:
-    """The rule of ``04_merge``: of the lambdas whose visual score is within the tolerance of lambda 1, the highest
-    LF+, or LF where no judge said what LF+ is.
+    """The rule of ``04_merge``: of the lambdas that see as well as lambda 1 within the tolerance, the one with the
+    highest LF+, or LF where no judge said what LF+ is.
 
-    Ties go to the larger lambda, which changes the tuned model least.  Raises :class:`InputError` without lambda 1,
-    or when there was no English caption to see by.
+    Seeing is the mean of English captions and English questions, or captions alone where no question was judged: a
+    lambda that describes well and has forgotten what tuning taught about questions is no good choice.  Ties go to the
+    larger lambda, which changes the tuned model least.  Raises :class:`InputError` without lambda 1, or when there was
+    no English caption to see by.
     """
     tuned = sweep[sweep["lambda"] == 1.0]
     if tuned.empty:
@@ -225,7 +238,8 @@ def choose_lambda(sweep: "pd.DataFrame", tolerated_visual_loss: float) -> float:
     if tuned["visual"].isna().any():
         raise InputError("merge: no English caption tells what lambda costs: add en to prepare_data.languages")
     measure = "lf_plus" if sweep["lf_plus"].notna().any() else "lf"
-    kept = sweep[sweep["visual"] >= tuned["visual"].iloc[0] - tolerated_visual_loss - 1e-9]
+    seeing = sweep.reindex(columns=["visual", "questions"]).mean(axis=1)  # leaves undefined ones out
+    kept = sweep[seeing >= seeing[tuned.index[0]] - tolerated_visual_loss - 1e-9]
     best = kept.sort_values([measure, "lambda"], ascending=[False, False]).iloc[0]
     return float(best["lambda"])
 

@@ -163,12 +163,15 @@ def macro(
     return pd.DataFrame(table, columns=["system", "value", "low", "high", "seeds", "languages"])
 
 
-def visual_accuracy(visual: pd.DataFrame, language: str | None = ENGLISH) -> pd.DataFrame:
-    """``system, value, low, high, seeds``: visual accuracy, the mean over tasks and then over seeds."""
+def visual_accuracy(visual: pd.DataFrame, questions: bool = False) -> pd.DataFrame:
+    """``system, value, low, high, seeds``: the visual score, which is the share of English captions with the right
+    meaning, or with ``questions`` the share of English questions answered right, of whatever kind; mean over seeds.
+    """
     if visual.empty:
         return pd.DataFrame(columns=["system", "value", "low", "high", "seeds"])
-    rows = visual if language is None else visual[visual["language"] == language]
-    by_seed = rows.groupby(["system", "seed"], sort=False)["accuracy"].mean().reset_index()
+    rows = visual[(visual["language"] == ENGLISH) & ((visual["task"] != "caption") == questions)]
+    hits = rows.assign(hits=rows["accuracy"] * rows["n"]).groupby(["system", "seed"], sort=False)[["hits", "n"]].sum()
+    by_seed = (hits["hits"] / hits["n"]).rename("accuracy").reset_index()
     grouped = by_seed.groupby("system", sort=False)["accuracy"]
     table = grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
     table.loc[table["seeds"] < 2, ["low", "high"]] = float("nan")

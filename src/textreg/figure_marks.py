@@ -62,7 +62,8 @@ MEASURES = MappingProxyType(
         "lf_plus": "stricter fidelity, LF+ (%)",
         "grounded": "grounded fidelity, GF (%)",
         "english_rate": "answers in English (%)",
-        "visual": "visual accuracy, English (%)",
+        "visual": "English captions right (%)",
+        "questions": "English questions right (%)",
     }
 )
 SHORT_MEASURES = MappingProxyType({"lf": "LF", "lf_plus": "LF+", "grounded": "GF", "visual": "visual accuracy"})

@@ -84,8 +84,16 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
         for system, curve in ((system, rows.droplevel(0)) for system, rows in means.groupby(level=0))
     )
     alt = (
-        f"Curves of {SHORT_MEASURES[measure]} against English visual accuracy as lambda falls, {split} images: {told}."
+        f"Curves of {SHORT_MEASURES[measure]} against the share of English captions that are right, as lambda falls, "
+        f"{split} images: {told}."
     )
+    if "questions" in points and points["questions"].notna().any():
+        asked = points.groupby(["system", "lambda"])["questions"].mean().mul(100)
+        alt += " English questions right: " + "; ".join(
+            f"{system} {curve.iloc[-1]:.0f} % at {curve.index[-1]:g}, {curve.iloc[0]:.0f} % at {curve.index[0]:g}"
+            for system, curve in ((system, rows.droplevel(0)) for system, rows in asked.groupby(level=0))
+        )
+        alt += "."
     fig = figures.frontier(points, fidelity=measure, chosen=chosen)
     return save_figure(fig, out / "4_frontier", alt=alt, data=points)
 

@@ -175,51 +175,41 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, thres
 
 
 def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[str, float] | None = None) -> Figure:
-    """Fidelity on image prompts against visual accuracy along lambda, one curve per tuned system.
+    """Fidelity on image prompts against seeing along lambda, one curve per tuned system, one panel per way of seeing.
 
-    ``sweep`` has ``system, lambda, visual`` and the column ``fidelity`` (one of lf, lf_plus, grounded), over languages
-    already averaged; several seeds are averaged and drawn faintly one by one.  ``chosen`` circles a system's lambda.
+    ``sweep`` has ``system, lambda, visual``, maybe ``questions``, and the column ``fidelity`` (one of lf, lf_plus,
+    grounded), over languages already averaged; several seeds are averaged and drawn faintly one by one.  ``chosen``
+    circles a system's lambda.
     """
     require(sweep, ("seed", "system", "lambda", "visual", fidelity), "lambda sweep")
     refuse_empty(sweep, "lambda frontier")
     marks = system_marks(sweep["system"].unique())
+    panels = [name for name in ("visual", "questions") if name in sweep and sweep[name].notna().any()]
     with style():
         fig = Figure(figsize=size("page", height=3.9))
-        ax = fig.subplots()
-        for system, rows in sweep.groupby("system", sort=False):
-            look = marks[system]
-            if rows["seed"].nunique() > 1:
-                ax.plot(
-                    rows["visual"],
-                    rows[fidelity],
-                    look.marker,
-                    color=look.colour,
-                    alpha=0.25,
-                    markersize=4,
-                    clip_on=False,
-                )
-            curve = rows.groupby("lambda")[["visual", fidelity]].mean().sort_index()
-            ax.plot(
-                curve["visual"],
-                curve[fidelity],
-                color=look.colour,
-                linestyle=look.line,
-                marker=look.marker,
-                clip_on=False,
-            )
-            for (lam, point), dodge in zip(curve.iterrows(), _label_places(curve.to_numpy()), strict=True):
-                if dodge is not None:
-                    ax.annotate(
-                        f"{lam:g}", point.to_numpy(), dodge, textcoords="offset points", color=look.colour, ha="right"
-                    )
-            if chosen and system in chosen and chosen[system] in curve.index:
-                point = curve.loc[chosen[system]]
-                ax.plot(*point, "o", markersize=13, markerfacecolor="none", markeredgecolor="#222222", clip_on=False)
-        per_cent(ax, MEASURES["visual"])
+        axes = np.atleast_1d(fig.subplots(1, len(panels), sharey=True))
+        for ax, seen in zip(axes, panels, strict=True):
+            for system, rows in sweep.groupby("system", sort=False):
+                look = marks[system]
+                if rows["seed"].nunique() > 1:
+                    faint = {"color": look.colour, "alpha": 0.25, "markersize": 4, "clip_on": False}
+                    ax.plot(rows[seen], rows[fidelity], look.marker, **faint)
+                curve = rows.groupby("lambda")[[seen, fidelity]].mean().sort_index()
+                line = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "clip_on": False}
+                ax.plot(curve[seen], curve[fidelity], **line)
+                for (lam, point), dodge in zip(curve.iterrows(), _label_places(curve.to_numpy()), strict=True):
+                    if dodge is not None:
+                        told = {"textcoords": "offset points", "color": look.colour, "ha": "right"}
+                        ax.annotate(f"{lam:g}", point.to_numpy(), dodge, **told)
+                if chosen and system in chosen and chosen[system] in curve.index:
+                    ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#222222"}
+                    ax.plot(*curve.loc[chosen[system]], "o", clip_on=False, **ring)
+            per_cent(ax, MEASURES[seen])
+            for axis, values in (("x", sweep[seen]), ("y", sweep[fidelity])):
+                ax.set(**{f"{axis}lim": (np.floor(max(values.min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
+            ax.grid(axis="both")
+        ax = axes[0]
         per_cent(ax, MEASURES[fidelity], axis="y")
-        for axis, values in (("x", sweep["visual"]), ("y", sweep[fidelity])):
-            ax.set(**{f"{axis}lim": (np.floor(max(values.min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
-        ax.grid(axis="both")
         handles = [handle(look, line=True) for look in marks.values()]
         if chosen:
             ring = Line2D(
