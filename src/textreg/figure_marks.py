@@ -62,8 +62,7 @@ MEASURES = MappingProxyType(
         "lf_plus": "stricter fidelity, LF+ (%)",
         "grounded": "grounded fidelity, GF (%)",
         "english_rate": "answers in English (%)",
-        "visual": "English captions right (%)",
-        "questions": "English questions right (%)",
+        "visual": "visual accuracy, English (%)",
     }
 )
 SHORT_MEASURES = MappingProxyType({"lf": "LF", "lf_plus": "LF+", "grounded": "GF", "visual": "visual accuracy"})

@@ -184,7 +184,8 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
     require(sweep, ("seed", "system", "lambda", "visual", fidelity), "lambda sweep")
     refuse_empty(sweep, "lambda frontier")
     marks = system_marks(sweep["system"].unique())
-    panels = [name for name in ("visual", "questions") if name in sweep and sweep[name].notna().any()]
+    told = {"visual": "English captions right (%)", "questions": "English questions right (%)"}
+    panels = [name for name in told if name in sweep and sweep[name].notna().any()]
     with style():
         fig = Figure(figsize=size("page", height=3.9))
         axes = np.atleast_1d(fig.subplots(1, len(panels), sharey=True))
@@ -199,12 +200,12 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
                 ax.plot(curve[seen], curve[fidelity], **line)
                 for (lam, point), dodge in zip(curve.iterrows(), _label_places(curve.to_numpy()), strict=True):
                     if dodge is not None:
-                        told = {"textcoords": "offset points", "color": look.colour, "ha": "right"}
-                        ax.annotate(f"{lam:g}", point.to_numpy(), dodge, **told)
+                        offset = {"textcoords": "offset points", "color": look.colour, "ha": "right"}
+                        ax.annotate(f"{lam:g}", point.to_numpy(), dodge, **offset)
                 if chosen and system in chosen and chosen[system] in curve.index:
                     ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#222222"}
                     ax.plot(*curve.loc[chosen[system]], "o", clip_on=False, **ring)
-            per_cent(ax, MEASURES[seen])
+            per_cent(ax, told[seen])
             for axis, values in (("x", sweep[seen]), ("y", sweep[fidelity])):
                 ax.set(**{f"{axis}lim": (np.floor(max(values.min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
             ax.grid(axis="both")
