@@ -198,29 +198,22 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
                 curve = rows.groupby("lambda")[[seen, fidelity]].mean().sort_index()
                 line = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "clip_on": False}
                 ax.plot(curve[seen], curve[fidelity], **line)
-                for (lam, point), dodge in zip(curve.iterrows(), _label_places(curve.to_numpy()), strict=True):
-                    if dodge is not None:
-                        offset = {"textcoords": "offset points", "color": look.colour, "ha": "right"}
-                        ax.annotate(f"{lam:g}", point.to_numpy(), dodge, **offset)
+                for lam in (curve.index[0], curve.index[-1]):
+                    offset = {"textcoords": "offset points", "color": look.colour, "ha": "center"}
+                    ax.annotate(f"λ = {lam:g}", curve.loc[lam].to_numpy(), (0, -15), **offset)
                 if chosen and system in chosen and chosen[system] in curve.index:
                     ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#222222"}
                     ax.plot(*curve.loc[chosen[system]], "o", clip_on=False, **ring)
             per_cent(ax, told[seen])
-            for axis, values in (("x", sweep[seen]), ("y", sweep[fidelity])):
-                ax.set(**{f"{axis}lim": (np.floor(max(values.min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
+            for axis, values in (("x", sweep[panels]), ("y", sweep[[fidelity]])):  # one scale for both ways of seeing
+                ax.set(**{f"{axis}lim": (np.floor(max(values.min().min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
             ax.grid(axis="both")
-        ax = axes[0]
-        per_cent(ax, MEASURES[fidelity], axis="y")
+        per_cent(axes[0], MEASURES[fidelity], axis="y")
         handles = [handle(look, line=True) for look in marks.values()]
         if chosen:
-            ring = Line2D(
-                [], [], marker="o", linestyle="", markersize=10, markerfacecolor="none", markeredgecolor="#222222"
-            )
-            ring.set_label("chosen lambda")
-            handles.append(ring)
-        ax.legend(
-            handles=handles, loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", title="numbers: lambda"
-        )
+            ring = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "#222222"}
+            handles.append(Line2D([], [], marker="o", linestyle="", label="chosen lambda", **ring))
+        legend_above(fig, axes[0], len(handles), handles)
     return fig
 
 
@@ -295,17 +288,3 @@ def arms(
         ]
         fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return fig
-
-
-def _label_places(points: np.ndarray, apart: float = 0.055) -> list[tuple[int, int] | None]:
-    """Where to write each lambda beside its point; None where it would stand on its neighbour's label.
-
-    Labels are given from the last point (lambda 1, the tuned model) backwards, because the ends matter most.
-    """
-    places: list[tuple[int, int] | None] = []
-    last = None
-    for point in points[::-1]:
-        crowded = last is not None and np.abs(point - last).max() < apart
-        places.append(None if crowded else (-6, -11))
-        last = last if crowded else point
-    return places[::-1]
