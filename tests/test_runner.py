@@ -75,7 +75,7 @@ def test_the_moved_run_still_stands(repository):
 UNCHANGED = {
     "prose": lambda root: edit(root, "tune", "# tune", "# Tuning, told better"),
     "a comment": lambda root: edit(root, "tune", "folder = Path(run)", "# where\\nfolder = Path(run)"),
-    "a value of the parameters cell": lambda root: edit(root, "tune", "log_steps = 10", "log_steps = 20"),
+    "a value of the parameters cell": lambda root: edit(root, "tune", "log_steps = 20", "log_steps = 10"),
     "modification times": lambda root: [os.utime(path) for path in root.rglob("*") if path.is_file()],
     "a log": lambda root: (root / "runs/tiny/logs/02_align.log").write_text("other"),
     "an executed notebook": lambda root: (root / "runs/tiny/notebooks/02_align.ipynb").unlink(),
