@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import write_tower
 
+from textreg import row_files
 from textreg.assembly import assemble
 from textreg.errors import InputError
 from textreg.features import ImageTable, open_features, projected
@@ -22,7 +23,8 @@ def test_fetched_features_give_the_logits_of_the_pixels(tmp_path, tiny_llm, tiny
     features = open_features(model, processor, tiny_images, tmp_path / "kept", cache=cache)
     ids, expected = pixel_logits(model, processor, tiny_images.image("image-3"))
     seen = projected(model, features.fetch(["image-3"]))
-    assert torch.equal(model(input_ids=ids, mm_encoder_outputs=seen).logits, expected)
+    # Several threads add up a batch of nine in another order than a single picture.
+    torch.testing.assert_close(model(input_ids=ids, mm_encoder_outputs=seen).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_second_call_reads_the_file_of_the_first(tmp_path, tiny_vlm, tiny_images, capsys):
@@ -72,17 +74,37 @@ def test_the_blank_image_is_always_there_and_uniform(tiny_images):
     assert np.ptp(np.asarray(tiny_images.image("blank"))) == 0
 
 
-def test_pictures_are_read_from_bytes_and_from_paths(tmp_path, tiny_images):
-    import pandas as pd
+def image_rows(table, images):
+    with row_files.RowWriter(table, row_files.IMAGES) as writer:
+        for name, image in images.items():
+            writer.write({"image_id": name, "split": "train", "image": image, "scene": None})
 
+
+def test_pictures_are_read_from_bytes_and_from_paths(tmp_path, tiny_images):
     (tmp_path / "photos").mkdir()
     tiny_images.image("image-4").save(tmp_path / "photos" / "four.png")
     table = tmp_path / "images.parquet"
     records = [{"bytes": tiny_images.encoded["image-1"], "path": None}, {"bytes": None, "path": "photos/four.png"}]
-    pd.DataFrame({"image_id": ["one", "four"], "image": records}).to_parquet(table)
+    image_rows(table, dict(zip(["one", "four"], records, strict=True)))
     images = ImageTable.read(table)
     assert np.array_equal(images.image("four"), tiny_images.image("image-4"))
     assert np.array_equal(images.image("one"), tiny_images.image("image-1"))
+
+
+def test_a_picture_that_is_nowhere_is_found_on_reading(tmp_path):
+    image_rows(tmp_path / "images.parquet", {"x": {"bytes": None, "path": None}})
+    with pytest.raises(InputError, match="image 'x' has neither bytes nor a path; run the stage prepare_data again"):
+        ImageTable.read(tmp_path / "images.parquet")
+
+
+def test_a_damaged_table_of_pictures_is_one_line(tmp_path, tiny_images):
+    table = tmp_path / "images.parquet"
+    image_rows(table, {name: {"bytes": tiny_images.encoded[name], "path": None} for name in ("image-1", "image-2")})
+    data = bytearray(table.read_bytes())
+    data[60:400] = bytes(340)  # inside a column, behind an intact footer
+    table.write_bytes(data)
+    with pytest.raises(InputError, match=r"images\.parquet is not a readable Parquet file .*prepare_data again"):
+        ImageTable.read(table)
 
 
 @pytest.mark.parametrize(

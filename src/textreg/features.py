@@ -56,21 +56,18 @@ class ImageTable:
         """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path).
 
         Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
+        Raises :class:`InputError` as :func:`textreg.row_files.opened` does, and for an image that is nowhere.
         """
-        import pyarrow.parquet as parquet
+        from textreg.row_files import CURE, image_root, opened
 
-        from textreg.row_files import image_root
-
-        try:
-            file = parquet.ParquetFile(table)
-        except FileNotFoundError:
-            raise InputError(f"{table}: no such file: run the stage `prepare_data` first") from None
         encoded: dict[str, bytes] = {}
         paths: dict[str, str] = {}
         # Batch by batch: real pictures are gigabytes, and a whole table would hold them twice.
-        with file:
-            for batch in file.iter_batches(batch_size=256, columns=["image_id", "image"]):
+        with opened(table, ["image_id", "image"]) as (file, wanted):
+            for batch in file.iter_batches(batch_size=256, columns=wanted):
                 for image_id, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if image is None or (image["bytes"] is None and image["path"] is None):
+                        raise InputError(f"{table}: image {image_id!r} has neither bytes nor a path; {CURE}")
                     if image["bytes"] is not None:
                         encoded[image_id] = image["bytes"]
                     else:

@@ -12,7 +12,7 @@ Try it: ``Pictures(folder, image_folder="coco/train2017").find("000000033471.jpg
 
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -96,12 +96,18 @@ def _label(row: Row) -> str:
 
 
 def checked(
-    rows: Iterable[Row], pictures: Pictures, *, wanted: int, limit: float, workers: int = 4
+    rows: Iterable[Row],
+    pictures: Pictures,
+    *,
+    wanted: int,
+    limit: float,
+    workers: int = 4,
+    say: Callable[[str], None] = print,
 ) -> Iterator[tuple[Row, Picture]]:
     """Rows with their whole pictures, in order.
 
-    A row whose picture is broken is left out; more than ``limit`` (share, 0..1) of the ``wanted`` rows is an
-    ``InputError`` that names the first broken picture and the cure.
+    A row whose picture is broken is left out, and ``say`` is told at the end how many were; more than ``limit``
+    (share, 0..1) of the ``wanted`` rows is an ``InputError`` that names the first broken picture and the cure.
     """
     broken = 0
     first = ""
@@ -114,7 +120,7 @@ def checked(
                 while len(flight) < 4 * workers and (row := next(stream, None)) is not None:
                     flight.append((row, pool.submit(pictures.check, row)))
                 if not flight:
-                    return
+                    break
                 row, future = flight.popleft()
                 try:
                     picture = future.result()
@@ -131,3 +137,5 @@ def checked(
         finally:
             for _, future in flight:
                 future.cancel()
+    if broken:
+        say(f"left out {broken} rows with a broken picture ({first} is the first)")

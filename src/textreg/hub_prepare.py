@@ -47,12 +47,11 @@ class _Images:
             self._writer.write(record)
 
     def visual_rows(
-        self, name: Source, rows: Iterable[Row], settings: PrepareData, wanted: int, task: str
+        self, source: Source, rows: Iterable[Row], settings: PrepareData, wanted: int, task: str, say: Say
     ) -> Iterator[dict[str, Any]]:
-        pictures = hub_images.Pictures(name.folder, settings.image_folder)
-        workers = min(8, os.cpu_count() or 1)
-        limit = settings.max_broken_images
-        for row, picture in hub_images.checked(rows, pictures, wanted=wanted, limit=limit, workers=workers):
+        pictures = hub_images.Pictures(source.folder, settings.image_folder)
+        how = {"limit": settings.max_broken_images, "workers": min(8, os.cpu_count() or 1), "say": say}
+        for row, picture in hub_images.checked(rows, pictures, wanted=wanted, **how):
             self.add(picture.as_record("train"))
             yield row.as_record(task=task, image_id=picture.image_id)
 
@@ -154,8 +153,10 @@ def _write_visual(
         for source, count, part in zip(sources, counts, mixture.fill(sizes, sizes, rows), strict=True):
             quota = mixture.language_quota(count, part, temperature=1.0)
             chosen = hub_data.choose(source, "visual", quota, count, settings.seed)
-            writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem))
+            writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem, say))
             say(f"{path.stem}: {part} of {sum(count.values())} rows of {source.name}")
+    if writer.rows < rows:
+        say(f"{path.stem}: {writer.rows} rows of the {rows} asked for: some will be repeated in training")
     return writer.rows
 
 

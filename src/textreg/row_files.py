@@ -4,12 +4,14 @@ Two choices are not obvious.  Tables are written in row groups, so that a millio
 thousand, and under a temporary name that becomes the real one only after the last row.  An image is stored as bytes,
 or as a path relative to a folder that the file's own metadata names, so that a copy of a data set is not made twice.
 What is read is checked against the schema that belongs to the file's name, so that a foreign, damaged or empty file is
-one line here and not a KeyError in the middle of a training.
+one line here and not a KeyError in the middle of a training; that it is the file that was written, the manifest of its
+stage knows.
 
 Try it: ``row_files.read_rows("runs/laptop/prepare_data/visual.parquet")``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -119,48 +121,56 @@ class RowWriter:
 def read_rows(path: str | Path, columns: list[str] | None = None) -> "pd.DataFrame":
     """A row file as a table; ``messages`` are lists of dictionaries.
 
-    Raises :class:`InputError` naming the file and the cure when it is missing, damaged or no Parquet, lacks a column,
-    holds another type or an empty cell where a value is needed, or has no rows.
+    Raises :class:`InputError` as :func:`opened` does, and for an empty cell where a value is needed.
     """
     import pandas as pd
 
+    with opened(path, columns) as (file, wanted):
+        table = file.read(columns=wanted)
+        for name in wanted:
+            if name not in NULLABLE and table.column(name).null_count:
+                row = table.column(name).is_null().index(True).as_py() + 1
+                raise InputError(f"{path}: column {name!r} is empty in row {row}; {CURE}")
+        return pd.DataFrame({name: table.column(name).to_pylist() for name in wanted})
+
+
+@contextmanager
+def opened(path: str | Path, columns: list[str] | None = None) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """A row file to read from, once its columns, their types and the number of rows are right; with the names of the
+    ``columns`` wanted (all of the schema by default).
+
+    Raises :class:`InputError` naming the file and the cure when it is missing, damaged (also while it is being read)
+    or no Parquet, lacks a column, holds another type, or has no rows.
+    """
     path = Path(path)
     expected = SCHEMAS.get(path.stem, ROWS)
     wanted = expected.names if columns is None else columns
-    table = _table(path, expected, wanted)
-    if table.num_rows == 0:
-        raise InputError(f"{path} holds no rows; {CURE}")
-    for name in wanted:
-        if name not in NULLABLE and table.column(name).null_count:
-            row = table.column(name).is_null().index(True).as_py() + 1
-            raise InputError(f"{path}: column {name!r} is empty in row {row}; {CURE}")
-    try:
-        return pd.DataFrame({name: table.column(name).to_pylist() for name in wanted})
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged (a text is not UTF-8: {error.reason}); {CURE}") from error
-
-
-def _table(path: Path, expected: pa.Schema, wanted: list[str]) -> pa.Table:
-    """The wanted columns, once their names and types are those of the schema."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, a Parquet file is expected there; {CURE}")
     try:
         with pq.ParquetFile(path) as file:
-            found = file.schema_arrow
-            for name in wanted:
-                if name not in found.names:
-                    raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, found.names)}; {CURE}")
-                if found.field(name).type != expected.field(name).type:
-                    raise InputError(
-                        f"{path}: column {name!r} holds {found.field(name).type}, expected is "
-                        f"{expected.field(name).type}; {CURE}"
-                    )
-            return file.read(columns=wanted)
+            _check_columns(path, file.schema_arrow, expected, wanted)
+            if file.metadata.num_rows == 0:
+                raise InputError(f"{path} holds no rows; {CURE}")
+            yield file, wanted
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; run the stage prepare_data first") from error
+    except UnicodeDecodeError as error:  # of a cell, or of a column's name, which pyarrow decodes before it checks it
+        raise InputError(f"{path} is damaged (a text is not UTF-8: {error.reason}); {CURE}") from error
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"{path} is not a readable Parquet file ({reason}); {CURE}") from error
+
+
+def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema, wanted: list[str]) -> None:
+    for name in wanted:
+        if name not in found.names:
+            raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, found.names)}; {CURE}")
+        if found.field(name).type != expected.field(name).type:
+            raise InputError(
+                f"{path}: column {name!r} holds {found.field(name).type}, expected is {expected.field(name).type}; "
+                f"{CURE}"
+            )
 
 
 def image_root(path: str | Path) -> Path | None:
