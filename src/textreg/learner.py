@@ -1,8 +1,9 @@
 """The loss of a batch, as a module that a Trainer, DDP or FSDP can wrap.
 
 The choices that are not obvious: the language head runs on supervised positions only, which saves memory and time in
-proportion to the vocabulary; a batch without images calls the projector on zero rows, so that its gradient is zero
-instead of absent and every process of a data-parallel group has the same parameters to exchange.  Checked by
+proportion to the vocabulary; a batch without images adds the projector of zero rows to its embeddings, so that its
+gradient is zero instead of absent and runs through the layers in the order of a batch with images: processes that
+exchange gradients (DDP), or shards (FSDP), would otherwise wait for each other's.  Checked by
 ``python -m pytest tests/test_training.py``.
 """
 
@@ -40,16 +41,22 @@ class Learner(nn.Module):
         """
         vlm = plain(self.model)
         seen = projected(vlm, images)
+        words = {"input_ids": input_ids} if seen is not None else {"inputs_embeds": self.without_image(vlm, input_ids)}
         hidden = vlm.model(
-            input_ids=input_ids, position_ids=position_ids, mm_encoder_outputs=seen, use_cache=False
+            **words, position_ids=position_ids, mm_encoder_outputs=seen, use_cache=False
         ).last_hidden_state  # [rows, tokens, hidden]
         targets = labels[:, 1:]
         scored = targets != IGNORE
         logits = vlm.lm_head(hidden[:, :-1][scored])  # [supervised, vocabulary]
         loss = cross_entropy(logits.float(), targets[scored], reduction="sum")
-        if seen is None:
-            projector = vlm.model.multi_modal_projector
-            weight = next(projector.parameters())
-            loss = loss + projector(weight.new_zeros(0, *feature_shape(vlm))).sum()
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
         return {"loss": loss / count}
+
+    @staticmethod
+    def without_image(vlm: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings [rows, tokens, hidden] of text alone, the projector in their graph."""
+        projector = vlm.model.multi_modal_projector
+        weight = next(projector.parameters())
+        nothing = projector(weight.new_zeros(0, *feature_shape(vlm))).sum()
+        embedded = vlm.get_input_embeddings()(input_ids)
+        return embedded + nothing.to(embedded.dtype)

@@ -68,9 +68,10 @@ class StepTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer; the projector has a learning rate of its own where the settings give one."""
-        if self.optimizer is not None or self.projector_rate is None:
-            return super().create_optimizer(model)
+        made_before = self.optimizer is not None
         optimizer = super().create_optimizer(model)
+        if made_before or self.projector_rate is None:
+            return optimizer
         named = (self.model if model is None else model).named_parameters()
         projector = {id(parameter) for name, parameter in named if PROJECTOR in name}
         groups = []
