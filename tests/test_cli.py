@@ -12,7 +12,7 @@ import tiny_chain
 from textreg import cli, plan, profiles
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "papermill", "datasets")
-COMMANDS = ("run", "status", "score", "evaluate", "merge", "ask")
+COMMANDS = ("run", "status", "score", "evaluate", "merge", "export", "ask")
 
 
 def call(monkeypatch, capsys, *words):

@@ -2,17 +2,22 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
-from conftest import write_llm, write_tower
+from conftest import write_llm, write_onevision, write_tower
 from safetensors import safe_open
+from test_adapters import disturbed
 from test_assembly import pixel_inputs
 
-from textreg.adapters import attach
-from textreg.assembly import assemble
+from textreg import row_files
+from textreg.adapters import attach, load_adapter, save_adapter
+from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.errors import InputError
-from textreg.export import export
+from textreg.evaluation import System
+from textreg.export import export, export_system
 from textreg.modelcard import ModelCard, card_of_run
+from textreg.sweep import scaled_adapter
 
 
 def names_on_disk(folder):
@@ -91,7 +96,7 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, tiny_vlm, monkeypatch):
 
     monkeypatch.setattr(module, "write_weights", full)
     with pytest.raises(InputError, match="No space left"):
-        export(*tiny_vlm, folder)
+        export(*tiny_vlm, folder, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert names_on_disk(folder)
 
@@ -115,7 +120,7 @@ def test_a_card_states_data_languages_fidelity_and_limits():
         base_llm="a/llm",
         base_tower="b/tower",
         languages=["es", "en"],
-        data=[("aya", "es", 10, 0.25)],
+        data=[("aya", "es", False, 10, 0.25)],
         fidelity=[
             {"language": "es", "arm": "image", "n": 200, "lf": 0.9876, "lf_low": None, "grounded": float("nan")}
         ],
@@ -125,7 +130,7 @@ def test_a_card_states_data_languages_fidelity_and_limits():
 
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "es"] and head["base_model"] == ["a/llm", "b/tower"]
-    assert "| aya | es | 10 | 0.250 |" in card
+    assert "| aya | es | no | 10 | 0.250 |" in card
     assert "| es | image | 200 | 0.988 |  |  |  |  |" in card
     assert "- Scenes only." in card
 
@@ -134,18 +139,94 @@ def test_a_card_without_results_says_not_measured():
     assert "Not measured." in ModelCard(name="x", base_llm="shipped", base_tower="shipped").render()
 
 
-def test_a_card_is_read_from_the_run_of_its_system(tmp_path):
-    (tmp_path / "prepare_data").mkdir()
-    (tmp_path / "evaluate").mkdir()
-    (tmp_path / "prepare_data" / "mixture.csv").write_text("source,language,rows,share\naya,no,5,1.0\n")
-    (tmp_path / "evaluate" / "fidelity.csv").write_text(
-        "seed,system,language,arm,n,lf,lf_plus\n0,TR,no,image,9,0.5,\n0,BM,no,image,9,0.1,0.1\n"
+@pytest.fixture
+def run(tmp_path, tiny_llm, tiny_tower):
+    """A run folder with an aligned model, an arm far from zero, its record of what it was shown, and test results."""
+    base = Base(llm=str(tiny_llm), tower=str(tiny_tower))
+    model = load_base(base)[0]
+    save_aligned(model, tmp_path / "run" / "align", base)
+    tuned = disturbed(attach(model, rank=2, alpha=4))
+    save_adapter(tuned, tmp_path / "run" / "tune" / "TR" / "adapter")
+    (tmp_path / "run" / "tune" / "TR" / "shown.csv").write_text(
+        "source,language,image,rows,share\nllava,en,True,15,0.75\naya,no,False,5,0.25\n"
     )
-    card = card_of_run(tmp_path, "TR", base_llm="shipped", base_tower="shipped")
-    assert card.languages == ["no"]
-    assert [row["lf"] for row in card.fidelity] == [0.5] and card.fidelity[0]["lf_plus"] is None
+    (tmp_path / "run" / "evaluate").mkdir()
+    (tmp_path / "run" / "evaluate" / "fidelity.csv").write_text(
+        "seed,system,lambda,language,arm,n,lf,lf_plus\n0,TR,1,no,image,9,0.5,\n0,BM,1,no,image,9,0.1,0.1\n"
+        "0,TR+M,0.5,no,image,9,0.7,\n"
+    )
+    return tmp_path / "run"
 
 
-def test_a_run_without_mixture_says_which_stage_to_run(tmp_path):
-    with pytest.raises(InputError, match="prepare_data"):
-        card_of_run(tmp_path, "TR", base_llm="a", base_tower="b")
+@pytest.mark.parametrize("which", [System("backbone"), System("TR", "TR"), System("TR+M", "TR", 0.5)])
+def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = load_aligned(run / "align")
+    inputs = pixel_inputs(processor)
+    if which.arm:
+        model = load_adapter(model, run / "tune" / "TR" / "adapter")
+        with scaled_adapter(model, which.lam):
+            expected = model(**inputs).logits
+    else:
+        write_align_rows(run)
+        expected = model(**inputs).logits
+    folder = export_system(run, which, tmp_path / "out")
+    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    torch.testing.assert_close(again.eval()(**inputs).logits, expected, rtol=0, atol=2e-5)
+
+
+def write_align_rows(run):
+    with row_files.RowWriter(run / "prepare_data" / "align.parquet", row_files.ROWS) as writer:
+        turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a cat"}]
+        row = {"row_id": "0", "source": "lcs", "task": "align", "language": "en", "image_id": "0", "messages": turns}
+        writer.write(row)
+
+
+def test_a_card_tells_what_its_system_was_shown_and_its_test_results_at_its_lambda(run):
+    base = read_base(run / "align")
+    card = card_of_run(run, System("TR+M", "TR", 0.5), base)
+    assert card.languages == ["en", "no"]
+    assert card.data == [("llava", "en", True, 15, 0.75), ("aya", "no", False, 5, 0.25)]
+    assert [row["lf"] for row in card.fidelity] == [0.7] and card.fidelity[0]["lf_plus"] is None
+    assert card.settings == {"lambda": "0.5", "LoRA rank": 2, "LoRA alpha": 4}
+    assert card_of_run(run, System("TR+M", "TR", 0.25), base).fidelity == []
+
+
+def test_a_card_made_before_the_evaluation_shows_the_validation_images_and_says_so(run):
+    table = pd.DataFrame([{"language": "no", "arm": "image", "n": 4, "lf": 0.25}])
+    card = card_of_run(run, System("TR", "TR"), read_base(run / "align"), table)
+    assert [row["lf"] for row in card.fidelity] == [0.25]
+    assert "On validation images" in card.render()
+
+
+def test_a_run_that_did_not_record_what_an_arm_was_shown_says_which_stage_to_run(run):
+    (run / "tune" / "TR" / "shown.csv").unlink()
+    with pytest.raises(InputError, match="run the stage tune for arm TR again"):
+        card_of_run(run, System("TR", "TR"), read_base(run / "align"))
+
+
+def test_a_folder_that_is_no_earlier_export_is_never_replaced(tmp_path, tiny_vlm):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for options, words in (({}, "not empty"), ({"overwrite": True}, "no folder with a checkpoint")):
+        with pytest.raises(InputError, match=words):
+            export(*tiny_vlm, tmp_path / "out", **options)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_published_onevision_keeps_its_own_processor_files_and_names(tmp_path, tiny_llm, tiny_tower):
+    from transformers import AutoModelForImageTextToText
+
+    published = write_onevision(tmp_path / "published", tiny_llm, tiny_tower)
+    model, processor = load_vlm(str(published))
+    folder = export(model, processor, tmp_path / "out", published=published)
+    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+    assert {"image_newline", "vision_tower.vision_model.embeddings.patch_embedding.weight"} <= names_on_disk(folder)
+    mine = {path.name: path.read_bytes() for path in folder.glob("*process*")}
+    assert mine and mine == {path.name: path.read_bytes() for path in published.glob("*process*")}
+    assert load_vlm(str(folder))[1].chat_template == processor.chat_template

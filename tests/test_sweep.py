@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from merge_checkpoints import adapted, build_vlm, image_logits, stored, text_logits
+from merge_checkpoints import adapted, build_vlm, image_logits, text_logits
 
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 from textreg.merging import merge
-from textreg.sweep import export_merged, language_adapters, scaled_adapter
+from textreg.sweep import language_adapters, merged, scaled_adapter
 
 
 @pytest.fixture
@@ -15,14 +15,12 @@ def wrapped():
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
-def test_the_scaled_adapter_answers_as_the_exported_merge_does(tmp_path, wrapped, lam):
-    from transformers import AutoModelForImageTextToText
-
-    export_merged(wrapped, lam, tmp_path / "out")
-    model, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+def test_the_scaled_adapter_answers_as_the_merged_model_does(wrapped, lam):
     with scaled_adapter(wrapped, lam):
-        torch.testing.assert_close(image_logits(wrapped), image_logits(model.eval()), rtol=0, atol=2e-5)
+        scaled = image_logits(wrapped)
+    plain = merged(wrapped, lam)
+    assert type(plain).__name__ == "LlavaForConditionalGeneration" and not any("lora" in n for n in plain.state_dict())
+    torch.testing.assert_close(image_logits(plain), scaled, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("lam", [0.25, 0.75])
@@ -70,22 +68,30 @@ def test_an_adapter_on_the_tower_keeps_its_strength():
         assert tower.scaling == {"default": 2.0}
 
 
-def test_exporting_leaves_the_model_as_it_was(tmp_path, wrapped):
-    before = image_logits(wrapped)
-    export_merged(wrapped, 0.5, tmp_path / "out")
-    assert torch.equal(image_logits(wrapped), before)
-
-
-def test_a_half_precision_model_is_merged_in_float32_and_saved_in_its_own_dtype(tmp_path):
+def test_a_half_precision_model_is_merged_in_float32_and_rounded_once():
     wrapped = adapted(build_vlm(dtype="bfloat16"), projector=False)
-    base = {name: value.float() for name, value in stored_of(wrapped).items()}
-    export_merged(wrapped, 1.0, tmp_path / "out")
-    merged = stored(tmp_path / "out")
-    assert {value.dtype for value in merged.values()} == {torch.bfloat16}
-    module = language_adapters(wrapped)["model.language_model.layers.0.mlp.up_proj"]
-    change = 2.0 * module.lora_B["default"].weight.float() @ module.lora_A["default"].weight.float()
-    name = "language_model.model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(merged[name], (base["layers.0.mlp.up_proj"] + change).bfloat16())
+    before = {name: value.float() for name, value in stored_of(wrapped).items()}
+    layers = language_adapters(wrapped)
+    changes = {
+        name.removeprefix("model.language_model."): 0.5 * layer.scaling["default"] * product(layer)
+        for name, layer in layers.items()
+    }
+    plain = merged(wrapped, 0.5).model.language_model
+    for name, change in changes.items():
+        weight = plain.get_submodule(name).weight
+        assert torch.equal(weight, (before[name] + change).bfloat16())
+
+
+def product(layer) -> torch.Tensor:
+    return layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float()
+
+
+def test_a_broken_adapter_is_not_merged(wrapped):
+    layer = language_adapters(wrapped)["model.language_model.layers.0.mlp.up_proj"]
+    with torch.no_grad():
+        layer.lora_B["default"].weight[0, 0] = float("nan")
+    with pytest.raises(RunError, match="not finite: the adapter is broken; run the stage tune again"):
+        merged(wrapped, 0.5)
 
 
 def stored_of(wrapped) -> dict[str, torch.Tensor]:
@@ -94,13 +100,6 @@ def stored_of(wrapped) -> dict[str, torch.Tensor]:
         name.removeprefix("model.language_model."): layer.get_base_layer().weight.detach().clone()
         for name, layer in language_adapters(wrapped).items()
     }
-
-
-def test_a_folder_with_something_in_it_is_not_overwritten_unasked(tmp_path, wrapped):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
-        export_merged(wrapped, 0.5, tmp_path / "out")
 
 
 def test_a_model_without_adapter_and_a_merged_one_are_refused(wrapped):

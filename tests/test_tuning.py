@@ -72,9 +72,12 @@ def test_another_seed_is_another_order(run):
     assert (orders[0] == orders[1]).all() and (orders[0] != orders[2]).any()
 
 
-def test_the_share_of_the_rows_seen_is_told_by_language_and_image(run):
-    shares = tuning.text_share_of(*tuning.arm_rows(Tune(run=run, text_share=0.25, steps=6, batch_size=4)))
-    assert shares.to_dict() == {("en", False): 0.25, ("en", True): 0.75}
+def test_what_an_arm_is_shown_is_told_by_source_language_and_image(run):
+    shown = tuning.shown(*tuning.arm_rows(Tune(run=run, text_share=0.25, steps=6, batch_size=4)))
+    assert shown.to_dict("records") == [
+        {"source": "visual", "language": "en", "image": True, "rows": 18, "share": 0.75},
+        {"source": "text", "language": "en", "image": False, "rows": 6, "share": 0.25},
+    ]
 
 
 def test_a_missing_row_file_is_named_with_the_stage_that_makes_it(run):

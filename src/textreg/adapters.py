@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 LANGUAGE_LINEARS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 PROJECTOR = "multi_modal_projector"
+README = """# LoRA adapter of a vision-language model, with its projector
+
+It belongs to the aligned model that `align/base.json` of its run describes.
+`textreg ask` and `textreg export` of the run put the two together; `textreg.adapters.load_adapter` does so in Python.
+"""
 
 
 def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) -> "PeftModel":
@@ -52,8 +57,9 @@ def quiet_peft() -> Iterator[None]:
 
 
 def save_adapter(model: "PeftModel", folder: str | Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, projector included."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, projector included, and what they are."""
     model.save_pretrained(str(folder), safe_serialization=True)
+    (Path(folder) / "README.md").write_text(README, encoding="utf-8")  # in place of peft's empty form
 
 
 def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":

@@ -177,6 +177,17 @@ def save_aligned(model: "PreTrainedModel", folder: str | Path, base: Base) -> No
     (folder / "base.json").write_text(json.dumps(asdict(base), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def read_base(folder: str | Path) -> Base:
+    """What the aligned model in ``folder`` is made of; raises as :func:`load_aligned` does."""
+    path = Path(folder) / "base.json"
+    try:
+        return Base(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no {path.name} here: run the stage `align` first") from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder}: damaged ({error}): run the stage `align` again with --force") from None
+
+
 def load_aligned(
     folder: str | Path, *, precision: str = "fp32", device: str = "cpu"
 ) -> tuple["PreTrainedModel", "ProcessorMixin"]:
@@ -189,12 +200,12 @@ def load_aligned(
     from safetensors.torch import load_file
 
     folder = Path(folder)
+    base = read_base(folder)
     try:
-        base = Base(**json.loads((folder / "base.json").read_text(encoding="utf-8")))
         state = load_file(folder / PROJECTOR)
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: no {Path(str(error.filename)).name} here: run the stage `align` first") from None
-    except (SafetensorError, ValueError, TypeError) as error:
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no {PROJECTOR} here: run the stage `align` first") from None
+    except SafetensorError as error:
         raise InputError(f"{folder}: damaged ({error}): run the stage `align` again with --force") from None
     model, processor = load_base(base, precision=precision, device=device)
     model.model.multi_modal_projector.load_state_dict(state)

@@ -234,6 +234,25 @@ def merge(
 
 
 @app.command()
+def export(
+    system: Annotated[str, typer.Argument(help="backbone, an arm (TR) or a merged arm (TR+M)")],
+    out: Annotated[Path, typer.Option(help="folder of the checkpoint")],
+    run: Annotated[Path, typer.Option(help="run folder")] = Path("runs/laptop"),
+    push_to: Annotated[str, typer.Option(help="also upload to this hub repository: OWNER/NAME")] = "",
+    public: Annotated[bool, typer.Option(help="make the repository public, not private")] = False,
+    force: Annotated[bool, typer.Option(help="replace an earlier export in OUT")] = False,
+) -> None:
+    """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
+    from textreg import evaluation
+    from textreg import export as exporting
+
+    which = evaluation.system(run, system)
+    exporting.require_standing(run, which)
+    folder = exporting.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
+    typer.echo(f"{which.name} (lambda {which.lam:g}): {folder}" + (f", {push_to} on the hub" if push_to else ""))
+
+
+@app.command()
 def ask(
     image: Annotated[Path, typer.Argument(help="a picture")],
     prompt: Annotated[str, typer.Argument(help="what to ask")],

@@ -7,22 +7,22 @@ there are put back, also when the block fails, and nested blocks multiply.
 
     with scaled_adapter(model, 0.5):
         answers = answer(model, ...)
-    export_merged(model, 0.5, "runs/laptop/merge/TR+M", processor)
+    plain = merged(model, 0.5)
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from textreg.errors import InputError
+from textreg.adapters import lora_layers, quiet_peft
+from textreg.errors import InputError, RunError
 from textreg.layouts import is_language
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel
 
 
 def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
@@ -67,53 +67,23 @@ def scaled_adapter(model: "torch.nn.Module", lam: float) -> "Iterator[torch.nn.M
             layer.scaling.update(scaling)
 
 
-def merged_copy(model: "PeftModel", lam: float = 1.0) -> "torch.nn.Module":
-    """A plain transformers model with the adapter merged at ``lam``; the given model is untouched.
+def merged(model: "PeftModel", lam: float = 1.0) -> "PreTrainedModel":
+    """The plain transformers model, its adapter merged at ``lam``.  ``model`` is used up: no second one is made.
 
-    The sum is formed in float32 and rounded once to each weight's dtype.  Needs memory for a second model in float32;
-    for a large model merge the files with :func:`textreg.merging.merge` instead.
+    Each sum is formed in float32 and rounded once to its weight's dtype, one layer at a time, so that a large model
+    needs the memory it has and one layer more.  Raises :class:`InputError` as :func:`language_adapters` does, and
+    :class:`RunError` where a sum is not finite.
     """
-    dtypes = {name: parameter.dtype for name, parameter in plain_parameters(model).items()}
-    with scaled_adapter(model, lam):
-        twin = copy.deepcopy(model).float()
-    merged = twin.merge_and_unload(safe_merge=True)
-    for name, parameter in merged.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-        parameter.requires_grad_(False)
-    merged.config.dtype = model.config.dtype if hasattr(model, "config") else None
-    return merged
+    import torch
 
-
-def plain_parameters(model: "PeftModel") -> "dict[str, torch.nn.Parameter]":
-    """Parameters under the names they have once the adapter is gone."""
-    names = {}
-    for name, parameter in model.named_parameters():
-        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
-        names[plain] = parameter
-    return names
-
-
-def export_merged(
-    model: "PeftModel", lam: float, out: str | Path, processor: Any = None, overwrite: bool = False
-) -> Path:
-    """Saves the merge at ``lam`` as an ordinary checkpoint folder (with ``processor`` when given) and returns the
-    folder.
-
-    The folder appears complete or not at all.  Raises :class:`InputError` when it exists and ``overwrite`` is False.
-    """
-    import shutil
-
-    out = Path(out)
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another folder or pass overwrite")
-    partial = out.parent / f".{out.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        merged_copy(model, lam).save_pretrained(partial)
-        if processor is not None:
-            processor.save_pretrained(partial)
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return out
+    with torch.no_grad(), scaled_adapter(model, lam):
+        for layer in lora_layers(model):
+            weight = layer.get_base_layer().weight  # [out, in]
+            total = weight.float()
+            for adapter in layer.active_adapters:
+                total = total + layer.get_delta_weight(adapter).float()
+            if not torch.isfinite(total).all():
+                raise RunError("the merged weights are not finite: the adapter is broken; run the stage tune again")
+            weight.copy_(total)
+    with quiet_peft():
+        return model.unload()

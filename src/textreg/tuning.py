@@ -53,7 +53,12 @@ def _plan(settings: Tune) -> dict:
     }
 
 
-def text_share_of(rows: "pd.DataFrame", order: mixture.RowOrder) -> "pd.Series":
-    """Share of the rows seen per language and kind: index ``(language, has image)``, values sum to 1."""
+def shown(rows: "pd.DataFrame", order: mixture.RowOrder) -> "pd.DataFrame":
+    """What an arm is shown, for its log and its model card: ``source, language, image, rows, share``.
+
+    ``image`` says whether the rows have one; the shares sum to 1.
+    """
     seen = rows.iloc[order.positions]
-    return seen.groupby([seen["language"], seen["image_id"].notna().rename("image")]).size() / len(seen)
+    keys = [seen["source"], seen["language"], seen["image_id"].notna().rename("image")]
+    table = seen.groupby(keys).size().rename("rows").reset_index()
+    return table.assign(share=table["rows"] / len(seen)).sort_values(["image", "rows"], ascending=False)
