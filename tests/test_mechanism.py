@@ -1,4 +1,4 @@
-"""Three looks inside: the mass of the first token, given first words, and what a probe can read."""
+"""Four looks inside: the mass of the first token, where an answer turns, given first words, what a probe can read."""
 
 import json
 import random
@@ -178,27 +178,84 @@ def test_the_backbone_is_opened_without_an_adapter(opened):
     assert isinstance(seen, features.Kept)
 
 
+def test_whole_answers_are_those_with_the_image_and_as_text_that_are_not_english(opened):
+    answers = mechanism.whole_answers(*opened)
+    assert answers.groupby(["arm", "language"]).size().to_dict() == {
+        (arm, code): 2 for arm in ("image", "text") for code in ("el", "es")
+    }
+    assert all(isinstance(answer, str) for answer in answers["answer"])
+
+
 def test_given_words_are_part_of_the_answer_that_is_judged(opened, monkeypatch):
     """A model that falls silent after the given words is faithful exactly when all of them were given."""
     settings, model, processor, seen = opened
     asked = []
 
     def silent(_, __, table, *args, **kwargs):
-        asked.append(table["prefix"].tolist())
+        asked.append(table["prefix"].tolist() if "prefix" in table else None)
         return [generation.Answer("", 1)] * len(table)
 
     monkeypatch.setattr(generation, "answer", silent)
-    found = mechanism.forced_prefix(settings, model, processor, seen, words=(0, 2, 99))
+    answers = mechanism.whole_answers(settings, model, processor, seen)
+    found = mechanism.forced_prefix(settings, model, processor, seen, answers, words=(2, 99))
     assert found.groupby("words")["lf_plus"].mean().to_dict() == {0: 0.0, 2: 0.0, 99: 1.0}
     assert set(found["language"]) == {"es", "el"} and set(found["n"]) == {2}
-    assert asked[0] == [""] * 4 and all(len(prefix.split()) == 2 for prefix in asked[1])
+    assert asked[0] is None and all(len(prefix.split()) == 2 for prefix in asked[1])
 
 
 def test_the_model_goes_on_from_the_given_words(opened):
     settings, model, processor, seen = opened
-    found = mechanism.forced_prefix(settings, model, processor, seen, words=(0, 1))
+    answers = mechanism.whole_answers(settings, model, processor, seen)
+    found = mechanism.forced_prefix(settings, model, processor, seen, answers, words=(1,))
     assert found[["language", "words"]].to_numpy().tolist() == [["el", 0], ["el", 1], ["es", 0], ["es", 1]]
     assert set(found["lf_plus"]) == {0.0}  # an untrained model
+
+
+def test_an_answer_turns_at_its_first_word_that_the_asked_language_does_not_have():
+    told = ["Un círculo rojo", "Un círculo red", "The red circle", "Un"]
+    found = mechanism.turning(pd.DataFrame({"language": "es", "arm": "image", "answer": told}), most=4)
+    assert found["kept"].tolist() == [1.0, 0.75, 0.75, 0.5, 0.5]
+    assert found["words"].tolist() == [0, 1, 2, 3, 4] and set(found["n"]) == {4}
+
+
+@pytest.mark.parametrize("code", languages.codes())
+def test_a_caption_of_the_grammar_never_turns(code):
+    rng = random.Random(1)
+    told = [caption(scenes.sample(rng), code, rng=rng) for _ in range(40)]
+    assert set(mechanism.turning(pd.DataFrame({"language": code, "arm": "text", "answer": told}))["kept"]) == {1.0}
+
+
+def account(*, english, first, last, helped, probed):
+    """Tables of a study whose numbers are given; TR is perfect."""
+    both = ["BM", "TR"]
+    words = mechanism.WORDS
+    return {
+        "first_token": pd.DataFrame({"system": both, "language": "es", "arm": "image", "english": [english, 0.0]}),
+        "turning": pd.DataFrame(
+            {"system": "BM", "language": "es", "arm": "image", "words": [1, words], "kept": [first, last]}
+        ),
+        "forced_prefix": pd.DataFrame({"system": both, "language": "es", "words": 2, "lf_plus": [helped, 0.9]}),
+        "probe": pd.DataFrame({"system": both, "arm": "image", "layer": [0, 4], "accuracy": [0.1, probed]}),
+    }
+
+
+def test_a_shortcut_at_the_first_word_would_make_every_prediction_true():
+    table = mechanism.verdicts(account(english=0.9, first=0.2, last=0.1, helped=0.85, probed=0.99))
+    assert table["held"].tolist() == [True] * 4
+    assert table["measured"].tolist() == pytest.approx([0.9, 0.8 / 0.9, 0.85, 0.99])
+
+
+def test_a_loss_later_in_the_sentence_refutes_all_but_the_probe():
+    table = mechanism.verdicts(account(english=0.0, first=0.9, last=0.3, helped=0.2, probed=0.99))
+    assert table["held"].tolist() == [False, False, False, True]
+
+
+def test_a_prediction_about_a_system_that_was_not_looked_into_is_left_out():
+    tables = account(english=0.9, first=0.2, last=0.1, helped=0.85, probed=0.99)
+    assert mechanism.verdicts(tables, tuned="EN")["prediction"].tolist() == [
+        "every system and arm: the asked language is still known (probe, last layer)"
+    ]
+    assert mechanism.verdicts({}).empty
 
 
 def test_the_reference_answer_is_a_caption_of_the_asked_language():

@@ -37,6 +37,17 @@ def forced_prefix_table():
     return pd.DataFrame(rows, columns=["system", "language", "words", "n", "lf_plus"])
 
 
+def turning_table():
+    rows = [
+        (system, code, arm, words, 10, max(0.0, level - 0.02 * words))
+        for system, level in SYSTEMS.items()
+        for code in LANGUAGES
+        for arm in ("image", "text")
+        for words in range(13)
+    ]
+    return pd.DataFrame(rows, columns=["system", "language", "arm", "words", "n", "kept"])
+
+
 def probe_table():
     rows = [
         (system, arm, layer, min(1.0, 1 / 3 + layer / 4), 1 / 3)
@@ -49,6 +60,7 @@ def probe_table():
 
 FIGURES = {
     "first_token": (mechanism_figures.first_token, first_token_table),
+    "turning": (mechanism_figures.turning, turning_table),
     "forced_prefix": (mechanism_figures.forced_prefix, forced_prefix_table),
     "probe": (mechanism_figures.probe, probe_table),
 }
@@ -79,6 +91,10 @@ def test_the_words_for_the_first_token_say_where_the_mass_is(saved):
     alt = saved["first_token"].alt
     assert "3 languages (German, Greek, Ukrainian)" in alt
     assert "image: backbone asked language 97 %, English 2 %, BM asked language 10 %, English 45 %" in alt
+
+
+def test_the_words_for_turning_say_how_much_is_left_after_some_words(saved):
+    assert "After 1, 3, 6, 12 words, image: backbone 95, 91, 85, 73 %" in saved["turning"].alt
 
 
 def test_the_words_for_given_words_say_what_each_gives_back(saved):

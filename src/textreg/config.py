@@ -196,7 +196,7 @@ class Mechanism(Stage):
     """``07_mechanism``: first-token effect, blank image, probe, held-out languages."""
 
     arms: list[str] = Field(default_factory=lambda: ["BM", "TR"])
-    probe_images: Positive = 100
+    probe_images: Positive = 64
     batch_size: Positive = 128
     max_new_tokens: Positive = 40
     threads: Positive = 1

@@ -1,13 +1,14 @@
-"""Why the image takes the language away: three looks inside, beyond the paper.
+"""Why the image takes the language away: four looks inside, beyond the paper.
 
 * *The first token decides.*  How much probability the first answer token gives to openings of English captions and to
-  openings in the asked language, with the image, a blank image and text; and what becomes of the answer when its first
-  words are given.
+  openings in the asked language, with the image, a blank image and text; at which word an answer leaves the asked
+  language; and what becomes of it when its first words are given.
 * *The language is still known.*  A linear probe on the hidden state that predicts the first token tells which
   language was asked for: if it can while the answer is English, the loss is one of choice, not of knowledge.
 
 Arms of a request, languages and images are those of the validation split.  At hub scale the openings are the first
-words of the captions that people wrote, and giving first words is left out: its judge is the scenes' grammar.  The
+words of the captions that people wrote, and two looks are left out: where an answer turns, and giving first words, for
+which the scenes' closed word lists and their grammar are the judges.  The
 working account that these looks test is ours; nothing here is a result of the paper.  Run it:
 ``papermill notebooks/07_mechanism.ipynb out.ipynb``.
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ARMS = ("image", "blank", "text")
+WORDS = 12  # of an answer that are looked at: where a caption of one relation ends
 LAYERS = 9  # probed at most: a fit takes seconds on the states of a large model
 
 
@@ -110,26 +112,65 @@ def first_token_mass(
     return pd.DataFrame(rows, columns=["language", "arm", "asked", "english"])
 
 
-def forced_prefix(
-    settings: Mechanism, model: Any, processor: Any, seen: Any, words: Sequence[int] = (0, 1, 2, 3)
-) -> "pd.DataFrame":
-    """LF+ (exact judge) of image captions whose first words are given: ``language, words, n, lf_plus``."""
+def whole_answers(settings: Mechanism, model: Any, processor: Any, seen: Any) -> "pd.DataFrame":
+    """The image and text requests that are not English, with what the system says to them (column ``answer``)."""
+    table = requests(settings)
+    table = table[(table["arm"] != "blank") & (table["language"] != "en")].reset_index(drop=True)
+    return table.assign(answer=_answers(settings, model, processor, seen, table))
+
+
+def _answers(settings: Mechanism, model: Any, processor: Any, seen: Any, table: "pd.DataFrame") -> list[str]:
+    from textreg import generation
+
+    options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+    return [found.text for found in generation.answer(model, processor, table, seen, **options)]
+
+
+def turning(answers: "pd.DataFrame", most: int = WORDS) -> "pd.DataFrame":
+    """At which word answers leave the asked language: ``language, arm, words, n, kept``.
+
+    ``kept`` is the share (0..1) of answers whose first ``words`` (0 to ``most``) are all words of the asked language,
+    by the closed word list of its grammar; an answer that ends before counts as kept.
+    """
     import pandas as pd
 
-    from textreg import generation
+    from textreg.grammar import split_words
+    from textreg.grammar import words as listed
+
+    rows = []
+    for (code, arm), group in answers.groupby(["language", "arm"], sort=False):
+        own = listed(code)
+        flags = [[word in own for word in split_words(text)[:most]] for text in group["answer"]]
+        for count in range(most + 1):
+            kept = sum(all(answer[:count]) for answer in flags) / len(flags)
+            rows.append((code, arm, count, len(flags), kept))
+    return pd.DataFrame(rows, columns=["language", "arm", "words", "n", "kept"])
+
+
+def forced_prefix(
+    settings: Mechanism,
+    model: Any,
+    processor: Any,
+    seen: Any,
+    answers: "pd.DataFrame",
+    words: Sequence[int] = (1, 2, 3),
+) -> "pd.DataFrame":
+    """LF+ (exact judge) of image captions whose first words are given: ``language, words, n, lf_plus``.
+
+    ``answers`` are those of :func:`whole_answers`, the row for no given word.
+    """
+    import pandas as pd
+
     from textreg.grammar import parse
 
-    table = requests(settings)
-    table = table[(table["arm"] == "image") & (table["language"] != "en")].reset_index(drop=True)
+    table = answers[answers["arm"] == "image"].reset_index(drop=True)
     right = [reference(row) for row in table["reference"]]
     parts = []
-    for given in words:
+    for given in (0, *words):
         prefixes = [" ".join(text.split()[:given]) for text in right]
         asked = table.assign(prefix=prefixes)
-        found = generation.answer(
-            model, processor, asked, seen, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size
-        )
-        whole = [f"{prefix} {answer.text}".strip() for prefix, answer in zip(prefixes, found, strict=True)]
+        said = _answers(settings, model, processor, seen, asked) if given else table["answer"]
+        whole = [f"{prefix} {text}".strip() for prefix, text in zip(prefixes, said, strict=True)]
         kept = [parse(text, code) is not None for text, code in zip(whole, table["language"], strict=True)]
         parts.append(pd.DataFrame({"language": table["language"], "words": given, "kept": kept}))
     grouped = pd.concat(parts).groupby(["language", "words"])["kept"].agg(n="count", lf_plus="mean")
@@ -212,3 +253,42 @@ def stacked(answers: Sequence[Any]) -> "np.ndarray":
     import numpy as np
 
     return np.stack([answer.first_logprobs for answer in answers])
+
+
+def verdicts(tables: "Mapping[str, pd.DataFrame]", tuned: str = "BM", cure: str = "TR") -> "pd.DataFrame":
+    """Which predictions of the working account held: ``prediction, measured, wanted, held``, one row each.
+
+    ``tables``: ``first_token``, ``turning``, ``forced_prefix``, ``probe``, each with a column ``system``; a prediction
+    whose table or systems are missing is left out.  What counts as held is ours: more than half, or within 0.1.
+    """
+    import pandas as pd
+
+    def mean(name: str, column: str, **where: Any) -> float | None:
+        table = tables.get(name)
+        if table is None:
+            return None
+        for key, value in where.items():
+            table = table[table[key] == value]
+        return float(table.groupby("language")[column].mean().mean()) if len(table) else None
+
+    rows: list[tuple[str, float | None, float | None, bool]] = []
+    english = mean("first_token", "english", system=tuned, arm="image")
+    if english is not None:
+        rows.append((f"{tuned}: with an image the first token is English", english, 0.5, english > 0.5))
+    first, last = (mean("turning", "kept", system=tuned, arm="image", words=count) for count in (1, WORDS))
+    if first is not None and last is not None and last < 1:
+        early = (1 - first) / (1 - last)
+        rows.append(
+            (f"{tuned}: the answers that leave the language leave it at the first word", early, 0.5, early > 0.5)
+        )
+    helped, level = (mean("forced_prefix", "lf_plus", system=name, words=2) for name in (tuned, cure))
+    if helped is not None and level is not None:
+        rows.append(
+            (f"{tuned}: two given words bring it to within 0.1 of {cure}", helped, level - 0.1, helped >= level - 0.1)
+        )
+    if (table := tables.get("probe")) is not None:
+        known = float(table[table["layer"] == table["layer"].max()]["accuracy"].min())
+        rows.append(
+            ("every system and arm: the asked language is still known (probe, last layer)", known, 0.9, known > 0.9)
+        )
+    return pd.DataFrame(rows, columns=["prediction", "measured", "wanted", "held"])

@@ -1,4 +1,4 @@
-"""The figures of ``07_mechanism``: first words, given first words, and the probe.
+"""The figures of ``07_mechanism``: first words, where an answer turns, given first words, and the probe.
 
 Each function takes a table of :mod:`textreg.mechanism` with a column ``system`` added, draws it in the style of every
 other figure (:mod:`textreg.figures`) and saves it in ``out``.  Two choices are not obvious.  Languages count alike:
@@ -78,6 +78,46 @@ def _stacked_bars(ax: Axes, rows: pd.DataFrame) -> None:
                 text = "white" if name == "asked" else "black"
                 ax.text(start + share / 2, place, f"{100 * share:.0f}", color=text, ha="center", va="center", bbox=box)
         left = left + np.nan_to_num(width)
+
+
+def turning(table: pd.DataFrame, out: str | Path) -> Saved:
+    """Share of answers still in the asked language after each word, one panel per arm; languages faint.
+
+    ``table``: ``system, language, arm, words, n, kept`` (shares in 0..1).
+    """
+    require(table, ("system", "language", "arm", "words", "n", "kept"), "turning table")
+    refuse_empty(table, "turning figure")
+    arms = [arm for arm in ARMS if arm in set(table["arm"])]
+    means = macro_means(table, ["arm", "system", "words"], ["kept"])
+    marks = system_marks(table["system"])
+    with style():
+        fig = Figure(figsize=size("wide"))
+        axes = fig.subplots(1, len(arms), squeeze=False, sharey=True)[0]
+        for ax, arm in zip(axes, arms, strict=True):
+            within, shown = (rows[rows["arm"] == arm] for rows in (table, means))
+            for behind, (system, mark) in zip(range(len(marks) - 1, -1, -1), marks.items(), strict=True):
+                for _, rows in within[within["system"] == system].sort_values("words").groupby("language"):
+                    ax.plot(rows["words"], rows["kept"], color=mark.colour, alpha=0.22, linewidth=0.8)
+                _curve(ax, shown[shown["system"] == system], "words", "kept", mark, behind)
+            per_cent(ax, "still in the asked language (%)" if ax is axes[0] else "", axis="y")
+            ax.set(xlabel="words of the answer", title=ARMS[arm].label, xlim=(-0.2, means["words"].max() + 0.2))
+            ax.grid(axis="both")
+        legend_above(fig, axes[0], len(marks), [handle(mark, line=True) for mark in marks.values()])
+    counts = [count for count in (1, 3, 6, means["words"].max()) if count in set(means["words"])]
+    chosen = means[means["words"].isin(counts)].sort_values("words")
+    told = "; ".join(
+        f"{ARMS[arm].label}: "
+        + ", ".join(
+            f"{system} {', '.join(f'{100 * kept:.0f}' for kept in rows['kept'])} %"
+            for system, rows in chosen[chosen["arm"] == arm].groupby("system", sort=False)
+        )
+        for arm in arms
+    )
+    alt = (
+        f"Falling curves of the share of answers whose words so far are all of the asked language, a faint line per "
+        f"language and their mean, {_languages(table)}. After {', '.join(f'{c:g}' for c in counts)} words, {told}."
+    )
+    return save_figure(fig, Path(out) / "turning_figure", alt=alt, data=means)
 
 
 def forced_prefix(table: pd.DataFrame, out: str | Path) -> Saved:
