@@ -110,25 +110,6 @@ def test_an_unknown_language_is_refused_with_a_suggestion():
         crossmodal.check_languages(["de", "quy"])
 
 
-def test_a_visual_check_is_read_with_one_or_several_answers(tmp_path):
-    lines = [{"image": "a.png", "question": "How many?", "answer": "2"},
-             {"image": "b.png", "question": "Wo?", "answer": ["links", "left"], "language": "de"}]  # fmt: skip
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    questions = crossmodal.read_questions(tmp_path / "q.jsonl")
-    requests = list(crossmodal.question_requests(questions))
-    assert [request["arm"] for request in requests] == ["image", "blank"] * 2
-    assert requests[0]["prompt"] == "<image>\nHow many?" and requests[0]["language"] == "en"
-    assert json.loads(requests[2]["reference"]) == ["links", "left"]
-
-
-def test_a_visual_check_without_an_answer_names_the_line(tmp_path):
-    (tmp_path / "q.jsonl").write_text(
-        '{"image": "a.png", "question": "x", "answer": "y"}\n{"image": "a.png"}', "utf-8"
-    )
-    with pytest.raises(InputError, match=r"q\.jsonl, line 2: no question"):
-        crossmodal.read_questions(tmp_path / "q.jsonl")
-
-
 def answers(texts, reference):
     frame = pd.DataFrame({"answer": texts, "reference": [json.dumps(r) for r in reference]})
     constant = {"seed": 0, "system": "BM", "lambda": 1.0, "language": "de", "arm": "image", "task": "caption"}

@@ -183,57 +183,6 @@ def requests(
                 }
 
 
-def read_questions(path: str | Path) -> list[dict[str, Any]]:
-    """A visual check of the user's: JSONL with ``image``, ``question``, ``answer`` (a string or a list), maybe
-    ``language``.
-
-    Returns dictionaries with exactly these four keys (``language`` defaults to English).  Raises ``InputError`` naming
-    file, line and column.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"prepare_data.visual_check {path}: no such file; expected JSONL with image, question, answer"
-        )
-    found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path.name}, line {number}: not a JSON object ({error})") from error
-        for column in ("image", "question", "answer"):
-            if not isinstance(record, dict) or not record.get(column):
-                raise InputError(f"{path.name}, line {number}: no {column}; expected image, question, answer")
-        answer = record["answer"] if isinstance(record["answer"], list) else [record["answer"]]
-        found.append(
-            {
-                "image": str(record["image"]),
-                "question": str(record["question"]),
-                "answer": [str(text) for text in answer],
-                "language": str(record.get("language") or "en"),
-            }
-        )
-    return found
-
-
-def question_requests(questions: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Requests of a visual check: the arms ``image`` and ``blank`` (a question without its image has no text arm)."""
-    for number, question in enumerate(questions):
-        for arm, image_id in (("image", question["image"]), ("blank", BLANK)):
-            yield {
-                "item_id": f"question/{number}",
-                "split": "test",
-                "arm": arm,
-                "task": "question",
-                "language": question["language"],
-                "image_id": image_id,
-                "prompt": f"{PLACEHOLDER}\n{question['question']}",
-                "reference": json.dumps(question["answer"], ensure_ascii=False),
-            }
-
-
 def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
     """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n``.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textreg import crossmodal, hub_data, hub_images, images, mixture, row_files
+from textreg import crossmodal, hub_data, hub_images, images, mixture, row_files, visual_check
 from textreg.config import PrepareData
 from textreg.errors import InputError
 from textreg.hub_data import Row, Source
@@ -189,7 +189,7 @@ def _write_requests(path: Path, folder: Path, settings: PrepareData, table: _Ima
 def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]]:
     """The user's visual check; a picture that is missing or broken is an error here, as every question counts."""
     path = Path(settings.visual_check).expanduser()
-    questions = crossmodal.read_questions(path)
+    questions = visual_check.read_questions(path)
     pictures = hub_images.Pictures(path.parent, settings.image_folder)
     for number, question in enumerate(questions):
         row = Row(number, path.name, question["language"], question["image"], ())
@@ -198,7 +198,7 @@ def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]
         except hub_images.BrokenImage as error:
             raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
         table.add(picture.as_record("test"))
-    yield from crossmodal.question_requests(questions)
+    yield from visual_check.question_requests(questions)
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:
