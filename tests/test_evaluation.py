@@ -185,6 +185,10 @@ def asked(tmp_path_factory, tiny_llm, tiny_tower):
     return settings, evaluation.read_requests(folder, "test", ["image", "text"])
 
 
+def answer_system(settings, which, requests, part):
+    return evaluation.answer_arm(settings, [(which, requests, part)])[0]
+
+
 def test_requests_are_chosen_by_split_arm_and_task(asked):
     settings, requests = asked
     assert len(requests) == 4
@@ -195,7 +199,7 @@ def test_requests_are_chosen_by_split_arm_and_task(asked):
 
 def test_every_answer_carries_what_it_answers(asked, tmp_path):
     settings, requests = asked
-    table = evaluation.answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
+    table = answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
     columns = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
     assert list(table.columns) == columns
     assert table["item_id"].tolist() == requests["item_id"].tolist()
@@ -205,29 +209,54 @@ def test_every_answer_carries_what_it_answers(asked, tmp_path):
 def test_lambda_turns_the_adapter_down_to_the_backbone(asked, tmp_path):
     settings, requests = asked
     answers = {
-        which: evaluation.answer_system(settings, which, requests, tmp_path / which.part)["answer"].tolist()
+        which: answer_system(settings, which, requests, tmp_path / which.part)["answer"].tolist()
         for which in (System("backbone"), System("TR", "TR"), System("TR+M", "TR", 0.0))
     }
     bare, tuned, off = answers.values()
     assert off == bare != tuned
 
 
+def test_one_loaded_model_serves_every_lambda_of_an_arm_and_the_answers_are_those_of_one_at_a_time(asked, tmp_path):
+    settings, requests = asked
+    work = [(System("TR+M", "TR", lam), requests) for lam in (0.0, 0.5, 1.0)]
+    work.insert(1, (System("backbone"), requests))
+    loaded = []
+
+    def load(*words, **options):
+        loaded.append(words)
+        return load_aligned(*words, **options)
+
+    load_aligned = assembly.load_aligned
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "load_aligned", load)
+        together = evaluation.answer_all(settings, work, tmp_path / "parts")
+    assert len(loaded) == 2
+    assert together[["system", "lambda"]].drop_duplicates().to_numpy().tolist() == [
+        ["TR+M", 0.0],
+        ["backbone", 1.0],
+        ["TR+M", 0.5],
+        ["TR+M", 1.0],
+    ]
+    alone = [answer_system(settings, which, table, tmp_path / which.part) for which, table in work]
+    assert together["answer"].tolist() == pd.concat(alone)["answer"].tolist()
+
+
 def test_an_answer_in_the_journal_is_not_asked_for_again(asked, tmp_path):
     settings, requests = asked
     part = tmp_path / "TR.jsonl"
-    first = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    first = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
     lines = [json.loads(line) for line in part.read_text().splitlines()]
     kept = [{**line, "answer": "said before"} for line in lines if "|i0:" in line["key"]]
     part.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"key": "torn')
-    again = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    again = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
     assert again == ["said before", *first[1:]]
 
 
 def test_answers_of_another_model_are_never_reused(asked, tmp_path):
     settings, requests = asked
     part = tmp_path / "same.jsonl"
-    tuned = evaluation.answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
-    bare = evaluation.answer_system(settings, System("TR", "TR", 0.0), requests, part)["answer"].tolist()
+    tuned = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
+    bare = answer_system(settings, System("TR", "TR", 0.0), requests, part)["answer"].tolist()
     assert tuned != bare
     assert len(part.read_text().splitlines()) == 2 * len(requests)
 

@@ -136,7 +136,7 @@ def test_an_arm_trained_again_gives_the_shipped_results_within_the_tolerance(shi
     answers = pd.read_parquet(shipped / "evaluate" / "answers.parquet")
     before = answers[answers["system"] == ARM].reset_index(drop=True)
     requests = evaluation.read_requests(run, "test", settings.arms)
-    again = evaluation.answer_system(settings, evaluation.system(run, ARM), requests, tmp_path / "answers.jsonl")
+    again = evaluation.answer_arm(settings, [(evaluation.system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
     asked = ["language", "arm", "item_id", "task", "prompt", "reference"]
     pd.testing.assert_frame_equal(again[asked], before[asked], check_dtype=False)
 

@@ -158,6 +158,8 @@ class Merge(Stage):
     arm: str = "TR"
     lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     tolerated_visual_loss: Share = 0.02
+    identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
+    identifier_model: str = ""
     batch_size: Positive = 128
     max_new_tokens: Positive = 40
     precision: Precision = "fp32"
@@ -172,6 +174,7 @@ class Evaluate(Stage):
     frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
     arms: list[Literal["image", "blank", "text"]] = Field(default_factory=lambda: ["image", "blank", "text"])
     identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
+    identifier_model: str = ""
     judge: Literal["exact", "llm", "none"] = "exact"
     judge_endpoint: str = ""
     judge_model: str = ""

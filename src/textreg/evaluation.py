@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textreg.config import Evaluate, Merge
 from textreg.errors import InputError, did_you_mean
@@ -84,57 +85,67 @@ def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Itera
     return table[wanted].reset_index(drop=True)
 
 
-def answer_system(settings: Evaluate | Merge, which: System, requests: "pd.DataFrame", part: Path) -> "pd.DataFrame":
-    """Answer requests with one system; returns the answers contract (DESIGN: ``answers.parquet``).
+def answer_arm(
+    settings: Evaluate | Merge, items: Sequence[tuple[System, "pd.DataFrame", Path]]
+) -> list["pd.DataFrame"]:
+    """Answers of systems of one arm to their requests, as tables of the answers contract (DESIGN:
+    ``answers.parquet``).
 
-    Answers already in ``part`` (same adapter, lambda, requests and length limit) are not asked again.
+    ``items``: system, requests, file of its answers.  One loaded model serves every lambda.  Answers already in a file
+    (same adapter, lambda, requests and length limit) are not asked again; where none is missing no model is loaded.
     """
-    from textreg import adapters, assembly, features, generation
+    from textreg import adapters, assembly, features
     from textreg.compute import set_up
     from textreg.sweep import scaled_adapter
 
     compute = set_up(settings.threads, precision=settings.precision)
-    run = Path(settings.run)
-    plan = answer_plan(settings, which, requests)
-    keys = (f"{plan}|" + requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
-    with Journal(part) as journal:
-        missing = [position for position, key in enumerate(keys) if key not in journal]
-        if missing:
-            model, processor = assembly.load_aligned(
-                run / "align", precision=settings.precision, device=compute.device
-            )
-            asked = requests.iloc[missing].reset_index(drop=True)
-            images = features.ImageTable.read(run / "prepare_data" / "images.parquet")
-            seen = features.open_features(model, processor, images, ids=asked["image_id"].dropna().unique())
+    run, arm = Path(settings.run), items[0][0].arm
+    model: Any = None
+    tables = []
+    for which, requests, part in items:
+        plan = answer_plan(settings, which, requests)
+        keys = (f"{plan}|" + requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
+        with Journal(part) as journal:
+            missing = [position for position, key in enumerate(keys) if key not in journal]
+            if missing:
+                if model is None:
+                    how = {"precision": settings.precision, "device": compute.device}
+                    model, processor = assembly.load_aligned(run / "align", **how)
+                    ids = {name for _, asked, _ in items for name in asked["image_id"].dropna()}
+                    images = features.ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
+                    seen = features.open_features(model, processor, images, ids=sorted(ids))
+                    model = adapters.load_adapter(model, run / "tune" / arm / "adapter") if arm else model
+                asked = requests.iloc[missing].reset_index(drop=True)
+                with scaled_adapter(model, which.lam) if arm else nullcontext():
+                    _ask(settings, model, processor, seen, asked, journal, [keys[position] for position in missing])
+            answers = [journal[key]["answer"] for key in keys]
+        table = requests[["language", "arm", "item_id", "task", "prompt", "reference"]].copy()
+        table.insert(0, "seed", settings.seed)
+        table.insert(1, "system", which.name)
+        table.insert(2, "lambda", which.lam)
+        table.insert(8, "answer", answers)
+        tables.append(table)
+    return tables
 
-            def keep(batch: list) -> None:
-                for position, answer in batch:
-                    journal.append(keys[missing[position]], {"answer": answer.text})
 
-            def ask() -> None:
-                generation.answer(
-                    model,
-                    processor,
-                    asked,
-                    seen,
-                    max_new_tokens=settings.max_new_tokens,
-                    batch_size=settings.batch_size,
-                    on_batch=keep,
-                )
+def _ask(
+    settings: Evaluate | Merge,
+    model: Any,
+    processor: Any,
+    seen: Any,
+    asked: "pd.DataFrame",
+    journal: Journal,
+    keys: Sequence[str],
+) -> None:
+    """Answer ``asked`` and keep every batch in the journal, row by row under its key."""
+    from textreg import generation
 
-            if which.arm:
-                model = adapters.load_adapter(model, run / "tune" / which.arm / "adapter")
-                with scaled_adapter(model, which.lam):
-                    ask()
-            else:
-                ask()
-        answers = [journal[key]["answer"] for key in keys]
-    table = requests[["language", "arm", "item_id", "task", "prompt", "reference"]].copy()
-    table.insert(0, "seed", settings.seed)
-    table.insert(1, "system", which.name)
-    table.insert(2, "lambda", which.lam)
-    table.insert(8, "answer", answers)
-    return table
+    def keep(batch: list) -> None:
+        for position, answer in batch:
+            journal.append(keys[position], {"answer": answer.text})
+
+    options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+    generation.answer(model, processor, asked, seen, on_batch=keep, **options)
 
 
 def answer_plan(settings: Evaluate | Merge, which: System, requests: "pd.DataFrame") -> str:
@@ -156,43 +167,49 @@ def answer_all(
     folder: Path,
     report: Callable[[str], None] = print,
 ) -> "pd.DataFrame":
-    """Answer several systems side by side in ``settings.workers`` processes; one table of all answers.
+    """Answer several systems; one table of all answers, in the order of ``work``.
 
-    ``report`` is told when a system is done.
+    With one worker the systems of an arm share a loaded model; with more each system has a process of its own, side by
+    side.  ``report`` is told when a system is done.
     """
     import pandas as pd
 
+    items = [(which, requests, folder / which.part) for which, requests in work]
     workers = min(getattr(settings, "workers", 1), len(work))
-    parts = [folder / which.part for which, _ in work]
+    tables: dict[int, pd.DataFrame] = {}
+
+    def done(numbers: Sequence[int], found: Sequence[pd.DataFrame]) -> None:
+        for number, table in zip(numbers, found, strict=True):
+            tables[number] = table
+            report(f"{items[number][2].stem}: {len(table)} answers")
+
     if workers <= 1:
-        tables = [answer_system(settings, *item, part) for item, part in zip(work, parts, strict=True)]
-        return pd.concat(tables, ignore_index=True)
-    tables = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-        futures = {
-            pool.submit(answer_system, settings, which, requests, part): number
-            for number, ((which, requests), part) in enumerate(zip(work, parts, strict=True))
-        }
-        for future in as_completed(futures):
-            number = futures[future]
-            tables[number] = future.result()
-            report(f"{work[number][0].part.removesuffix('.jsonl')}: {len(tables[number])} answers")
+        for arm in dict.fromkeys(which.arm for which, _, _ in items):
+            numbers = [number for number, item in enumerate(items) if item[0].arm == arm]
+            done(numbers, answer_arm(settings, [items[number] for number in numbers]))
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
+            futures = {pool.submit(answer_arm, settings, [item]): number for number, item in enumerate(items)}
+            for future in as_completed(futures):
+                done([futures[future]], future.result())
     return pd.concat([tables[number] for number in range(len(work))], ignore_index=True)
 
 
-def annotated(settings: Evaluate, answers: "pd.DataFrame") -> "pd.DataFrame":
-    """The answers with everything that can be said of each (:func:`textreg.annotation.annotate`)."""
+def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFrame":
+    """The answers with everything that can be said of each (:func:`textreg.annotation.annotate`); a sweep is judged
+    exactly, where that can be.
+    """
     from textreg.annotation import annotate
     from textreg.identifiers import open_identifier
 
-    judge = {"none": None, "exact": "exact"}.get(settings.judge)
-    if settings.judge == "llm":
+    judge = "exact" if isinstance(settings, Merge) else {"none": None, "exact": "exact"}.get(settings.judge)
+    if isinstance(settings, Evaluate) and settings.judge == "llm":
         from textreg.judges import LLMJudge
         from textreg.service import Service
 
         verdicts = Path(settings.run) / "evaluate" / "verdicts.jsonl"
         judge = LLMJudge(Service(settings.judge_endpoint, settings.judge_model), verdicts)
-    return annotate(answers, open_identifier(settings.identifier), judge)
+    return annotate(answers, open_identifier(settings.identifier, model=settings.identifier_model), judge)
 
 
 def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) -> "pd.DataFrame":

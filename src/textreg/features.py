@@ -52,8 +52,12 @@ class ImageTable:
     blank_side: int = 48
 
     @classmethod
-    def read(cls, table: str | Path, root: str | Path | None = None) -> "ImageTable":
+    def read(
+        cls, table: str | Path, root: str | Path | None = None, *, ids: Iterable[str] | None = None
+    ) -> "ImageTable":
         """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path).
+
+        ``ids``: only these images and the blank one, because all pictures of a real run are gigabytes.
 
         Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
         Raises :class:`InputError` as :func:`textreg.row_files.opened` does, and for an image that is nowhere.
@@ -62,10 +66,13 @@ class ImageTable:
 
         encoded: dict[str, bytes] = {}
         paths: dict[str, str] = {}
+        wanted_ids = None if ids is None else {BLANK, *ids}
         # Batch by batch: real pictures are gigabytes, and a whole table would hold them twice.
         with opened(table, ["image_id", "image"]) as (file, wanted):
             for batch in file.iter_batches(batch_size=256, columns=wanted):
                 for image_id, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if wanted_ids is not None and image_id not in wanted_ids:
+                        continue
                     if image is None or (image["bytes"] is None and image["path"] is None):
                         raise InputError(f"{table}: image {image_id!r} has neither bytes nor a path; {CURE}")
                     if image["bytes"] is not None:
