@@ -62,6 +62,7 @@ def test_the_config_names_both_architectures_and_every_end_token(tmp_path, tiny_
     config = json.loads((folder / "config.json").read_text())
     generation = json.loads((folder / "generation_config.json").read_text())
     assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["dtype"] == config["text_config"]["dtype"] == "float32"
     assert config["text_config"]["architectures"] == ["LlamaForCausalLM"]
     assert tiny_vlm[1].tokenizer.eos_token_id in generation["eos_token_id"]
     assert (folder / "chat_template.jinja").is_file()

@@ -1,62 +1,129 @@
-"""Hub scale end to end on hub-shaped folders, through the code that the notebooks call."""
+"""Hub scale end to end: the notebooks themselves, one after the other, on folders with the hub's files and columns."""
+
+import json
 
 import hub_folders
 import pandas as pd
 import pytest
+import yaml
+from rich.console import Console
 
-from textreg import adapters, assembly, config, evaluation, features, generation, prepare, row_files, training, tuning
+from textreg import runner, stages
+from textreg.evaluation import System
+from textreg.export import export_system
+from textreg.reporting import Report
 
 LANGUAGES = ["en", "de", "quz"]
+SYSTEMS = ["backbone", "BM", "TR", "TR+M"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_llm, tiny_tower):
-    """A run folder with prepared data, an aligned projector and one tuned arm, and the two training logs."""
-    data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
-    common = {"run": str(folder), "scale": "hub"}
-    settings = config.PrepareData(
-        **common,
-        align_data=str(hub_folders.pretrain(data / "lcs", archive=True)),
-        visual_data=[str(hub_folders.onevision(data / "ov"))],
-        text_data=[str(hub_folders.aya(data / "aya"))],
-        evaluation_data=str(hub_folders.crossmodal(data / "xm3600", tuple(LANGUAGES))),
-        languages=LANGUAGES,
-        text_languages=["es", "ga"],
-        held_out=[],
-        align_rows=8,
-        visual_rows=8,
-        text_rows=8,
-        validation_images=1,
-        test_images=2,
-    )
-    prepare.write(settings)
-    sizes = {"steps": 2, "batch_size": 4, "cache_features": False, "log_steps": 1, "packing": True}
-    align = config.Align(**common, **sizes, llm=str(tiny_llm), tower=str(tiny_tower))
-    model, processor = assembly.assemble(align.llm, align.tower)
-    images = features.ImageTable.read(folder / "prepare_data" / "images.parquet")
-    seen = features.open_features(model, processor, images, cache=False)
-    captions = row_files.read_rows(folder / "prepare_data" / "align.parquet")
-    logs = [training.train(model, processor, captions, seen, align, folder / "align")]
-    assembly.save_aligned(model, folder / "align", assembly.Base(llm=align.llm, tower=align.tower))
+    """The run folder of a profile whose every source is a local folder; all stages but the backbone's are run."""
+    data = tmp_path_factory.mktemp("data")
+    lcs = hub_folders.pretrain(data / "lcs", archive=True)
+    (data / "check" / "00003").mkdir(parents=True)
+    (data / "check" / "00003" / "000000003.png").write_bytes(hub_folders.png(7))  # a name that a training picture has
+    question = {"image": "00003/000000003.png", "question": "What colour is it?", "answer": ["blue", "purple"]}
+    (data / "check" / "questions.jsonl").write_text(json.dumps(question))
+    training = {"batch_size": 4, "cache_features": True, "packing": True, "precision": "bf16", "log_steps": 1}
+    short = {"batch_size": 4, "max_new_tokens": 12, "precision": "bf16"}
+    profile = {
+        "name": "tiny-hub",
+        "scale": "hub",
+        "seed": 0,
+        "prepare_data": {
+            "align_data": str(lcs),
+            "visual_data": [str(hub_folders.onevision(data / "ov"))],
+            "text_data": [str(hub_folders.aya(data / "aya"))],
+            "evaluation_data": str(hub_folders.crossmodal(data / "xm3600", tuple(LANGUAGES))),
+            "visual_check": str(data / "check" / "questions.jsonl"),
+            "languages": LANGUAGES,
+            "text_languages": ["es", "ga"],
+            "held_out": [],
+            "align_rows": 8,
+            "visual_rows": 8,
+            "text_rows": 8,
+            "validation_images": 2,
+            "test_images": 2,
+        },
+        "align": {**training, "llm": str(tiny_llm), "tower": str(tiny_tower), "steps": 2},
+        "tune": {
+            **training,
+            "steps": 3,
+            "rank": 2,
+            "alpha": 4,
+            "checkpoint_steps": 2,
+            "activation_checkpointing": True,
+        },
+        "merge": {**short, "lambdas": [0.5, 1.0]},
+        "evaluate": {**short, "systems": SYSTEMS, "frontier_lambdas": [0.25], "judge": "none", "bootstrap": 20},
+        "mechanism": {"probe_images": 2, "batch_size": 4, "max_new_tokens": 4},
+        "arms": [
+            {"arm": "BM", "text": "none"},
+            {"arm": "TR", "text": "multilingual", "text_share": 0.5, "text_phases": 2, "merge": True},
+        ],
+    }
+    (data / "tiny-hub.yaml").write_text(yaml.safe_dump(profile))
+    folder = tmp_path_factory.mktemp("hub") / "run"
+    quiet = Report(Console(quiet=True))
+    done = runner.run(str(data / "tiny-hub.yaml"), folder, root=stages.repository(), report=quiet)
+    assert set(done.units("ran")) == {
+        "prepare_data", "align", "tune[BM]", "tune[TR]", "merge[TR]", "evaluate", "figures", "mechanism"
+    }  # fmt: skip
+    return folder
 
-    tune = config.Tune(**common, **sizes, text_share=0.5, rank=2, alpha=4)
-    rows, order = tuning.arm_rows(tune)
-    model = adapters.attach(assembly.load_aligned(folder / "align")[0], rank=2, alpha=4)
-    logs.append(training.train(model, processor, rows, seen, tune, folder / "tune" / "TR", order=order.positions))
-    return folder, model, processor, seen, logs
+
+def test_every_language_and_arm_of_every_system_is_answered_and_scored(run):
+    answers = pd.read_parquet(run / "evaluate" / "answers.parquet")
+    captions = answers[(answers["task"] == "caption") & (answers["lambda"] != 0.25)]
+    counted = captions.groupby(["system", "language", "arm"]).size()
+    expected = pd.MultiIndex.from_product([sorted(SYSTEMS), sorted(LANGUAGES), ["blank", "image", "text"]])
+    assert counted.reindex(expected).fillna(0).eq(2).all()
+    fidelity = pd.read_csv(run / "evaluate" / "fidelity.csv")
+    assert set(fidelity["system"]) == set(SYSTEMS) and fidelity["n"].eq(2).all()
+    assert fidelity[["grounded", "parse_rate", "lf_plus"]].isna().all(axis=None)  # nobody judged: undefined, not wrong
 
 
-def test_both_trainings_see_every_planned_row_and_end_with_a_finite_loss(run):
-    assert [log.rows for log in run[4]] == [8, 8]
-    assert all(log.loss == log.loss and log.loss < float("inf") for log in run[4])
+def test_people_s_captions_and_the_user_s_questions_are_scored_beside_fidelity(run):
+    captions = pd.read_csv(run / "evaluate" / "captions.csv")
+    assert set(captions["language"]) == set(LANGUAGES) and captions["chrf"].between(0, 100).all()
+    visual = pd.read_csv(run / "evaluate" / "visual.csv")
+    assert set(visual["task"]) == {"question", "question, answer contained"} and set(visual["system"]) == set(SYSTEMS)
 
 
-def test_every_request_of_every_language_and_arm_is_answered(run):
-    folder, model, processor, seen, _ = run
-    requests = evaluation.read_requests(folder, "test", ["image", "blank", "text"])
-    assert requests.groupby(["language", "arm"]).size().to_dict() == dict.fromkeys(
-        pd.MultiIndex.from_product([sorted(LANGUAGES), ["blank", "image", "text"]]), 2
-    )
-    answers = generation.answer(model, processor, requests, seen, max_new_tokens=4, batch_size=5)
-    assert len(answers) == len(requests)
-    assert all(isinstance(answer.text, str) for answer in answers)
+def test_features_are_kept_on_disk_where_the_profile_asks_for_it_and_arms_share_them(run):
+    assert len(list((run / "features").glob("features-*.npy"))) == 2  # alignment's pictures, and those of tuning
+
+
+@pytest.mark.parametrize("arm", ["BM", "TR"])
+def test_an_arm_records_what_it_was_shown_and_its_loss(run, arm):
+    shown = pd.read_csv(run / "tune" / arm / "shown.csv")
+    text = shown[~shown["image"]]
+    assert set(text["language"]) == ({"es", "ga"} if arm == "TR" else set())
+    assert shown["share"].sum() == pytest.approx(1.0) and shown["rows"].sum() == 12
+    log = pd.read_csv(run / "tune" / arm / "log.csv")
+    assert log["loss"].between(0, 100).all()
+
+
+def test_the_merged_checkpoint_loads_with_every_key_and_carries_a_card(run):
+    from transformers import AutoModelForImageTextToText
+
+    folder = run / "merge" / "TR+M" / "model"
+    _, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    card = (folder / "README.md").read_text("utf-8")
+    assert "On validation images" in card and "| de | image |" in card and "| es | no |" in card
+
+
+def test_an_arm_is_exported_with_the_test_results_of_the_run(run, tmp_path):
+    folder = export_system(run, System("TR", "TR"), tmp_path / "out")
+    card = (folder / "README.md").read_text("utf-8")
+    assert "On test images" in card and "text share: 0.5" in card
+    weights = json.loads((folder / "config.json").read_text())
+    assert weights["dtype"] == "bfloat16"
+
+
+def test_figures_and_the_mechanism_study_are_there(run):
+    assert {path.stem for path in (run / "figures").glob("*.svg")} >= {"1_language_fidelity", "2_mixture"}
+    assert {"first_token", "probe"} <= {path.stem for path in (run / "mechanism").glob("*.csv")}

@@ -188,13 +188,14 @@ def write_weights(model: "PreTrainedModel", folder: Path) -> None:
 
 
 def write_config(model: "PreTrainedModel", folder: Path) -> None:
-    """``config.json`` with the architecture of the language model inside its text config."""
+    """``config.json`` with the number format, and the architecture of the language model inside its text config."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["architectures"] = [type(model).__name__]
+    config["dtype"] = config["text_config"]["dtype"] = str(model.dtype).removeprefix("torch.")
     config["text_config"]["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["text_config"]["model_type"]]]
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
