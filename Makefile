@@ -14,8 +14,6 @@ READY := $(VENV)/.ready
 # Small models gain nothing from several threads; arms run side by side instead.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
-# oneDNN keeps a kernel for every shape it meets; fewer of them save a gigabyte of an evaluation and cost it seconds.
-export ONEDNN_PRIMITIVE_CACHE_CAPACITY ?= 64
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test rerun smoke figures book check audit clean
