@@ -109,6 +109,10 @@ WRONG_ELSEWHERE = {
         ["merge", "a", "b", "--out", "x", "--pattern", "mlp"],
         "'mlp' is not PATTERN=NUMBER",
     ),
+    "export of a system that the run lacks": (
+        ["export", "TR+M", "--out", "x", "--run", "runs/none"],
+        "no tuned arm 'TR' in runs/none",
+    ),
     "score of no file": (["score", "none.jsonl"], "none.jsonl"),
     "judge without an endpoint": (["score", "none.jsonl", "--judge", "llm"], "needs --endpoint URL and --model NAME"),
     "a price that is none": (["score", "none.jsonl", "--price", "cheap"], "expected two numbers, READ,WRITTEN"),

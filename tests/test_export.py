@@ -10,13 +10,15 @@ from safetensors import safe_open
 from test_adapters import disturbed
 from test_assembly import pixel_inputs
 
-from textreg import row_files
+from textreg import row_files, status
 from textreg.adapters import attach, load_adapter, save_adapter
 from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.errors import InputError
 from textreg.evaluation import System
-from textreg.export import export, export_system
+from textreg.export import export, export_system, require_standing
 from textreg.modelcard import ModelCard, card_of_run
+from textreg.plan import State
+from textreg.stages import Unit
 from textreg.sweep import scaled_adapter
 
 
@@ -200,6 +202,27 @@ def test_a_card_made_before_the_evaluation_shows_the_validation_images_and_says_
     card = card_of_run(run, System("TR", "TR"), read_base(run / "align"), table)
     assert [row["lf"] for row in card.fidelity] == [0.25]
     assert "On validation images" in card.render()
+
+
+def states(**found):
+    """State of some units by name, as ``textreg status`` collects them; reasons are made up."""
+    units = [Unit("align"), Unit("tune", "TR"), Unit("tune", "BM"), Unit("merge", "TR"), Unit("evaluate")]
+    named = {unit.name.replace("[", "_").rstrip("]"): unit for unit in units}
+    return {unit: State(unit, found.get(name, "done"), ("code changed",), None, None) for name, unit in named.items()}
+
+
+@pytest.mark.parametrize("stale", ["align", "tune_TR", "merge_TR", "evaluate"])
+def test_a_system_of_which_a_stage_is_stale_is_not_exported(run, stale, monkeypatch):
+    (run / "run.json").write_text("{}")
+    monkeypatch.setattr(status, "collect", lambda run: states(**{stale: "stale"}))
+    with pytest.raises(InputError, match=r"is stale \(code changed\); bring it up to date: textreg run --run"):
+        require_standing(run, System("TR+M", "TR", 0.5))
+
+
+def test_another_arm_may_be_stale_and_the_evaluation_not_yet_made(run, monkeypatch):
+    (run / "run.json").write_text("{}")
+    monkeypatch.setattr(status, "collect", lambda run: states(tune_BM="stale", evaluate="missing"))
+    require_standing(run, System("TR+M", "TR", 0.5))
 
 
 def test_a_run_that_did_not_record_what_an_arm_was_shown_says_which_stage_to_run(run):
