@@ -12,7 +12,7 @@ which is what lets a seeded choice of row numbers stand for a sample.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -85,6 +85,29 @@ def source(name: str) -> Source:
     path = hubs.resolve(name, kind="dataset")
     files = hubs.data_files(name, path)
     return Source(hubs.parse(name).short, path if path.is_dir() else path.parent, tuple(files))
+
+
+def check_names(sources: Mapping[str, Sequence[str]]) -> None:
+    """Refuse data sets that could not be told apart: rows and pictures go by the name of their source.
+
+    ``sources``: setting -> the names it lists.  One data set may serve two settings.  Raises ``InputError`` for two of
+    one name in different places, and for one that a setting lists twice.
+    """
+    places: dict[str, tuple[str, str]] = {}
+    for setting, names in sources.items():
+        here: set[str] = set()
+        for name in names:
+            parts = hubs.parse(name)
+            place = str(Path(parts.base).expanduser().resolve()) if parts.local else f"{parts.base}@{parts.revision}"
+            known, first = places.setdefault(parts.short, (place, name))
+            if known != place:
+                raise InputError(
+                    f"prepare_data.{setting}: {first} and {name} would both be called {parts.short!r}, and rows and "
+                    "pictures go by that name; rename one of them"
+                )
+            if parts.short in here:
+                raise InputError(f"prepare_data.{setting} names {name} twice; name it once")
+            here.add(parts.short)
 
 
 @cache

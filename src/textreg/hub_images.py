@@ -29,7 +29,10 @@ class BrokenImage(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A checked picture: ``data`` (encoded bytes) or ``path`` relative to the image folder; the other is ``None``."""
+    """A checked picture: ``data`` (encoded bytes) or ``path`` relative to the image folder; the other is ``None``.
+
+    ``image_id`` is ``SOURCE/PATH``, or ``SOURCE#ROW`` of a picture that lies in the data file itself.
+    """
 
     image_id: str
     data: bytes | None
@@ -87,8 +90,9 @@ class Pictures:
             open_image(data, _label(row))
         except InputError as error:
             raise BrokenImage(str(error)) from error
-        embedded = isinstance(row.image, dict)
-        return Picture(f"{row.source}#{row.number}" if embedded else str(row.image), None if path else data, path)
+        # The source is part of the name: two data sets may both hold a 0.png, and a test picture is no training one.
+        name = f"{row.source}#{row.number}" if isinstance(row.image, dict) else f"{row.source}/{row.image}"
+        return Picture(name, None if path else data, path)
 
 
 def _label(row: Row) -> str:

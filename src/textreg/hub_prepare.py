@@ -64,6 +64,7 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     """
     folder = Path(folder)
     crossmodal.check_languages(settings.languages)
+    hub_data.check_names(named_sources(settings))
     align, *visual = [hub_data.source(name) for name in [settings.align_data, *settings.visual_data]]
     texts = [hub_data.source(name) for name in settings.text_data]
     evaluation = crossmodal.resolve(settings.evaluation_data)
@@ -95,6 +96,15 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     for reason, n in sorted(skipped.items()):
         say(f"left out {n} rows of {reason}")
     return Prepared(written, plan, control, dict(skipped))
+
+
+def named_sources(settings: PrepareData) -> dict[str, list[str]]:
+    """Setting -> the data sets it names, of the settings whose rows and pictures end up in one table."""
+    return {
+        "align_data": [settings.align_data],
+        "visual_data": settings.visual_data,
+        "text_data": settings.text_data,
+    }
 
 
 def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: Say = print) -> mixture.MixturePlan:
@@ -191,14 +201,16 @@ def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]
     path = Path(settings.visual_check).expanduser()
     questions = crossmodal.read_questions(path)
     pictures = hub_images.Pictures(path.parent, settings.image_folder)
+    asked = []
     for number, question in enumerate(questions):
-        row = Row(number, path.name, question["language"], question["image"], ())
+        row = Row(number, f"visual_check:{path.name}", question["language"], question["image"], ())
         try:
             picture = pictures.check(row)
         except hub_images.BrokenImage as error:
             raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
         table.add(picture.as_record("test"))
-    yield from crossmodal.question_requests(questions)
+        asked.append({**question, "image": picture.image_id})
+    yield from crossmodal.question_requests(asked)
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:
