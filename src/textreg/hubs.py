@@ -21,7 +21,8 @@ from textreg.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 TWICE = ("consolidated*", "*/*.safetensors")  # the same weights in other layouts
-DATA_FILES = ("*.json", "*.jsonl", "*.parquet")
+DATA_SUFFIXES = (".parquet", ".jsonl", ".json")  # in the order in which they are preferred
+DATA_FILES = tuple(f"*{suffix}" for suffix in DATA_SUFFIXES)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -53,6 +54,8 @@ def parse(name: str) -> Name:
         return Name(name, None, None, True)
     base, _, glob = name.partition(":")
     base, _, revision = base.partition("@")
+    if glob.startswith("/") or ".." in glob.split("/"):
+        raise InputError(f"{name}: what stands after ':' is a pattern of files inside the folder, not {glob!r}")
     if Path(base).expanduser().exists():
         return Name(base, revision or None, glob or None, True)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
@@ -87,7 +90,7 @@ def data_files(name: str, path: Path) -> list[Path]:
         if not files:
             raise InputError(f"{name}: no file matches {glob!r} in {path.name}; it holds {_listing(path)}")
         return files
-    for suffix in (".parquet", ".jsonl", ".json"):
+    for suffix in DATA_SUFFIXES:
         files = sorted(found for found in path.rglob(f"*{suffix}") if not found.name.startswith("."))
         files = [found for found in files if found.name not in ("dataset_infos.json", "config.json")]
         training = [found for found in files if "train" in found.relative_to(path).as_posix().lower()]
