@@ -9,6 +9,7 @@ is never run.
 Nothing is downloaded when ``HF_HUB_OFFLINE=1`` is set; what an earlier call stored is found again.
 """
 
+import errno
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,6 +24,7 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 TWICE = ("consolidated*", "*/*.safetensors")  # the same weights in other layouts
 DATA_SUFFIXES = (".parquet", ".jsonl", ".json")  # in the order in which they are preferred
 DATA_FILES = tuple(f"*{suffix}" for suffix in DATA_SUFFIXES)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -149,4 +151,13 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
     except errors.HfHubHTTPError as error:
         raise InputError(
             f"{name.base}: the hub answered with an error ({str(error).splitlines()[0]}); try later"
+        ) from error
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        from huggingface_hub import constants
+
+        cure = "free some space there, or set HF_HOME to a folder on another disk"
+        raise InputError(
+            f"{name.base}: cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror or error}); {cure}"
         ) from error

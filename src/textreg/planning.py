@@ -86,8 +86,10 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
             f"profile {profile.name!r} is at scale {profile.scale!r}; only hub runs are planned for a GPU"
         )
     resolved = {unit.name: profiles.resolve(profile, unit.stage, unit.arm, overrides) for unit in profile.units}
-    data = next(s for s in resolved.values() if isinstance(s, PrepareData))
-    align = next(s for s in resolved.values() if isinstance(s, Align))
+    # Of a profile that leaves these two stages to another run, the settings still say what is read.
+    data = profiles.resolve(profile, "prepare_data", overrides=overrides)
+    align = profiles.resolve(profile, "align", overrides=overrides)
+    assert isinstance(data, PrepareData) and isinstance(align, Align)
     evaluate = next((s for s in resolved.values() if isinstance(s, Evaluate)), None)
     tunes = {name: s for name, s in resolved.items() if isinstance(s, Tune)}
     merges = {name: s for name, s in resolved.items() if isinstance(s, Merge)}
@@ -102,12 +104,12 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
         return Plan(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
 
-    work = [_training_work("align", align, 0, llm, tower, data)]
+    work = [_training_work("align", align, 0, llm, tower, data)] if "align" in resolved else []
     work += [_training_work(name, tune, tune.rank, llm, tower, data) for name, tune in tunes.items()]
     requests = data.validation_images * len(data.languages)
     for name, merge in merges.items():
         work.append(_answer_work(name, requests * len(merge.lambdas), merge, llm, tower, 1.0))
-    if evaluate is not None:
+    if evaluate is not None and evaluate.systems:
         asked = data.test_images * len(data.languages)
         systems = len(evaluate.systems) * len(evaluate.arms) + len(merges) * len(evaluate.frontier_lambdas)
         shown = (systems - len(evaluate.systems) * ("text" in evaluate.arms)) / systems

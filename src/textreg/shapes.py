@@ -190,8 +190,9 @@ def find(name: str, kind: Literal["llm", "tower"]) -> LanguageModel | Tower | No
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: no config.json; a model is a folder with config.json and *.safetensors")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    config = _config(folder, name)
     try:
-        return _shape(_config(folder, name), kind, size)
+        return _shape(config, kind, size)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except (AttributeError, TypeError) as error:
