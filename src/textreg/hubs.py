@@ -80,7 +80,8 @@ def resolve(name: str, *, kind: Literal["model", "dataset"] = "model", revision:
 
 
 def data_files(name: str, path: Path) -> list[Path]:
-    """The data files of a resolved data set, sorted: those of the glob, else the training split, else all of one kind.
+    """The data files of a resolved data set, sorted: those of the glob, else the file that a well-known data set is
+    read from, else the training split, else all of one kind.
 
     Raises ``InputError`` when there are none.
     """
@@ -92,6 +93,9 @@ def data_files(name: str, path: Path) -> list[Path]:
         if not files:
             raise InputError(f"{name}: no file matches {glob!r} in {path.name}; it holds {_listing(path)}")
         return files
+    for facts in known()["datasets"].values():  # a copy of a known data set, with other JSON files beside the data
+        if (path / facts.get("files", "*")).is_file():
+            return [path / facts["files"]]
     for suffix in DATA_SUFFIXES:
         files = sorted(found for found in path.rglob(f"*{suffix}") if not found.name.startswith("."))
         files = [found for found in files if found.name not in ("dataset_infos.json", "config.json")]
