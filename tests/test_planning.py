@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from textreg import planning, profiles, shapes
+from textreg import plan_tables, planning, profiles, shapes
 from textreg.errors import InputError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -141,17 +141,21 @@ def test_keeping_features_shows_its_disk(gpu, plan):
     assert size == pytest.approx(164_000 * 1.68e6, rel=0.01)
 
 
+def printed(plan):
+    console = Console(width=200, record=True, file=io.StringIO())
+    plan_tables.show(plan, console)
+    return console.export_text()
+
+
 def test_the_printed_plan_names_every_download_and_states_its_assumptions(plan):
-    console = Console(width=160, record=True, file=io.StringIO())
-    planning.show(plan, console)
-    text = console.export_text()
+    text = printed(plan)
     for word in (LLM, TOWER, "floschne/xm3600", "35%", "729 image tokens", "RTX 4090"):
         assert word in text
 
 
 def test_an_unknown_hub_model_gives_no_hours_and_says_so(gpu):
     plan = planning.plan(gpu, ["align.llm=nobody/never-heard-of"])
-    assert plan.unknown == ("nobody/never-heard-of",)
+    assert plan.unknown == ("nobody/never-heard-of: nothing is known of it here, give a local folder to count it",)
     assert plan.cards == ()
 
 
@@ -172,7 +176,102 @@ def test_a_scenes_profile_has_no_gpu_plan(gpu):
         planning.plan(replace(gpu, scale="scenes"))
 
 
-def test_a_config_without_a_needed_field_is_named(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    with pytest.raises(InputError, match=r"config\.json has no 'num_attention_heads'"):
-        shapes.find(str(tmp_path), "llm")
+def configured(folder, **content):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_a_published_config_that_leaves_out_its_defaults_is_counted(tmp_path):
+    # As llava-1.5-7b-hf and siglip-base-patch16-224 publish theirs.
+    words = {"model_type": "llama", "vocab_size": 32064}
+    tower = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+    }
+    llava = configured(tmp_path / "llava", model_type="llava", text_config=words, vision_config=tower)
+    assert shapes.find(llava, "llm") == shapes.LanguageModel(32, 4096, 11008, 32, 32, 32064, False)
+    assert shapes.find(llava, "tower") == shapes.Tower(24, 1024, 4096, 336, 14)
+    siglip = configured(tmp_path / "siglip", model_type="siglip", vision_config={"model_type": "siglip_vision_model"})
+    assert shapes.find(siglip, "tower") == shapes.Tower(12, 768, 3072, 224, 16)
+    with pytest.raises(InputError, match=r"siglip: siglip_text_model is no language model that answers"):
+        shapes.find(siglip, "llm")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"hidden_size": 8}, "of no type known to transformers"),
+        ({"model_type": "gpt2"}, "names no intermediate_size, which a llm is counted from"),
+    ],
+)
+def test_a_model_that_cannot_be_counted_is_said_and_stops_neither_plan_nor_run(gpu, tmp_path, content, reason):
+    name = configured(tmp_path / "odd", **content)
+    plan = planning.plan(gpu, [f"align.llm={name}"])
+    assert len(plan.unknown) == 1 and reason in plan.unknown[0]
+    assert plan.cards == () and plan.downloads and plan.disk
+    text = printed(plan)
+    assert f"no hours or memory: {name}" in text and "On disk: at least" in text
+
+
+def test_a_published_vlm_is_planned_and_its_download_listed(gpu):
+    # 7,063,427,072 is the published number of parameters; the plan leaves CLIP's class token and first norm out.
+    plan = planning.plan(gpu, ["align.vlm=llava-hf/llava-1.5-7b-hf"])
+    assert plan.unknown == () and plan.downloads[0].size == 2 * 7_063_427_072
+    assert plan.downloads[0].name == "llava-hf/llava-1.5-7b-hf"
+    llm, tower = (shapes.find("llava-hf/llava-1.5-7b-hf", kind) for kind in ("llm", "tower"))
+    assert llm.parameters + tower.parameters + shapes.projector(tower, llm) == 7_063_427_072 - 3 * 1024
+
+
+def test_a_model_of_unknown_size_is_listed_and_makes_the_total_a_lower_bound(gpu, plan):
+    unknown = planning.plan(gpu, ["align.vlm=nobody/never-heard-of"])
+    assert ("nobody/never-heard-of", 0) in [(item.name, item.size) for item in unknown.downloads]
+    assert "Downloads: at least " in printed(unknown)
+    assert "at least" not in printed(plan)
+
+
+def test_the_file_of_glotlid_is_listed_where_it_is_the_identifier(gpu, plan):
+    assert "cis-lmu/glotlid" in [item.name for item in plan.downloads]
+    other = planning.plan(gpu, ["evaluate.identifier=py3langid"])
+    assert "cis-lmu/glotlid" not in [item.name for item in other.downloads]
+
+
+def test_the_micro_batch_is_that_of_the_longest_rows_of_either_kind(gpu):
+    # As the probe tries them: max_length tokens, of a text-only row nearly all in the loss, a tenth of the card free.
+    llm, tower = shapes.find(LLM, "llm"), shapes.find(TOWER, "tower")
+    card = planning.plan(gpu).cards[0]
+    for rows, fits in ((card.micro, True), (2 * card.micro, False)):
+        peak = shapes.train_memory(
+            llm,
+            tower,
+            rank=64,
+            tokens=2048,
+            scored=2048 * planning.ANSWERED,
+            micro=rows,
+            checkpointing=True,
+            four_bit=False,
+        )
+        assert (peak <= 0.9 * card.capacity) == fits
+        if fits:
+            assert card.memory == pytest.approx(peak)
+
+
+def test_every_worker_of_an_evaluation_needs_room_for_a_model_on_the_card(gpu):
+    for name in ("gpu", "gpu-7b"):
+        assert profiles.resolve(profiles.load(name, REPOSITORY), "evaluate").workers == 1
+    memory = [planning.plan(gpu, [f"evaluate.workers={n}", "tune.rank=1"]).cards[0].memory for n in (4, 8)]
+    assert memory[1] == pytest.approx(2 * memory[0])
+
+
+def test_the_plan_shows_the_memory_of_the_host_for_the_pictures_and_the_model(gpu, plan):
+    pictures = next(item.size for item in plan.disk if "pictures" in item.name)
+    merged = next(item.size for item in plan.disk if "merged" in item.name) / 2
+    assert plan.host[0].size == pytest.approx(pictures + merged)
+    two = planning.plan(gpu, ["evaluate.workers=2"])
+    assert two.host[0].size == pytest.approx(2 * (pictures + merged))
+    assert f"Memory of the host: {plan.host[0].size / 1e9:.1f} GB" in printed(plan)

@@ -81,6 +81,12 @@ REFUSED = {
     "one word for a list": ({"prepare_data": {"languages": "en"}}, "languages = 'en'"),
     "yaml's norwegian": ({"prepare_data": {"languages": ["en", False]}}, "languages[1] = False"),
     "unknown language": ({"prepare_data": {"languages": ["en", "xx"]}}, "unknown language 'xx'"),
+    "no english": ({"prepare_data": {"languages": ["de"]}}, "prepare_data: languages lack en; seeing is measured"),
+    "no lambda one": ({"merge": {"lambdas": [0.5]}}, "merge[BM]: lambdas lack 1.0, the tuned model"),
+    "judge without address": ({"evaluate": {"judge": "llm", "judge_model": "m"}}, "judge = llm needs judge_endpoint"),
+    "judge without model": ({"evaluate": {"judge": "llm", "judge_endpoint": "u"}}, "judge = llm needs judge_model"),
+    "text without share": ({"tune": {"text_share": 0.0}}, "tune[TR]: text = multilingual with text_share 0"),
+    "uneven micro-batch": ({"align": {"micro_batch": 5, "batch_size": 16}}, "align: batch_size 16 is no multiple of"),
     "language twice": ({"prepare_data": {"languages": ["en", "en"]}}, "names a language twice"),
     "held out and in the text": (
         {"prepare_data": {"held_out": ["sv"], "text_languages": ["sv"]}},

@@ -33,7 +33,7 @@ def run(
     start: Annotated[str | None, typer.Option("--from", help="first stage")] = None,
     stop: Annotated[str | None, typer.Option("--to", help="last stage")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="only this arm; may be repeated")] = None,
-    jobs: Annotated[int | None, typer.Option(help="notebooks side by side [default: the number of cores]")] = None,
+    jobs: Annotated[int | None, typer.Option(help="cores to use side by side [default: all; at hub scale 1]")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", help="key=value, or stage.key=value")] = None,
     force: Annotated[bool, typer.Option(help="run again what is up to date")] = False,
     dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
@@ -43,9 +43,9 @@ def run(
 
     chosen = profiles.load(profile, stages.repository())
     if chosen.scale == "hub":
-        from textreg import planning
+        from textreg import plan_tables, planning
 
-        planning.show(planning.plan(chosen, parameter or ()))
+        plan_tables.show(planning.plan(chosen, parameter or ()))
     runner.run(
         profile,
         run,

@@ -61,10 +61,10 @@ def inside(folder: Path, relative: str) -> Path:
     return target
 
 
-def require_room(folder: Path, free_bytes: int) -> None:
+def require_room(folder: Path, free_bytes: int, cure: str = "choose another folder with --run") -> None:
     """Make ``folder`` and prove that it can be written and that its disk has ``free_bytes`` left.
 
-    Raises :class:`InputError`: a read-only folder and a full disk are told apart.
+    Raises :class:`InputError` ending in ``cure``: a read-only folder and a full disk are told apart.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +73,11 @@ def require_room(folder: Path, free_bytes: int) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"cannot write to {folder} ({reason}); choose another folder with --run") from None
+        raise InputError(f"cannot write to {folder} ({reason}); {cure}") from None
     if free < free_bytes:
         raise InputError(
             f"{folder}: {free / 2**20:.0f} MiB free, this run needs about {free_bytes / 2**20:.0f} MiB; "
-            "free some space or choose another folder with --run"
+            f"free some space, or {cure}"
         )
 
 

@@ -10,9 +10,8 @@ Try it: ``next(hub_data.read("folder/of/jsonl"))``.  Reading a source twice give
 which is what lets a seeded choice of row numbers stand for a sample.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -22,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from textreg import hubs
+from textreg import hub_records, hubs
 from textreg.errors import InputError
 from textreg.mixture import PLACEHOLDER, behind_image
 
@@ -87,6 +86,29 @@ def source(name: str) -> Source:
     return Source(hubs.parse(name).short, path if path.is_dir() else path.parent, tuple(files))
 
 
+def check_names(sources: Mapping[str, Sequence[str]]) -> None:
+    """Refuse data sets that could not be told apart: rows and pictures go by the name of their source.
+
+    ``sources``: setting -> the names it lists.  One data set may serve two settings.  Raises ``InputError`` for two of
+    one name in different places, and for one that a setting lists twice.
+    """
+    places: dict[str, tuple[str, str]] = {}
+    for setting, names in sources.items():
+        here: set[str] = set()
+        for name in names:
+            parts = hubs.parse(name)
+            place = str(Path(parts.base).expanduser().resolve()) if parts.local else f"{parts.base}@{parts.revision}"
+            known, first = places.setdefault(parts.short, (place, name))
+            if known != place:
+                raise InputError(
+                    f"prepare_data.{setting}: {first} and {name} would both be called {parts.short!r}, and rows and "
+                    "pictures go by that name; rename one of them"
+                )
+            if parts.short in here:
+                raise InputError(f"prepare_data.{setting} names {name} twice; name it once")
+            here.add(parts.short)
+
+
 @cache
 def _codes() -> dict[str, dict[str, str]]:
     return yaml.safe_load(resources.files("textreg").joinpath("language_codes.yaml").read_text("utf-8"))
@@ -103,72 +125,9 @@ def language_code(value: str | None) -> str:
     return _codes()["names"].get(lower) or _codes()["codes"].get(short, short)
 
 
-def records(path: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a .json list, .jsonl or .parquet file, one at a time; of Parquet, only ``columns`` are read.
-
-    Raises ``InputError`` naming the file, and the line where there are lines, when it cannot be read.
-    """
-    if path.suffix == ".parquet":
-        yield from _parquet_records(path, columns)
-        return
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()[:1]
-        file.seek(0)
-        if head == b"[":
-            yield from _json_records(path, file)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path.name}, line {number}: not a JSON object ({error})") from error
-
-
-def _json_records(path: Path, file: Any) -> Iterator[dict[str, Any]]:
-    import ijson
-
-    try:
-        yield from ijson.items(file, "item", use_float=True)
-    except ijson.JSONError as error:
-        raise InputError(f"{path.name}: not a complete JSON list; download it again ({error})") from error
-
-
-def _parquet_records(path: Path, columns: Iterable[str] | None) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        kept = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        # Few rows at a time: with images inside, a thousand rows are hundreds of megabytes.
-        for batch in file.iter_batches(batch_size=64 if kept is None or "image" in kept else 2048, columns=kept):
-            yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
-
-
-def _names(path: Path) -> set[str]:
-    """The columns of a file: of Parquet from its footer, else from the first record."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return set(pq.read_schema(path).names)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
-    first = next(records(path), None)
-    if first is None:
-        raise InputError(f"{path.name} holds no row")
-    if not isinstance(first, dict):
-        raise InputError(f"{path.name}: expected JSON objects with columns, found {type(first).__name__}")
-    return set(first)
-
-
 def layout(path: Path) -> Layout:
     """The layout of a data file.  Raises ``InputError`` with the columns found and expected when none fits."""
-    names = _names(path)
+    names = hub_records.columns(path)
     for candidate in LAYOUTS:
         if names.issuperset(candidate.needs):
             return candidate
@@ -176,7 +135,15 @@ def layout(path: Path) -> Layout:
     missing = ", ".join(sorted(set(nearest.needs) - names))
     expected = " or ".join("+".join(known.needs) for known in LAYOUTS)
     found = ", ".join(sorted(names)[:12])
-    raise InputError(f"{path.name}: no column {missing}; found {found}; expected {expected}")
+    raise InputError(
+        f"{path.name}: no column {missing}; found {found}; expected {expected}; if it is "
+        "not the data, choose the files that are by FOLDER:PATTERN"
+    )
+
+
+def names_language(data: Source) -> bool:
+    """Whether the rows of a source say what language they are in; those that do not are taken as English."""
+    return any({"language", "language_code"} & hub_records.columns(path) for path in data.files)
 
 
 def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images: bool = False) -> Iterator[Row]:
@@ -191,12 +158,15 @@ def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images
     for path in data.files:
         form = layout(path)
         columns = [*form.needs, *form.takes]
-        embedded = path.suffix == ".parquet" and _is_struct(path, "image")
+        embedded = path.suffix == ".parquet" and hub_records.is_struct(path, "image")
         if embedded and not images:
             columns = [name for name in columns if name != "image"]
-        has = _has_image(path) if embedded and not images else None
-        for record in records(path, columns):
+        has = hub_records.has_image(path) if embedded and not images else None
+        for record in hub_records.records(path, columns):
             number += 1
+            if not isinstance(record, dict):
+                data.skipped["no JSON object"] += 1
+                continue
             if has is not None:
                 record["image"] = {} if next(has) else None
             row = _row(record, form, number, data)
@@ -208,28 +178,22 @@ def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images
                 data.skipped["text-only" if kind == "visual" else "with an image"] += 1
 
 
-def _is_struct(path: Path, column: str) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(path)
-    return column in schema.names and pa.types.is_struct(schema.field(column).type)
-
-
-def _has_image(path: Path) -> Iterator[bool]:
-    """Whether each row has a picture.  The small ``path`` member tells, so no picture is read."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    for batch in file.iter_batches(batch_size=2048, columns=["image.path"]):
-        yield from batch.column(0).is_valid().to_pylist()
+class _Malformed(Exception):
+    """A cell of another type than its column has; the message is the reason that is counted."""
 
 
 def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> Row | None:
     """A row of the contract's shape, or ``None`` with the reason counted."""
-    # White space at the edges of a turn is an accident of the file, and would merge with the template's line breaks.
-    turns = [turn | {"content": turn["content"].strip()} for turn in _turns(record, form)]
-    image = _image(record)
+    try:
+        # White space at the edges of a turn is an accident of the file, and would merge with the template's line
+        # breaks.
+        turns = [turn | {"content": turn["content"].strip()} for turn in _turns(record, form)]
+        images = _images(record)
+        language = _language(record)
+    except _Malformed as reason:
+        data.skipped[str(reason)] += 1
+        return None
+    image = images[0] if images else None
     if not turns or turns[-1]["role"] != "assistant" or not any(turn["role"] == "user" for turn in turns):
         data.skipped["no user turn answered by the assistant"] += 1
         return None
@@ -245,7 +209,7 @@ def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> 
     if image is None and seen:
         data.skipped["a placeholder but no image"] += 1
         return None
-    if seen > 1 or (image is not None and isinstance(record.get("images"), list) and len(record["images"]) > 1):
+    if seen > 1 or len(images) > 1:
         data.skipped["more than one image"] += 1
         return None
     if image is not None and not seen:
@@ -253,31 +217,61 @@ def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> 
     elif image is not None and not any(PLACEHOLDER in turn["content"] for turn in turns if turn["role"] == "user"):
         data.skipped["a placeholder outside the user's words"] += 1
         return None
-    language = language_code(record.get("language_code") or record.get("language"))
     return Row(number, data.name, language, image, tuple(turns))
 
 
 def _turns(record: Mapping[str, Any], form: Layout) -> list[dict[str, str]]:
+    """Role and words of every turn; none of them where a role is one that no template knows."""
     if form.name == "inputs/targets":
         asked, answered = record.get("inputs") or "", record.get("targets") or ""
+        if not isinstance(asked, str) or not isinstance(answered, str):
+            raise _Malformed("inputs or targets that are no text")
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    given = record.get(form.needs[0]) or []
+    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
+        raise _Malformed(f"{form.needs[0]} that are no list of turns")
     turns = []
-    for turn in record.get(form.needs[0]) or []:
+    for turn in given:
         role = ROLES.get(str(turn.get("from") or turn.get("role")))
         words = turn.get("value") if "value" in turn else turn.get("content")
         if isinstance(words, list):
-            words = "\n".join(part.get("text") or PLACEHOLDER for part in words)
+            words = "\n".join(_part(part) for part in words)
         if role is None or not isinstance(words, str):
             return []
         turns.append({"role": role, "content": words})
     return turns
 
 
-def _image(record: Mapping[str, Any]) -> Image | None:
-    image = record.get("image")
-    if image is None and record.get("images"):
-        image = record["images"][0] if isinstance(record["images"], list) else record["images"]
-    return image if image is not None and image != "" else None
+def _part(part: Any) -> str:
+    """A part of a turn that is given in parts: its words, or the placeholder of its image."""
+    words = part.get("text") if isinstance(part, dict) else part
+    if isinstance(part, dict) and words is None and part.get("type") != "text":
+        return PLACEHOLDER
+    if not isinstance(words, str):
+        raise _Malformed("a turn in parts that are neither words nor images")
+    return words
+
+
+def _images(record: Mapping[str, Any]) -> list[Image]:
+    """The pictures of a record, which ``image`` or ``images`` names one by one or in a list."""
+    given = record.get("image")
+    given = record.get("images") if given is None else given
+    images = given if isinstance(given, list) else [given]
+    for image in images:
+        if isinstance(image, dict):
+            whole = isinstance(image.get("bytes"), bytes | None) and isinstance(image.get("path"), str | None)
+        else:
+            whole = isinstance(image, str | None)
+        if not whole:
+            raise _Malformed("an image that is neither a path nor a picture")
+    return [image for image in images if image is not None and image != ""]
+
+
+def _language(record: Mapping[str, Any]) -> str:
+    value = record.get("language_code") or record.get("language")
+    if not isinstance(value, str | None):
+        raise _Malformed("a language that is no text")
+    return language_code(value)
 
 
 def count(data: Source, kind: Literal["visual", "text"] = "text") -> Counter:

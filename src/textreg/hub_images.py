@@ -11,6 +11,7 @@ Try it: ``Pictures(folder, image_folder="coco/train2017").find("000000033471.jpg
 """
 
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,10 @@ class BrokenImage(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A checked picture: ``data`` (encoded bytes) or ``path`` relative to the image folder; the other is ``None``."""
+    """A checked picture: ``data`` (encoded bytes) or ``path`` relative to the image folder; the other is ``None``.
+
+    ``image_id`` is ``SOURCE/PATH``, or ``SOURCE#ROW`` of a picture that lies in the data file itself.
+    """
 
     image_id: str
     data: bytes | None
@@ -50,7 +54,7 @@ class Pictures:
         if self.root is not None and not self.root.is_dir():
             raise InputError(f"prepare_data.image_folder {image_folder}: no such folder")
         self._folders = [folder, folder / "images"]
-        self._archives = [zipfile.ZipFile(path) for path in sorted(folder.glob("*.zip"))]
+        self._archives = [_archive(path) for path in sorted(folder.glob("*.zip"))]
         self._names = [set(archive.namelist()) for archive in self._archives]
         self._lock = Lock()
 
@@ -65,6 +69,17 @@ class Pictures:
             if not image.get("path"):
                 raise BrokenImage("an image without bytes or path")
             image = str(image["path"])
+        try:
+            return self._look_up(image)  # what a name or a member of an archive can be wrong in is many things
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+        ) as error:
+            raise BrokenImage(f"{image[:200]} cannot be read ({error})") from error
+
+    def _look_up(self, image: str) -> tuple[bytes, str | None]:
         relative = PurePosixPath(image)
         if relative.is_absolute() or ".." in relative.parts:
             raise BrokenImage(f"{image} leads out of the data folder")
@@ -87,8 +102,16 @@ class Pictures:
             open_image(data, _label(row))
         except InputError as error:
             raise BrokenImage(str(error)) from error
-        embedded = isinstance(row.image, dict)
-        return Picture(f"{row.source}#{row.number}" if embedded else str(row.image), None if path else data, path)
+        # The source is part of the name: two data sets may both hold a 0.png, and a test picture is no training one.
+        name = f"{row.source}#{row.number}" if isinstance(row.image, dict) else f"{row.source}/{row.image}"
+        return Picture(name, None if path else data, path)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
 
 
 def _label(row: Row) -> str:

@@ -64,10 +64,12 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     """
     folder = Path(folder)
     crossmodal.check_languages(settings.languages)
+    hub_data.check_names(named_sources(settings))
     align, *visual = [hub_data.source(name) for name in [settings.align_data, *settings.visual_data]]
     texts = [hub_data.source(name) for name in settings.text_data]
     evaluation = crossmodal.resolve(settings.evaluation_data)
 
+    sizes = {source.name: _visual_rows(source, say) for source in [align, *visual]}
     pool = _pool(texts)
     plan = text_plan(settings, pool, say)
     control = mixture.plan(_only_english(pool), plan.rows, languages=["en"])
@@ -83,7 +85,7 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
         table.add(blank_image())
         stages = (("align", [align], settings.align_rows), ("visual", visual, settings.visual_rows))
         for name, sources, rows in stages:
-            written[name] = _write_visual(folder / f"{name}.parquet", sources, rows, settings, table, say)
+            written[name] = _write_visual(folder / f"{name}.parquet", sources, sizes, rows, settings, table, say)
         for name, chosen in (("text", plan), ("text_control", control)):
             written[name] = _write_text(folder / f"{name}.parquet", texts, chosen, settings.seed)
         written["requests"] = _write_requests(folder / "requests.parquet", evaluation, settings, table, say)
@@ -95,6 +97,15 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     for reason, n in sorted(skipped.items()):
         say(f"left out {n} rows of {reason}")
     return Prepared(written, plan, control, dict(skipped))
+
+
+def named_sources(settings: PrepareData) -> dict[str, list[str]]:
+    """Setting -> the data sets it names, of the settings whose rows and pictures end up in one table."""
+    return {
+        "align_data": [settings.align_data],
+        "visual_data": settings.visual_data,
+        "text_data": settings.text_data,
+    }
 
 
 def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: Say = print) -> mixture.MixturePlan:
@@ -140,21 +151,42 @@ def _short(plan: mixture.MixturePlan) -> str:
     return f", {missing} fewer than the multilingual rows: some will be repeated in training" if missing else ""
 
 
+def _visual_rows(source: Source, say: Say) -> int:
+    """The rows with an image of a source, all of which must be English: what a model is tuned on with images is
+    English by design, and rows of another language there would be the cure that is being tested.
+    """
+    counts = hub_data.count(source, "visual")
+    if not counts:
+        raise InputError(f"{source.name}: no row with an image among its {len(source.files)} files")
+    other = {language: n for language, n in counts.items() if language != "en"}
+    if other:
+        language, rows = max(other.items(), key=lambda item: item[1])
+        raise InputError(
+            f"{source.name}: {sum(other.values())} of {sum(counts.values())} rows with an image are not English "
+            f"({rows} are {language!r}), and visual rows are English by design; keep its English rows only, or "
+            "take its column language out if it is wrong"
+        )
+    if not hub_data.names_language(source):
+        say(f"{source.name}: no column language, its rows are taken as English")
+    return counts["en"]
+
+
 def _write_visual(
-    path: Path, sources: Sequence[Source], rows: int, settings: PrepareData, table: _Images, say: Say
+    path: Path,
+    sources: Sequence[Source],
+    sizes: Mapping[str, int],
+    rows: int,
+    settings: PrepareData,
+    table: _Images,
+    say: Say,
 ) -> int:
-    """Sources share the rows by size; English or not, a visual row is taken as it is."""
-    counts = [hub_data.count(source, "visual") for source in sources]
-    sizes = [sum(count.values()) for count in counts]
-    for source, size in zip(sources, sizes, strict=True):
-        if not size:
-            raise InputError(f"{source.name}: no row with an image among its {len(source.files)} files")
+    """Sources share the rows by size."""
+    whole = [sizes[source.name] for source in sources]
     with row_files.RowWriter(path, row_files.ROWS) as writer:
-        for source, count, part in zip(sources, counts, mixture.fill(sizes, sizes, rows), strict=True):
-            quota = mixture.language_quota(count, part, temperature=1.0)
-            chosen = hub_data.choose(source, "visual", quota, count, settings.seed)
+        for source, size, part in zip(sources, whole, mixture.fill(whole, whole, rows), strict=True):
+            chosen = hub_data.choose(source, "visual", {"en": part}, {"en": size}, settings.seed)
             writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem, say))
-            say(f"{path.stem}: {part} of {sum(count.values())} rows of {source.name}")
+            say(f"{path.stem}: {part} of {size} rows of {source.name}")
     if writer.rows < rows:
         say(f"{path.stem}: {writer.rows} rows of the {rows} asked for: some will be repeated in training")
     return writer.rows
@@ -191,14 +223,16 @@ def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]
     path = Path(settings.visual_check).expanduser()
     questions = visual_check.read_questions(path)
     pictures = hub_images.Pictures(path.parent, settings.image_folder)
+    asked = []
     for number, question in enumerate(questions):
-        row = Row(number, path.name, question["language"], question["image"], ())
+        row = Row(number, f"visual_check:{path.name}", question["language"], question["image"], ())
         try:
             picture = pictures.check(row)
         except hub_images.BrokenImage as error:
             raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
         table.add(picture.as_record("test"))
-    yield from visual_check.question_requests(questions)
+        asked.append({**question, "image": picture.image_id})
+    yield from visual_check.question_requests(asked)
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:

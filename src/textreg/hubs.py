@@ -9,6 +9,7 @@ is never run.
 Nothing is downloaded when ``HF_HUB_OFFLINE=1`` is set; what an earlier call stored is found again.
 """
 
+import errno
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,7 +22,9 @@ from textreg.errors import InputError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 TWICE = ("consolidated*", "*/*.safetensors")  # the same weights in other layouts
-DATA_FILES = ("*.json", "*.jsonl", "*.parquet")
+DATA_SUFFIXES = (".parquet", ".jsonl", ".json")  # in the order in which they are preferred
+DATA_FILES = tuple(f"*{suffix}" for suffix in DATA_SUFFIXES)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -53,6 +56,8 @@ def parse(name: str) -> Name:
         return Name(name, None, None, True)
     base, _, glob = name.partition(":")
     base, _, revision = base.partition("@")
+    if glob.startswith("/") or ".." in glob.split("/"):
+        raise InputError(f"{name}: what stands after ':' is a pattern of files inside the folder, not {glob!r}")
     if Path(base).expanduser().exists():
         return Name(base, revision or None, glob or None, True)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
@@ -75,7 +80,8 @@ def resolve(name: str, *, kind: Literal["model", "dataset"] = "model", revision:
 
 
 def data_files(name: str, path: Path) -> list[Path]:
-    """The data files of a resolved data set, sorted: those of the glob, else the training split, else all of one kind.
+    """The data files of a resolved data set, sorted: those of the glob, else the file that a well-known data set is
+    read from, else the training split, else all of one kind.
 
     Raises ``InputError`` when there are none.
     """
@@ -87,7 +93,10 @@ def data_files(name: str, path: Path) -> list[Path]:
         if not files:
             raise InputError(f"{name}: no file matches {glob!r} in {path.name}; it holds {_listing(path)}")
         return files
-    for suffix in (".parquet", ".jsonl", ".json"):
+    for facts in known()["datasets"].values():  # a copy of a known data set, with other JSON files beside the data
+        if (path / facts.get("files", "*")).is_file():
+            return [path / facts["files"]]
+    for suffix in DATA_SUFFIXES:
         files = sorted(found for found in path.rglob(f"*{suffix}") if not found.name.startswith("."))
         files = [found for found in files if found.name not in ("dataset_infos.json", "config.json")]
         training = [found for found in files if "train" in found.relative_to(path).as_posix().lower()]
@@ -146,4 +155,13 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
     except errors.HfHubHTTPError as error:
         raise InputError(
             f"{name.base}: the hub answered with an error ({str(error).splitlines()[0]}); try later"
+        ) from error
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        from huggingface_hub import constants
+
+        cure = "free some space there, or set HF_HOME to a folder on another disk"
+        raise InputError(
+            f"{name.base}: cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror or error}); {cure}"
         ) from error

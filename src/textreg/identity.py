@@ -1,7 +1,9 @@
 """Identity: what decides whether a finished unit may be kept.
 
 Three parts: the resolved parameters that change results, the hashes of the inputs, and the fingerprint of the code
-(:mod:`textreg.fingerprint`).  A folder or file that a setting names counts by its content, not by its place.
+(:mod:`textreg.fingerprint`).  A folder or file that a setting names counts by its content, not by its place; where a
+glob chooses among data files (``folder:data/train*.parquet``), the others do not count.  Of a single file, what it
+refers to (pictures) is not looked at.
 Versions, times and hardware are provenance: they are recorded (:mod:`textreg.manifest`) and decide nothing.
 """
 
@@ -11,8 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import config
-from textreg.disk import HashCache, digest
+from textreg import config, hubs
+from textreg.disk import HashCache, digest, files_under
+from textreg.errors import InputError
 from textreg.fingerprint import LENGTH, code
 
 #: Settings that never change a result: where, how fast, how often told.
@@ -21,7 +24,19 @@ WITHOUT_EFFECT = frozenset(
 )
 #: Settings that may name a local file or folder; its content counts, not its place.
 LOCAL_DATA = frozenset(
-    {"llm", "tower", "vlm", "align_data", "visual_data", "text_data", "evaluation_data", "image_folder", "results"}
+    {
+        "llm",
+        "tower",
+        "vlm",
+        "align_data",
+        "visual_data",
+        "text_data",
+        "evaluation_data",
+        "visual_check",
+        "image_folder",
+        "identifier_model",
+        "results",
+    }
 )
 
 
@@ -52,8 +67,18 @@ def parameters(settings: config.Stage) -> dict[str, Any]:
     return values
 
 
+def _local(word: str) -> hubs.Name | None:
+    """The parts of a name that is a file or folder here; ``None`` for a hub id and for a path that is not there."""
+    try:
+        parts = hubs.parse(word) if word else None
+    except InputError:  # no such folder: the stage itself says so
+        return None
+    return parts if parts is not None and parts.local else None
+
+
 def _place(word: str) -> str:
-    return f"local:{Path(word).name}" if word and Path(word).exists() else word
+    parts = _local(word)
+    return f"local:{parts.short}" if parts else word
 
 
 def local_data(settings: config.Stage, hashes: HashCache) -> dict[str, str]:
@@ -64,11 +89,25 @@ def local_data(settings: config.Stage, hashes: HashCache) -> dict[str, str]:
             continue
         value = getattr(settings, field.name)
         for word in value if isinstance(value, list) else [value]:
-            path = Path(word)
-            if word and path.exists():
-                content = hashes.folder(path) if path.is_dir() else {path.name: hashes.file(path)}
-                found[f"{field.name}:{path.name}"] = digest(content)[:LENGTH]
+            parts = _local(word)
+            if parts is None:
+                continue
+            key = f"{field.name}:{parts.short}"
+            while key in found:  # another folder of that name
+                key += "'"
+            found[key] = digest(_content(parts, hashes))[:LENGTH]
     return found
+
+
+def _content(parts: hubs.Name, hashes: HashCache) -> dict[str, str]:
+    path = Path(parts.base).expanduser()
+    if not path.is_dir():
+        return {path.name: hashes.file(path)}
+    if not parts.glob:
+        return hashes.folder(path)
+    used = {file for file in path.glob(parts.glob) if file.is_file()}
+    used |= {file for file in files_under(path) if file.suffix not in hubs.DATA_SUFFIXES}  # pictures, archives
+    return {file.relative_to(path).as_posix(): hashes.file(file) for file in sorted(used)}
 
 
 def of(settings: config.Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashCache) -> Identity:

@@ -2,25 +2,24 @@
 downloaded.
 
 Nothing here touches the network or a GPU.  Work and memory come from the shapes of the models (``shapes``), rows from
-the profile, sizes of well-known data sets from ``known_sizes.yaml``.  What cannot be counted is an assumption, and
-every plan prints its assumptions: hours are for the stated share of a card's peak, not a measurement.
+the profile, what is downloaded and stored from ``planned_sizes``; ``plan_tables`` prints it.  What cannot be counted
+is an assumption, and every plan prints its assumptions: hours are for the stated share of a card's peak, not a
+measurement.
 
 Try it: ``textreg run --profile gpu --dry-run``.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from textreg import hubs, shapes
+from textreg import hubs, planned_sizes, shapes
 from textreg.config import Align, Evaluate, Merge, PrepareData, Training, Tune
 from textreg.errors import InputError
-from textreg.shapes import LanguageModel, Tower
+from textreg.planned_sizes import Size
+from textreg.shapes import LanguageModel, Tower, Unplannable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from textreg.profiles import Profile
 
 MFU = 0.35
@@ -29,7 +28,7 @@ BYTES_A_TOKEN = 4
 ANSWERED = 0.6  # share of a row's words that the assistant says
 UNKNOWN_TEXT = 800  # bytes of a row of a data set without known size
 PROMPT_TOKENS = 40
-USABLE = 0.95  # of a card's memory
+USABLE = 0.9  # of a card's memory: the probe for the micro-batch leaves a tenth free
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,6 @@ class Work:
     tokens: float
     flop: float
     read: float = 0.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """A download or an output on disk, in bytes, with where the number comes from."""
-
-    name: str
-    size: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -72,12 +62,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the printed plan shows."""
+    """Everything the printed plan shows.  ``unknown``: models of which too little is known, with the reason.
+
+    ``downloads``, ``disk`` and ``host`` (memory of the machine beside the GPU): sizes in bytes, 0 where not known.
+    """
 
     profile: str
     work: tuple[Work, ...]
     downloads: tuple[Size, ...]
     disk: tuple[Size, ...]
+    host: tuple[Size, ...]
     cards: tuple[Card, ...]
     unknown: tuple[str, ...]
     assumptions: tuple[str, ...]
@@ -92,45 +86,55 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
             f"profile {profile.name!r} is at scale {profile.scale!r}; only hub runs are planned for a GPU"
         )
     resolved = {unit.name: profiles.resolve(profile, unit.stage, unit.arm, overrides) for unit in profile.units}
-    data = next(s for s in resolved.values() if isinstance(s, PrepareData))
-    align = next(s for s in resolved.values() if isinstance(s, Align))
+    # Of a profile that leaves these two stages to another run, the settings still say what is read.
+    data = profiles.resolve(profile, "prepare_data", overrides=overrides)
+    align = profiles.resolve(profile, "align", overrides=overrides)
+    assert isinstance(data, PrepareData) and isinstance(align, Align)
     evaluate = next((s for s in resolved.values() if isinstance(s, Evaluate)), None)
     tunes = {name: s for name, s in resolved.items() if isinstance(s, Tune)}
     merges = {name: s for name, s in resolved.items() if isinstance(s, Merge)}
 
-    llm = shapes.find(align.vlm or align.llm, "llm")
-    tower = shapes.find(align.vlm or align.tower, "tower")
-    names = {align.vlm} if align.vlm else {align.llm, align.tower}
-    shaped = ((align.vlm or align.llm, llm), (align.vlm or align.tower, tower))
-    unknown = tuple(dict.fromkeys(name for name, shape in shaped if shape is None))
-    downloads = tuple([*_model_downloads(names), *_data_downloads(data)])
+    unknown: dict[str, str] = {}
+    llm = _known(align.vlm or align.llm, "llm", unknown)
+    tower = _known(align.vlm or align.tower, "tower", unknown)
+    trainings = [align, *tunes.values()]
+    downloads = tuple(planned_sizes.downloads(align, data, evaluate))
+    disk = tuple(planned_sizes.disk(data, trainings, len(merges), llm, tower))
+    reasons = tuple(unknown.values())
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
-        return Plan(profile.name, (), downloads, (), (), unknown, _assumptions(align, None))
+        return Plan(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
 
-    work = [_training_work("align", align, 0, llm, tower, data)]
+    work = [_training_work("align", align, 0, llm, tower, data)] if "align" in resolved else []
     work += [_training_work(name, tune, tune.rank, llm, tower, data) for name, tune in tunes.items()]
     requests = data.validation_images * len(data.languages)
     for name, merge in merges.items():
         work.append(_answer_work(name, requests * len(merge.lambdas), merge, llm, tower, 1.0))
-    if evaluate is not None:
+    if evaluate is not None and evaluate.systems:
         asked = data.test_images * len(data.languages)
         systems = len(evaluate.systems) * len(evaluate.arms) + len(merges) * len(evaluate.frontier_lambdas)
         shown = (systems - len(evaluate.systems) * ("text" in evaluate.arms)) / systems
         work.append(_answer_work("evaluate", asked * systems, evaluate, llm, tower, shown))
-    cards = tuple(_cards(work, [align, *tunes.values()], [*merges.values(), evaluate], llm, tower, data))
-    disk = tuple(_disk(data, [align, *tunes.values()], len(merges), llm, tower))
-    return Plan(profile.name, tuple(work), downloads, disk, cards, unknown, _assumptions(align, tower))
+    cards = tuple(_cards(work, trainings, [*merges.values(), evaluate], llm, tower, data))
+    host = tuple(planned_sizes.host(data, trainings, len(merges), evaluate, llm, tower))
+    return Plan(profile.name, tuple(work), downloads, disk, host, cards, reasons, _assumptions(align, tower))
 
 
-def _facts(name: str) -> dict[str, Any]:
-    parts = hubs.parse(name)
-    known = hubs.known()["datasets"]
-    return known.get(f"{parts.base}:{parts.glob}") or known.get(parts.base) or {}
+def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) -> LanguageModel | Tower | None:
+    """The shape of a model; where it cannot be told, the reason goes into ``unknown``, for a run needs no plan."""
+    try:
+        shape = shapes.find(name, kind)
+    except Unplannable as error:
+        unknown.setdefault(name, str(error))
+        return None
+    if shape is None:
+        unknown.setdefault(name, f"{name}: nothing is known of it here, give a local folder to count it")
+    return shape
 
 
 def _mean_tokens(names: Sequence[str]) -> float:
     """Words of a row in tokens, over sources weighted by their rows."""
-    rows = [(_facts(name).get("rows", 1), _facts(name).get("text_bytes", UNKNOWN_TEXT)) for name in names]
+    known = [planned_sizes.facts(name) for name in names]
+    rows = [(facts.get("rows", 1), facts.get("text_bytes", UNKNOWN_TEXT)) for facts in known]
     return sum(n * size for n, size in rows) / sum(n for n, _ in rows) / BYTES_A_TOKEN
 
 
@@ -213,7 +217,9 @@ def _cards(
 def _answer_memory(settings: Merge | Evaluate, llm: LanguageModel, tower: Tower) -> float:
     tokens = PROMPT_TOKENS + tower.patches + settings.max_new_tokens
     four_bit = settings.precision == "4bit"
-    return shapes.answer_memory(llm, tower, tokens=tokens, batch=settings.batch_size, four_bit=four_bit)
+    # Every worker of an evaluation holds a model of its own, and all of them are on the one card.
+    models = settings.workers if isinstance(settings, Evaluate) else 1
+    return models * shapes.answer_memory(llm, tower, tokens=tokens, batch=settings.batch_size, four_bit=four_bit)
 
 
 def _largest(
@@ -221,22 +227,23 @@ def _largest(
 ) -> tuple[int, float]:
     """The largest micro-batch (power of two) with which every training fits, and its memory; (0, memory at 1) if
     none.
+
+    Counted as the probe of a training tries it: on its longest rows, which are as long as ``max_length`` allows.
     """
 
     def memory(micro: int) -> float:
         peak = 0.0
         for settings in training:
-            words, _ = _words(settings, data, tower)
-            # A packed or unlucky row is as long as max_length allows.
-            tokens = settings.max_length if settings.packing else words + tower.patches
+            # Of a row with an image the patches are not scored; a text-only row can be scored nearly whole.
+            scored = settings.max_length - (0 if _text_rows(settings) else tower.patches)
             peak = max(
                 peak,
                 shapes.train_memory(
                     llm,
                     tower,
                     rank=settings.rank if isinstance(settings, Tune) else 0,
-                    tokens=tokens,
-                    scored=words * ANSWERED,
+                    tokens=settings.max_length,
+                    scored=scored * ANSWERED,
                     micro=micro,
                     checkpointing=settings.activation_checkpointing,
                     four_bit=settings.precision == "4bit",
@@ -250,95 +257,17 @@ def _largest(
     return (fitting[-1], memory(fitting[-1])) if fitting else (0, memory(1))
 
 
-def _model_downloads(names: set[str]) -> Iterator[Size]:
-    for name in sorted(names):
-        facts = hubs.known()["models"].get(hubs.parse(name).base)
-        if facts is not None and not hubs.parse(name).local:
-            yield Size(name, facts["download"], f"{facts['mark']}: {facts['source']}")
-
-
-def _data_downloads(data: PrepareData) -> Iterator[Size]:
-    for name in dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data]):
-        facts = _facts(name)
-        if hubs.parse(name).local:
-            continue
-        yield Size(
-            name,
-            facts.get("download", 0),
-            f"{facts['mark']}: {facts['source']}" if facts else "size not known here",
-        )
-
-
-def _disk(
-    data: PrepareData, training: Sequence[Training], merges: int, llm: LanguageModel, tower: Tower
-) -> Iterator[Size]:
-    images = data.align_rows * _facts(data.align_data).get("image_bytes", 100_000)
-    images += data.visual_rows * max(_facts(name).get("image_bytes", 100_000) for name in data.visual_data)
-    images += (data.validation_images + data.test_images) * _facts(data.evaluation_data).get("image_bytes", 100_000)
-    yield Size("prepare_data: pictures", 0 if data.image_folder else images, "rows times the mean picture")
-    if any(settings.cache_features for settings in training):
-        kept = (data.align_rows + data.visual_rows) * tower.feature_bytes
-        yield Size("features of the frozen tower", kept, f"{tower.feature_bytes / 1e6:.2f} MB a picture, bf16")
-    adapters = sum(4 * llm.adapter(s.rank) for s in training if isinstance(s, Tune))
-    adapters += 4 * shapes.projector(tower, llm) * len(training)
-    yield Size("adapters and projectors", adapters, "fp32")
-    yield Size(f"{merges} merged checkpoints", merges * merged_bytes(llm, tower), "bf16")
-    held = max((12 * llm.adapter(s.rank) for s in training if isinstance(s, Tune)), default=0)
-    if any(settings.checkpoint_steps for settings in training):
-        yield Size("checkpoint of the running training", held, "adapter and its Adam moments, removed at the end")
-
-
-def merged_bytes(llm: LanguageModel, tower: Tower) -> float:
-    """Bytes of a merged checkpoint in bf16."""
-    return shapes.BF16 * (llm.parameters + tower.parameters + shapes.projector(tower, llm))
-
-
 def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
     lines = [
         f"hours: {MFU:.0%} of the card's dense bf16 peak (assumed MFU), decoding at {READ_EFFICIENCY:.0%} of its "
         "memory bandwidth",
         f"{BYTES_A_TOKEN} bytes a token; {ANSWERED:.0%} of a row's words are the assistant's",
         f"memory: bf16 weights, {shapes.TRAINED} bytes a trained parameter, 8 % and 1.5 GB for the allocator; "
-        f"{USABLE:.0%} of a card is used",
+        f"{USABLE:.0%} of a card is used, counted with rows of max_length, for the probe tries the longest",
         "merge asks the validation images in every language, image arm only",
+        "memory of the host: Python, its libraries and the tables of words are not counted",
         "not counted: downloading, decoding of pictures, the identifier, the judge and the stage mechanism",
     ]
     if tower is not None:
         lines.insert(1, f"{tower.patches} image tokens; the tower runs on every image it is shown")
     return tuple(lines)
-
-
-def tables(plan: Plan) -> "Iterator[Table]":
-    """The plan as tables for a terminal."""
-    from rich.table import Table
-
-    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {plan.profile}")
-    for item in plan.work:
-        work.add_row(item.unit, f"{item.rows:,}", f"{item.tokens / 1e6:,.1f}", f"{item.flop / 1e15:,.0f}")
-    yield work
-    for title, sizes in (("Downloads", plan.downloads), ("On disk", plan.disk)):
-        table = Table("what", "GB", "from", title=f"{title}: {sum(item.size for item in sizes) / 1e9:,.1f} GB")
-        for item in sizes:
-            table.add_row(item.name, f"{item.size / 1e9:,.2f}" if item.size else "?", item.source)
-        yield table
-    cards = Table("GPU", "fits", "micro-batch", "peak GB", "align h", "tune h", "answers h", "all h", title="Hours")
-    for card in plan.cards:
-        groups = [sum(h for unit, h in card.hours.items() if unit.startswith(kind)) for kind in ("align", "tune")]
-        total = sum(card.hours.values())
-        cells = [f"{value:,.1f}" for value in (*groups, total - sum(groups), total)] if card.fits else ["-"] * 4
-        micro = str(card.micro) if card.fits else "-"
-        cards.add_row(card.name, "yes" if card.fits else "no", micro, f"{card.memory / 1e9:,.1f}", *cells)
-    yield cards
-
-
-def show(plan: Plan, console: "Console | None" = None) -> None:
-    """Print the plan with its assumptions, and what is not known."""
-    from rich.console import Console
-
-    console = console or Console()
-    for table in tables(plan):
-        console.print(table)
-    for name in plan.unknown:
-        console.print(f"nothing is known here of {name}: no hours or memory; give a local folder to count it")
-    for line in plan.assumptions:
-        console.print(f"assumed: {line}")

@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from textreg import config, stages
+from textreg import config, profile_checks, stages
 from textreg.errors import InputError, did_you_mean
+from textreg.profile_checks import CREDENTIALS
 
 KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
@@ -29,7 +30,6 @@ RESERVED = ("run", "scale", "arm")
 #: A profile is a page of text; a larger file is another one, named by mistake.
 MAX_BYTES = 256 * 2**10
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
-CREDENTIALS = re.compile(r"://[^/\s@]+@|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
 
 
 def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
-    """Resolve every unit and check what one field alone cannot show: languages, credentials, systems against arms."""
+    """Resolve every unit and check what one field alone cannot show: its settings together, systems against arms."""
     for text in overrides:
         scope, key, word = split_override(text, profile)
         for stage, cls in config.stages().items():
@@ -263,40 +263,8 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
     for unit in profile.units:
         settings = resolve(profile, unit.stage, unit.arm, overrides)
         where = f"{profile.path}: {unit.name}"
-        for field in fields(settings):
-            value = getattr(settings, field.name)
-            for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and CREDENTIALS.search(text):
-                    raise InputError(
-                        f"{where}: {field.name} looks like a credential; put it into an environment variable"
-                    )
-        if isinstance(settings, config.PrepareData):
-            _check_languages(settings, where)
+        profile_checks.check_settings(settings, where)
         upstream(profile, unit, overrides)
-
-
-def _check_languages(settings: config.PrepareData, where: str) -> None:
-    from textreg import languages
-
-    known = set(languages.codes())
-    evaluated = known
-    if settings.scale == "hub":
-        from textreg import crossmodal
-
-        evaluated = set(crossmodal.languages())
-        known = known | evaluated
-    for key, accepted in (("languages", evaluated), ("held_out", evaluated), ("text_languages", known)):
-        given = getattr(settings, key)
-        for code in given:
-            if code not in accepted:
-                raise InputError(f"{where}: {key}: unknown language {code!r}{did_you_mean(code, accepted)}")
-        if len(set(given)) < len(given):
-            raise InputError(f"{where}: {key} names a language twice")
-    both = sorted(set(settings.held_out) & set(settings.text_languages))
-    if both:
-        raise InputError(
-            f"{where}: {', '.join(both)} is in held_out and in text_languages; it can be in one of them only"
-        )
 
 
 def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from textreg import children, config, plan, profiles, reporting
+from textreg import children, config, plan, preflight, profiles, reporting
 from textreg import stages as graph
 from textreg.disk import HashCache, remove_tree, require_room, write_text
 from textreg.errors import InputError, RunError
@@ -30,8 +30,8 @@ from textreg.plan import Place, State
 from textreg.profiles import Profile
 from textreg.stages import Unit, shown
 
-#: Free disk space asked for before a run, in bytes.
-ROOM = {"scenes": 500 * 2**20, "hub": 40 * 2**30}
+#: Free disk space asked for before a run, in bytes; at hub scale beside what its plan counts.
+ROOM = {"scenes": 500 * 2**20, "hub": 500 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,30 @@ def run(
     if dry_run:
         states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
         report.console.print(reporting.states({unit: states[unit] for unit in units}))
+        for line in _missing_packages(states, units, force):
+            report.say(f"not yet: {line}", "yellow")
         return Result(folder, {unit: states[unit] for unit in units})
-    require_room(folder, ROOM[chosen.scale])
+    _require_disk(chosen, place, units)
     with _sole(folder), _clean_ending():
         plan.claim(chosen, place, root)
         run_of_units = _Run(chosen, place, units, force, report)
         return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
+
+
+def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None:
+    if profile.scale != "hub":
+        require_room(place.run, ROOM[profile.scale])
+        return
+    from textreg import planning
+
+    planned = planning.plan(profile, place.overrides)
+    preflight.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
+
+
+def _missing_packages(states: Mapping[Unit, State], units: Sequence[Unit], force: bool) -> list[str]:
+    """Lines about the packages that the units still to run need and that are not installed."""
+    waiting = [unit for unit in units if force or states[unit].state != "done"]
+    return preflight.missing_packages({unit.name: states[unit].settings for unit in waiting})
 
 
 def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Path:
@@ -168,6 +186,9 @@ class _Run:
         self.ready: dict[Unit, State] = {}
         self.ended: dict[Unit, Outcome] = {}
         self._require_upstream()
+        missing = _missing_packages(self.states, self.units, force)
+        if missing:
+            raise InputError("; ".join(missing))
 
     def _require_upstream(self) -> None:
         for unit in self.units:

@@ -1,15 +1,14 @@
 """Sizes of models from their shapes alone: parameters, work and memory, before a weight is loaded.
 
 The formulas are those of ``flops``, which counts a model that is loaded; here the numbers come from a configuration
-file or
-from the counted facts of ``known_sizes.yaml``.  Work is in FLOP, memory in bytes, weights in bf16 unless said.
+file (read by transformers, so a default that it leaves out is filled in) or from the counted facts of
+``known_sizes.yaml``.  Work is in FLOP, memory in bytes, weights in bf16 unless said.
 Sources: Kaplan et al. 2020 (6N, here 4N as frozen blocks have no weight gradients), Dettmers et al. 2023 (4-bit
 storage).
 
 Try it: ``shapes.find("BSC-LT/salamandra-2b-instruct", "llm").parameters``.
 """
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -165,31 +164,50 @@ def decode_bytes(llm: LanguageModel, *, tokens: float, batch: int, new: int) -> 
     return new * (weights + batch * (tokens + new / 2) * llm.cache())
 
 
+class Unplannable(InputError):
+    """A model that may well run, but whose configuration says too little to count it."""
+
+
 def find(name: str, kind: Literal["llm", "tower"]) -> LanguageModel | Tower | None:
     """The shape behind a hub id or folder: counted facts, a local ``config.json``, or one in the hub's local store.
 
-    ``None`` for a hub id of which nothing is known here; nothing is downloaded.
+    ``None`` for a hub id of which nothing is known here; nothing is downloaded.  Raises ``Unplannable`` for a
+    configuration of an unknown type or one that lacks what is counted from.
     """
     parts = hubs.parse(name)
+    cls = LanguageModel if kind == "llm" else Tower
     if not parts.local:
         facts = hubs.known()["models"].get(parts.base)
         if facts is not None:
-            if facts["kind"] != kind:
+            if facts["kind"] not in (kind, "vlm"):
                 raise InputError(f"{name} is a {facts['kind']}, a {kind} is needed here")
-            cls = LanguageModel if kind == "llm" else Tower
-            return cls(**{field.name: facts[field.name] for field in fields(cls)})
+            shape = facts[kind] if facts["kind"] == "vlm" else facts
+            known = {field.name: shape[field.name] for field in fields(cls) if field.name in shape}
+            return cls(**{"download": facts["download"], **known})
     folder = Path(parts.base).expanduser() if parts.local else _stored(parts.base, parts.revision)
     if folder is None:
         return None
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / "config.json").is_file():
         raise InputError(f"{name}: no config.json; a model is a folder with config.json and *.safetensors")
-    config = json.loads(path.read_text("utf-8"))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    config = _config(folder, name)
     try:
-        return _llm(config, size) if kind == "llm" else _tower(config, size)
-    except KeyError as error:
-        raise InputError(f"{name}: config.json has no {error}; it is not a {kind} that can be planned for") from error
+        return _shape(config, kind, size)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except (AttributeError, TypeError) as error:
+        missing = getattr(error, "name", None) or error
+        raise Unplannable(f"{name}: its config.json names no {missing}, which a {kind} is counted from") from error
+
+
+def _config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise Unplannable(f"{name}: its config.json is of no type known to transformers ({why})") from error
 
 
 def _stored(base: str, revision: str | None) -> Path | None:
@@ -199,29 +217,31 @@ def _stored(base: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _llm(config: dict[str, Any], size: int) -> LanguageModel:
-    tied = config.get("tie_word_embeddings", False)
-    config = config.get("text_config", config)
-    heads = config["num_attention_heads"]
+def _shape(config: Any, kind: Literal["llm", "tower"], size: int) -> LanguageModel | Tower:
+    """The shape in a configuration of transformers: of the part asked for, where the model has both."""
+    if kind == "tower":
+        config = getattr(config, "vision_config", config)
+        return Tower(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            download=size,
+        )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    words = config.get_text_config()
+    if words.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # SigLIP and CLIP have a text side too
+        raise InputError(f"{words.model_type} is no language model that answers; a {kind} is needed here")
+    heads = words.num_attention_heads
     return LanguageModel(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
+        layers=words.num_hidden_layers,
+        hidden=words.hidden_size,
+        intermediate=words.intermediate_size,
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        vocabulary=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", tied),
-        download=size,
-    )
-
-
-def _tower(config: dict[str, Any], size: int) -> Tower:
-    config = config.get("vision_config", config)
-    return Tower(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        image_size=config["image_size"],
-        patch_size=config["patch_size"],
+        kv_heads=getattr(words, "num_key_value_heads", None) or heads,
+        vocabulary=words.vocab_size,
+        tied=bool(getattr(words, "tie_word_embeddings", False)),
         download=size,
     )

@@ -82,10 +82,10 @@ def _text(answer: str | int | float) -> str:
 def question_requests(questions: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Requests of the arms ``image`` and ``blank`` (a question without its image has no text arm).
 
-    ``image_id`` of a question, where it has one, is the picture's name in ``images.parquet``.
+    ``image`` of a question is the picture's id in ``images.parquet`` by now.
     """
     for number, question in enumerate(questions):
-        for arm, image_id in (("image", question.get("image_id", question["image"])), ("blank", BLANK)):
+        for arm, image_id in (("image", question["image"]), ("blank", BLANK)):
             yield {
                 "item_id": f"question/{number}",
                 "split": "test",
