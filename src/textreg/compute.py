@@ -139,6 +139,14 @@ def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> floa
     return best
 
 
+def reset_peak_memory(device: str) -> None:
+    """Begin a new peak of the CUDA allocator; a process's own peak, on CPU, cannot be forgotten."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb(device: str) -> float:
     """Peak memory in MiB: of the CUDA allocator where the model is there, else of this process."""
     import resource

@@ -28,6 +28,7 @@ from textreg.batches import StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
 from textreg.learner import Learner
+from textreg.probing import probe_micro_batch
 from textreg.training_log import StepLog
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def train(
         callbacks=[steps_log],
     )
     trainer.remove_callback(_printer())
+    compute.reset_peak_memory(device)  # what was probed before, and did not fit, is no memory of the training
     began = perf_counter()
     with compute.fast_fp32(how):
         try:
@@ -277,57 +279,6 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
         chosen._n_gpu = 1
     return chosen
-
-
-def probe_micro_batch(
-    learner: Learner,
-    samples: Sequence[Any],
-    features: "Features | None",
-    settings: "Training",
-    device: str,
-    world: int,
-) -> int:
-    """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
-
-    Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free
-    wins.
-    """
-    share = settings.batch_size // world
-    if device == "cpu" or share < 1:
-        return max(share, 1)
-    longest = np.argsort([-len(sample) for sample in samples])[:share]
-    longest = np.resize(longest, share)
-    total = torch.cuda.get_device_properties(0).total_memory
-    micro, fits = 1, 0
-    while micro <= share and share % micro == 0:
-        trial = StepBatches(
-            samples,
-            longest[:micro],
-            steps=1,
-            batch_size=micro,
-            groups=1,
-            features=features,
-            row_length=settings.max_length if settings.packing else 0,
-        )
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            batch = {name: tensor.to(device) for name, tensor in trial[0].items()}
-            with torch.autocast(device, torch.bfloat16, enabled=settings.precision != "fp32"):
-                learner(**batch)["loss"].backward()
-        except torch.cuda.OutOfMemoryError:
-            break
-        finally:
-            learner.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-        if torch.cuda.max_memory_allocated() > 0.9 * total:
-            break
-        fits, micro = micro, micro * 2
-    if not fits:
-        raise RunError(
-            f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: "
-            "set precision=4bit, activation_checkpointing=true, or a smaller max_length"
-        )
-    return fits
 
 
 def _world_size() -> int:
