@@ -3,7 +3,8 @@
 The choices that are not obvious: the trial runs in training mode, because activation checkpointing works in that mode
 alone and without it a row takes several times the memory; it uses the longest rows there are, so that no later
 micro-batch is larger; a tenth of the GPU is left free for the optimizer's state and for fragments.  On CPU nothing is
-tried: memory is no limit there, and a process takes all of its share.  ``training.train`` calls it where
+tried: memory is no limit there, and a process takes all of its share.  Of several processes the one with the least
+room decides, because all take the same number of micro-batches.  ``training.train`` calls it where
 ``micro_batch`` is 0.  Checked by ``python -m pytest tests/test_probing.py``.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from textreg import ranks
 from textreg.batches import StepBatches
 from textreg.errors import RunError
 
@@ -30,17 +32,16 @@ def probe_micro_batch(
     features: "Features | None",
     settings: "Training",
     device: str,
-    world: int,
 ) -> int:
     """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
 
     Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free
-    wins.
+    wins, and of several processes the smallest: each of them must call.
 
     Raises:
         RunError: one row does not fit into the GPU.
     """
-    share = settings.batch_size // world
+    share = settings.batch_size // ranks.world()
     if device == "cpu" or share < 1:
         return max(share, 1)
     longest = np.argsort([-len(sample) for sample in samples])[:share]
@@ -68,7 +69,7 @@ def probe_micro_batch(
         torch.cuda.empty_cache()
         return small
 
-    micro = largest(share, fits)
+    micro = ranks.smallest(largest(share, fits), device)
     if not micro:
         raise RunError(
             f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: "

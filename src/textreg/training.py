@@ -9,7 +9,6 @@ on CPU.
     >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from textreg import compute, flops, resume
+from textreg import compute, flops, ranks, resume
 from textreg.adapters import PROJECTOR, plain
 from textreg.batches import StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
@@ -151,6 +150,9 @@ def train(
             plan in it is resumed, one of another plan is discarded with a word in the log.
         order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.
 
+    Where the processes share the model out (FSDP) it stays shared out, and its trained weights are written to
+    ``out / resume.GATHERED``.
+
     Raises:
         InputError: rows or settings that cannot be trained on.
         RunError: the loss is not a number, or one row does not fit into the GPU.
@@ -166,8 +168,9 @@ def train(
     used, positions = np.unique(order[:wanted], return_inverse=True)
     samples = encode(processor, rows.iloc[used], image_tokens=image_tokens(vlm), max_length=settings.max_length)
     learner = Learner(model)
-    world, leads = _world_size(), os.environ.get("RANK", "0") == "0"
-    micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device, world)
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    world, leads = ranks.world(), ranks.leads()
+    micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device)
     plan = {
         "steps": settings.steps,
         "batch_size": settings.batch_size,
@@ -206,7 +209,10 @@ def train(
             ) from None
     seconds = perf_counter() - began
     model.eval()
+    whole = resume.gathered(trainer.model_wrapped, trained) if trainer.is_fsdp_enabled else None
     if leads:
+        if whole is not None:
+            resume.write_weights(whole, out / resume.GATHERED)
         resume.discard(folder)
     done = dataset.order[start:]
     count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
@@ -261,7 +267,7 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         optim="adamw_torch_fused",
         bf16=settings.precision != "fp32",
         use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" and _world_size() > 1 else None,
+        ddp_backend="gloo" if device == "cpu" and ranks.world() > 1 else None,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=device != "cpu",
@@ -279,10 +285,6 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
         chosen._n_gpu = 1
     return chosen
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _printer() -> type:
