@@ -18,10 +18,13 @@ from textreg.assembly import assemble
 from textreg.batches import StepBatches, encode
 from textreg.features import open_features
 from textreg.learner import Learner
+from textreg.resume import gathered
 
 
 def main(job_file: str) -> None:
-    """Each process takes its own row of every step; the first writes the summed gradients of all of them."""
+    """Each process takes its own row of every step; the first writes the summed gradients of all of them, and the
+    gathered weights.
+    """
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -29,6 +32,7 @@ def main(job_file: str) -> None:
     features = open_features(model, processor, image_table())
     tuned = attach(model, rank=4, alpha=8)
     learner = Learner(tuned)
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     mesh = init_device_mesh("cpu", (world,))
     for layer in tuned.get_base_model().model.language_model.layers:
         fully_shard(layer, mesh=mesh)
@@ -46,7 +50,9 @@ def main(job_file: str) -> None:
     }
     shards = sum(parameter.to_local().numel() for parameter in learner.parameters())
     whole = sum(parameter.numel() for parameter in learner.parameters())
+    state = gathered(learner, trained)
     if rank == 0:
+        save_file(state, Path(job["out"]) / "gathered.safetensors")
         save_file(gradients, Path(job["out"]) / "gradients.safetensors")
         (Path(job["out"]) / "share.json").write_text(json.dumps(shards / whole))
     dist.destroy_process_group()

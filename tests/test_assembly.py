@@ -1,10 +1,12 @@
 """Assembly: parts with the hub's layouts become one model that reloads as it was."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import CHATML, write_llm, write_onevision, write_tower
 
-from textreg.assembly import Base, assemble, load_aligned, load_vlm, save_aligned
+from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, save_aligned
 from textreg.chat import IMAGE_TOKEN
 from textreg.errors import InputError
 from textreg.features import image_tokens
@@ -240,6 +242,27 @@ def test_a_revision_is_asked_of_the_hub_whichever_way_it_is_given(tiny_tower, ti
     assemble("someone/model@v1", str(tiny_tower))
     assemble("someone/model", str(tiny_tower), revisions={"llm": "v2"})
     assert asked == [("someone/model", "v1"), ("someone/model", "v2")]
+
+
+def test_what_came_from_the_hub_is_loaded_again_at_the_commit_it_was_aligned_at(
+    tmp_path, tiny_llm, tiny_tower, monkeypatch
+):
+    asked, commit = [], "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / commit
+    shutil.copytree(tiny_llm, snapshot)
+
+    def fetch(name, *, revision, **_):
+        asked.append(revision)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    base = pinned(Base("someone/model", str(tiny_tower)))
+    assert base.revisions == {"llm": commit}  # a folder has no commit
+    model, _ = load_base(base)
+    save_aligned(model, tmp_path / "align", base)
+    load_aligned(tmp_path / "align")
+    assert asked == [None, commit, commit]
+    assert pinned(Base()).revisions == {}
 
 
 def test_damaged_weights_are_refused(tmp_path, tiny_tower):

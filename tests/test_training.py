@@ -380,3 +380,7 @@ def test_sharded_processes_find_the_gradients_of_one_though_only_one_of_them_see
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
     assert largest_difference(expected, found) < 1e-5
     assert json.loads((tmp_path / "share.json").read_text()) < 0.51  # each process keeps half of the model
+
+    # The trained weights, gathered from their shards, have the names and values of a model in one piece.
+    learner = Learner(model)
+    assert largest_difference(weights(learner), load_file(tmp_path / "gathered.safetensors")) == 0.0

@@ -13,7 +13,8 @@ patches (SigLIP).  Image processors are the Pillow ones, so that torchvision is 
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ PROJECTOR = "projector.safetensors"
 
 @dataclass(frozen=True)
 class Base:
-    """What an aligned model is made of.  With ``vlm`` it is a published one, and ``llm`` and ``tower`` are idle."""
+    """What an aligned model is made of.  With ``vlm`` it is a published one, and ``llm`` and ``tower`` are idle.
+    ``revisions``: role -> commit of what came from the hub (:func:`pinned`).
+    """
 
     llm: str = "shipped"
     tower: str = "shipped"
@@ -153,6 +156,23 @@ def load_vlm(
     line_end = config.model_type == "llava_onevision"
     extra = int(has_class_token(model.model.vision_tower)) + int(line_end)
     return model.eval(), llava_processor(image_processor, tokenizer, config, extra)
+
+
+def pinned(base: Base) -> Base:
+    """``base`` with the hub's present commit of each part, which is fetched if need be; folders have none.
+
+    A branch such as ``main`` may move between alignment and evaluation, days later; what was aligned must be loaded
+    again.  Raises :class:`InputError` as loading does.
+    """
+    roles = {"vlm": base.vlm} if base.vlm else {"llm": base.llm, "tower": base.tower}
+    found = {role: commit(source(name, role, base.revisions.get(role))) for role, name in roles.items()}
+    return replace(base, revisions={role: value for role, value in found.items() if value})
+
+
+def commit(folder: str) -> str | None:
+    """The commit whose files are in ``folder`` where it is one of the hub's stored snapshots, which are named so."""
+    path = Path(folder)
+    return path.name if path.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", path.name) else None
 
 
 def load_base(

@@ -41,13 +41,15 @@ class Compute:
 def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -> Compute:
     """Set the number of threads and choose device and number format for this process.
 
+    Of several processes on a machine each gets the GPU of its own number (``LOCAL_RANK``).
+
     Args:
         threads: threads of one tensor operation; 1 for small models, whose rate falls with more.
         precision: ``fp32``, ``bf16`` or ``4bit`` (weights in 4 bits, arithmetic in bf16; CUDA only).
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: CUDA asked for and absent, or 4-bit weights without CUDA.
+        InputError: CUDA asked for and absent, 4-bit weights without CUDA, or more processes than GPUs.
     """
     import torch
 
@@ -56,6 +58,8 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
     if device == "cuda" and not has_cuda:
         raise InputError("device=cuda, but PyTorch sees no CUDA device here: use device=auto or cpu")
     chosen = "cuda" if device != "cpu" and has_cuda else "cpu"
+    if chosen == "cuda":
+        own_gpu()
     if precision not in DTYPES:
         raise InputError(f"precision={precision!r} is not one of {', '.join(DTYPES)}")
     if precision == "4bit" and chosen == "cpu":
@@ -67,6 +71,23 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
         why = "changes nothing here" if error is None else f"relative error {error:.1e}, limit {ERROR_LIMIT:.0e}"
         note += f"; oneDNN fp32 products {'on' if fast else 'off'} ({why})"
     return Compute(chosen, getattr(torch, DTYPES[precision]), threads, fast, note)
+
+
+def own_gpu() -> None:
+    """Make the GPU of this process's number the one that ``cuda`` means here; nothing without a launcher."""
+    import torch
+
+    from textreg import ranks
+
+    number, there = ranks.local(), torch.cuda.device_count()
+    if number is None:
+        return
+    if number >= there:
+        raise InputError(
+            f"process {number + 1} of this machine finds {there} GPU{'s' if there != 1 else ''}: "
+            f"start as many processes as GPUs (torchrun --nproc-per-node={there})"
+        )
+    torch.cuda.set_device(number)
 
 
 @contextmanager
@@ -137,6 +158,14 @@ def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> floa
         if perf_counter() > deadline:
             break
     return best
+
+
+def reset_peak_memory(device: str) -> None:
+    """Begin a new peak of the CUDA allocator; a process's own peak, on CPU, cannot be forgotten."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb(device: str) -> float:

@@ -117,14 +117,21 @@ class Training(Stage):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Align(Training):
     """``02_align``: projector only, English captions.  ``vlm`` starts from a published LLaVA instead of assembling
-    one."""
+    one; with ``steps`` 0 its projector is kept as it is."""
 
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
-    steps: Positive = 1600
+    steps: Count = 1600
     batch_size: Positive = 16
     log_steps: Positive = 20
+
+    def __post_init__(self) -> None:
+        if self.steps == 0 and not self.vlm:
+            raise InputError(
+                "steps = 0 would leave a fresh projector untrained: give steps, "
+                "or a published model, whose projector is trained, as vlm"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -259,7 +266,11 @@ def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool =
 
 def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:
     """A settings object from plain values, each checked by :func:`value_of`; fields not given keep their default."""
-    return cls(**{key: value_of(cls, key, value, where) for key, value in values.items()})
+    checked = {key: value_of(cls, key, value, where) for key, value in values.items()}
+    try:
+        return cls(**checked)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def collect(cls: type[S], namespace: Mapping[str, Any]) -> S:

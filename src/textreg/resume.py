@@ -9,7 +9,7 @@ of another plan is never continued.  Example: ``latest(Path("runs/laptop/tune/TR
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 STAGING = "staging"
 PLAN = "plan.json"
+GATHERED = "gathered"
 KEPT = 2
 NOT_RESULTS = ("run", "threads", "workers", "log_steps", "checkpoint_steps")
 
@@ -112,12 +113,29 @@ def discard(folder: Path) -> None:
 
 def save_trained(learner: "nn.Module", folder: Path, state: "dict[str, torch.Tensor] | None" = None) -> None:
     """Write the trainable parameters, by name; ``state`` is a gathered state dict where the model is sharded."""
+    parameters = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    chosen = parameters if state is None else {name: state[name] for name in parameters}
+    write_weights(chosen, folder)
+
+
+def write_weights(weights: "Mapping[str, torch.Tensor]", folder: Path) -> None:
+    """Write tensors by name, where :func:`load_trained` finds them."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    chosen = parameters if state is None else {name: state[name] for name in parameters}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}, folder / WEIGHTS)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+
+
+def gathered(sharded: "nn.Module", names: Collection[str]) -> "dict[str, torch.Tensor]":
+    """The parameters ``names`` of a model whose processes share it out (FSDP 1 or 2), whole.
+
+    Every process must call; the first has them afterwards, on the CPU, the others an empty dict.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    state = get_model_state_dict(sharded, options=options)
+    return {name: state[name] for name in names if name in state}  # a tied head comes along, though it is frozen
 
 
 def load_trained(learner: "nn.Module", folder: Path) -> None:

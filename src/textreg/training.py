@@ -9,7 +9,6 @@ on CPU.
     >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from textreg import compute, flops, resume
+from textreg import compute, flops, ranks, resume
 from textreg.adapters import PROJECTOR, plain
 from textreg.batches import StepBatches, encode, shuffled_order
 from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
 from textreg.learner import Learner
+from textreg.probing import probe_micro_batch
 from textreg.training_log import StepLog
 
 if TYPE_CHECKING:
@@ -150,6 +150,9 @@ def train(
             plan in it is resumed, one of another plan is discarded with a word in the log.
         order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.
 
+    Where the processes share the model out (FSDP) it stays shared out, and its trained weights are written to
+    ``out / resume.GATHERED``.
+
     Raises:
         InputError: rows or settings that cannot be trained on.
         RunError: the loss is not a number, or one row does not fit into the GPU.
@@ -165,8 +168,9 @@ def train(
     used, positions = np.unique(order[:wanted], return_inverse=True)
     samples = encode(processor, rows.iloc[used], image_tokens=image_tokens(vlm), max_length=settings.max_length)
     learner = Learner(model)
-    world, leads = _world_size(), os.environ.get("RANK", "0") == "0"
-    micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device, world)
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    world, leads = ranks.world(), ranks.leads()
+    micro = settings.micro_batch or probe_micro_batch(learner, samples, features, settings, device)
     plan = {
         "steps": settings.steps,
         "batch_size": settings.batch_size,
@@ -194,6 +198,7 @@ def train(
         callbacks=[steps_log],
     )
     trainer.remove_callback(_printer())
+    compute.reset_peak_memory(device)  # what was probed before, and did not fit, is no memory of the training
     began = perf_counter()
     with compute.fast_fp32(how):
         try:
@@ -204,7 +209,10 @@ def train(
             ) from None
     seconds = perf_counter() - began
     model.eval()
+    whole = resume.gathered(trainer.model_wrapped, trained) if trainer.is_fsdp_enabled else None
     if leads:
+        if whole is not None:
+            resume.write_weights(whole, out / resume.GATHERED)
         resume.discard(folder)
     done = dataset.order[start:]
     count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
@@ -259,7 +267,7 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         optim="adamw_torch_fused",
         bf16=settings.precision != "fp32",
         use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" and _world_size() > 1 else None,
+        ddp_backend="gloo" if device == "cpu" and ranks.world() > 1 else None,
         ddp_find_unused_parameters=False,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=device != "cpu",
@@ -277,61 +285,6 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
         chosen._n_gpu = 1
     return chosen
-
-
-def probe_micro_batch(
-    learner: Learner,
-    samples: Sequence[Any],
-    features: "Features | None",
-    settings: "Training",
-    device: str,
-    world: int,
-) -> int:
-    """Rows per forward pass: on CPU all of a process's share, on CUDA the largest power of two that fits.
-
-    Tried on the longest rows with a forward and a backward pass; the last size that leaves a tenth of the memory free
-    wins.
-    """
-    share = settings.batch_size // world
-    if device == "cpu" or share < 1:
-        return max(share, 1)
-    longest = np.argsort([-len(sample) for sample in samples])[:share]
-    longest = np.resize(longest, share)
-    total = torch.cuda.get_device_properties(0).total_memory
-    micro, fits = 1, 0
-    while micro <= share and share % micro == 0:
-        trial = StepBatches(
-            samples,
-            longest[:micro],
-            steps=1,
-            batch_size=micro,
-            groups=1,
-            features=features,
-            row_length=settings.max_length if settings.packing else 0,
-        )
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            batch = {name: tensor.to(device) for name, tensor in trial[0].items()}
-            with torch.autocast(device, torch.bfloat16, enabled=settings.precision != "fp32"):
-                learner(**batch)["loss"].backward()
-        except torch.cuda.OutOfMemoryError:
-            break
-        finally:
-            learner.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-        if torch.cuda.max_memory_allocated() > 0.9 * total:
-            break
-        fits, micro = micro, micro * 2
-    if not fits:
-        raise RunError(
-            f"one row of {len(samples[longest[0]])} tokens does not fit into {total / 2**30:.0f} GiB of GPU memory: "
-            "set precision=4bit, activation_checkpointing=true, or a smaller max_length"
-        )
-    return fits
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _printer() -> type:
