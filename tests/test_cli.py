@@ -1,5 +1,7 @@
 """The command: it answers at once, and every wrong input is one line, exit code 2, and nothing lost."""
 
+import json
+import os
 import resource
 import shutil
 import subprocess
@@ -176,3 +178,39 @@ def test_a_missing_or_damaged_asset_is_one_line(damage, tmp_path, monkeypatch, c
     code, _, err = call(monkeypatch, capsys, *words)
     assert code == 2
     assert f"{name} is {damage}" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("where", ["pathlib", "typer", "textreg.errors", "textreg.scoring"])
+def test_an_interrupt_while_modules_are_read_is_one_line_at_most(where, tmp_path):
+    script = (
+        "import sys\n"
+        f"sys.modules.pop({where!r}, None)\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {where!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "sys.argv = ['textreg', 'score', 'answers.jsonl']\n"
+        "from textreg.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr in ("", "textreg: interrupted; the same command goes on from here\n")
+
+
+def test_an_error_is_short_and_cannot_act_on_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(monkeypatch, capsys, "score", "\x1b[31m" + "x" * 100_000 + ".jsonl")
+    assert code == 2
+    assert "\x1b" not in err and len(err) < 2100 and len(err.splitlines()) == 1
+
+
+def test_a_terminal_without_unicode_gets_the_scores_too(tmp_path):
+    row = {"answer": "La imagen muestra un círculo rojo.", "language": "es", "system": "Ж"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    script = "import sys; sys.argv = ['textreg', 'score', 'a.jsonl']; from textreg.cli import main; main()"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u0416" in done.stdout and b"100.0" in done.stdout

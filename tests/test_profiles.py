@@ -78,6 +78,26 @@ REFUSED = {
     "word for yes or no": ({"tune": {"packing": "yes"}}, "packing = 'yes'"),
     "unknown choice": ({"tune": {"precision": "fp8"}}, "precision = 'fp8'"),
     "lambda over one": ({"merge": {"lambdas": [0.5, 2]}}, "lambdas[1] = 2"),
+    "lambda twice": ({"merge": {"lambdas": [0.5, 1.0, 0.5]}}, "lambdas names 0.5 twice"),
+    "no lambda": ({"merge": {"lambdas": []}}, "lambdas = []"),
+    "no number among lambdas": ({"merge": {"lambdas": ["1e-1x", 1.0]}}, "lambdas[0] = '1e-1x'"),
+    "no end among lambdas": ({"merge": {"lambdas": ["nan", 1.0]}}, "lambdas[0] = "),
+    "no system": ({"evaluate": {"systems": []}}, "systems = []"),
+    "system twice": ({"evaluate": {"systems": ["BM", "BM"]}}, "systems names 'BM' twice"),
+    "no arm of requests": ({"evaluate": {"arms": []}}, "arms = []"),
+    "no language": ({"prepare_data": {"languages": []}}, "languages = []"),
+    "no language for the text": ({"prepare_data": {"text_languages": []}}, "text_languages = []"),
+    "no arm to look into": ({"mechanism": {"arms": []}}, "arms = []"),
+    "a row too short for an image": ({"tune": {"max_length": 8}}, "max_length = 8"),
+    "a seed that no generator takes": ({"seed": 2**32}, "seed = 4294967296"),
+    "a seed of thousands of digits": ({"seed": 10**5000}, "seed = a number of thousands of digits"),
+    "zero for a section": ({"tune": 0}, "tune is a mapping of parameters, not 0"),
+    "no for a section": ({"tune": False}, "tune is a mapping of parameters, not False"),
+    "no text for a section": ({"tune": ""}, "tune is a mapping of parameters, not ''"),
+    "empty list for a section": ({"tune": []}, "tune is a mapping of parameters, not []"),
+    "endless key": ({"x" * 100_000: 1}, "unknown key 'xxx"),
+    "endless parameter": ({"tune": {"x" * 100_000: 1}}, "unknown parameter 'xxx"),
+    "endless stage": ({"stages": ["x" * 100_000]}, "unknown stage 'xxx"),
     "one word for a list": ({"prepare_data": {"languages": "en"}}, "languages = 'en'"),
     "yaml's norwegian": ({"prepare_data": {"languages": ["en", False]}}, "languages[1] = False"),
     "unknown language": ({"prepare_data": {"languages": ["en", "xx"]}}, "unknown language 'xx'"),
@@ -87,7 +107,7 @@ REFUSED = {
     "judge without model": ({"evaluate": {"judge": "llm", "judge_endpoint": "u"}}, "judge = llm needs judge_model"),
     "text without share": ({"tune": {"text_share": 0.0}}, "tune[TR]: text = multilingual with text_share 0"),
     "uneven micro-batch": ({"align": {"micro_batch": 5, "batch_size": 16}}, "align: batch_size 16 is no multiple of"),
-    "language twice": ({"prepare_data": {"languages": ["en", "en"]}}, "names a language twice"),
+    "language twice": ({"prepare_data": {"languages": ["en", "en"]}}, "languages names 'en' twice"),
     "held out and in the text": (
         {"prepare_data": {"held_out": ["sv"], "text_languages": ["sv"]}},
         "sv is in held_out and in text_languages",
@@ -115,6 +135,10 @@ REFUSED = {
     "evaluated merge not made": ({"evaluate": {"systems": ["EN+M"]}}, "give the arm 'merge: true'"),
     "mechanism of an unknown arm": ({"mechanism": {"arms": ["XY"]}}, "mechanism.arms names arm 'XY'"),
     "name that is a path": ({"name": "a/b"}, "name = 'a/b'"),
+    "query in an address": (
+        {"evaluate": {"judge_endpoint": "https://host/v1?key=x"}},
+        "judge_endpoint looks like a credential",
+    ),
     "credential in a setting": (
         {"evaluate": {"judge_endpoint": "https://user:pass@host/v1"}},
         "judge_endpoint looks like a credential",
@@ -130,7 +154,7 @@ def test_a_wrong_profile_is_refused_in_one_line_that_names_the_spot(case):
     message = str(caught.value)
     assert expected in message
     assert message.startswith(("p.yaml", "evaluate.systems", "mechanism.arms"))
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 400
 
 
 OVERRIDES = {
@@ -139,6 +163,26 @@ OVERRIDES = {
     "tune.steps=fifty": "steps = 'fifty'",
     "tune.steps=1.5": "steps = '1.5'",
     "text_share=2": "text_share = '2'",
+    "tune.learning_rate=inf": "learning_rate = inf: a finite number is needed",
+    "tune.weight_decay=inf": "weight_decay = inf: a finite number is needed",
+    "tune.weight_decay=nan": "weight_decay = ",
+    "seed=99999999999999999999999": "seed = '99999999999999999999999'",
+    "merge.lambdas=": "lambdas = []",
+    "merge.lambdas=0.5,inf": "lambdas[1] = ",
+    "evaluate.systems=": "systems = []",
+    "evaluate.systems=BM,BM": "systems names 'BM' twice",
+    "evaluate.frontier_lambdas=0.5,0.50": "frontier_lambdas names 0.5 twice",
+    "languages=": "languages = []",
+    "text_languages=": "text_languages = []",
+    "mechanism.arms=": "arms = []",
+    "max_length=8": "max_length = '8'",
+    ".steps=1": "expected key=value",
+    "tune..steps=1": "'tune.' is no stage",
+    f"{'x' * 100_000}=1": "unknown parameter 'xxx",
+    f"{'x' * 100_000}.steps=1": "is no stage and no arm",
+    "judge_endpoint=https://h/v1?key=abcdefgh12345678": "looks like a credential",
+    "judge_model=my-abcdefgh12345678": "looks like a credential",
+    "jugde_model=abcdefgh12345678": "looks like a credential",
     "steps": "expected key=value",
     "=5": "expected key=value",
     "run=elsewhere": "run cannot be overridden",
@@ -151,11 +195,24 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("text", OVERRIDES)
-def test_a_wrong_override_is_refused_before_anything_starts(text):
+def test_a_wrong_override_is_refused_before_anything_starts(text, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "abcdefgh12345678")
     with pytest.raises(InputError) as caught:
         profiles.check(profile(), (text,))
     assert OVERRIDES[text] in str(caught.value)
-    assert "hf_abc" not in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ("hf_abc", "abcdefgh12345678"))
+    assert len(str(caught.value)) < 400
+
+
+def test_the_value_of_a_secret_variable_is_refused_in_a_profile_too(monkeypatch):
+    monkeypatch.setenv("SERVICE_DSN", "postgres-abcdefgh")
+    with pytest.raises(InputError, match="judge_model holds the value of a secret") as caught:
+        profile(evaluate={"judge_model": "postgres-abcdefgh"})
+    assert "abcdefgh" not in str(caught.value)
+
+
+def test_yaml_writes_1e_1_as_a_word_in_a_list_as_well():
+    assert profiles.resolve(profile(merge={"lambdas": ["1e-1", 1.0]}), "merge", "TR").lambdas == [0.1, 1.0]
 
 
 @pytest.mark.parametrize(

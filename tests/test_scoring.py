@@ -3,14 +3,16 @@
 import io
 import json
 import random
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from faulty_server import FaultyServer
+from matplotlib.text import Text
 from rich.console import Console
 
-from textreg import answer_files, score_report, scoring
+from textreg import answer_files, score_figures, score_report, scoring
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError
 from textreg.grammar import caption
@@ -91,7 +93,7 @@ GOOD = json.dumps({"answer": ES, "language": "es"})
         ('{"answer": "a", "language": "jp"}', "line 2: unknown language code 'jp' .did you mean 'ja'"),
         ('{"answer": "a", "language": null}', "line 2: unknown language code None"),
         ('{"answer": "a", "language": ["es"]}', "line 2: unknown language code"),
-        ('{"answer": "a", "language": "es", "lambda": "half"}', "line 2: 'lambda' should be a number"),
+        ('{"answer": "a", "language": "es", "lambda": "half"}', "line 2: 'lambda' should be a finite number"),
         ("[" * 100_000, "line 2: not JSON"),
     ],
 )
@@ -199,6 +201,123 @@ def test_results_are_written_as_csv_and_json(tmp_path, identifier):
 def test_an_output_of_another_kind_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(InputError, match=r"\.csv or \.json"):
         scoring.score_file(tmp_path / "missing.jsonl", out=tmp_path / "f.xlsx")
+
+
+PLACES = {  # --out and --figures, as seen from the folder of a.csv
+    "out is the answers": ({"out": "a.csv"}, "is the file of answers itself"),
+    "out is the answers by another way": ({"out": "figures/../a.csv"}, "is the file of answers itself"),
+    "out is a link to the answers": ({"out": "link.csv"}, "is the file of answers itself"),
+    "out is a second name of the answers": ({"out": "hard.csv"}, "is the file of answers itself"),
+    "out is a folder": ({"out": "folder.csv"}, "is a folder"),
+    "out lies in a file": ({"out": "a.csv/f.csv"}, "a.csv is no folder"),
+    "out lies behind a dead link": ({"out": "dead/f.csv"}, "dead is no folder"),
+    "out has a NUL in it": ({"out": "a\0.csv"}, "a NUL character"),
+    "figures have a NUL in it": ({"figures": "\0"}, "a NUL character"),
+    "figures are a file": ({"figures": "a.csv"}, "a.csv is no folder"),
+    "figures lie in a file": ({"figures": "a.csv/figures"}, "a.csv is no folder"),
+    "a drawing over out": ({"out": "figures/fidelity.csv", "figures": "figures"}, "could replace --out"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_that_would_lose_something_is_refused_before_anything_is_read(tmp_path, case):
+    words, expected = PLACES[case]
+    path = write(tmp_path / "a.csv", ROWS)
+    (tmp_path / "link.csv").symlink_to(path)
+    (tmp_path / "hard.csv").hardlink_to(path)
+    (tmp_path / "dead").symlink_to("gone")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "folder.csv").mkdir()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=expected) as failure:
+        scoring.score_file(path, **{option: tmp_path / name for option, name in words.items()}, identifier="none")
+    assert "\n" not in str(failure.value)
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_a_drawing_never_replaces_the_answers(tmp_path):
+    path = write(tmp_path / "fidelity.csv", ROWS)
+    with pytest.raises(InputError, match="could replace the file of answers"):
+        scoring.score_file(path, figures=tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["fidelity.csv"]
+
+
+def test_nothing_is_written_where_nothing_can_be_drawn(tmp_path, identifier):
+    path = write(tmp_path / "a.jsonl", [{"answer": "12", "language": "es", "task": "colour"}])
+    with pytest.raises(InputError, match="nothing to draw"):
+        scoring.score_file(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+NAMES = {  # a name out of a file -> what a drawing shows of it
+    r"$\frac{$": r"$\frac{$",
+    "costs $5 or $6": "costs $5 or $6",
+    r"\$": r"\$",
+    "A\x1b[31m": "A⟨U+001B⟩[31m",
+    "\u202eevil": "⟨U+202E⟩evil",
+    "a\x00b": "a⟨U+0000⟩b",
+    "": "",
+    "<b>&amp;": "<b>&amp;",
+}
+
+
+def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, identifier):
+    rows = [{**ROWS[0], "system": name} for name in NAMES]
+    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+    for name, shown in NAMES.items():
+        label = Text(text=score_figures._broken([name])[name])
+        plain, formula = label._preprocess_math(label.get_text())
+        assert plain == shown and not formula
+    printed = io.StringIO()
+    score_report.print_result(result, Console(file=printed))
+    assert not set("\x1b\u202e\x00") & set(printed.getvalue())
+    assert "A⟨U+001B⟩[31m" in printed.getvalue()
+    assert max(map(len, printed.getvalue().splitlines())) < 2000
+
+
+def test_names_that_look_alike_stay_two_in_a_drawing(tmp_path, identifier):
+    rows = [{**ROWS[0], "system": name} for name in ("A b", "A  b", "A b (2)")]
+    scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
+    assert "(2)" in drawn and "(3)" not in drawn.replace("(2) (3)", "")
+
+
+NUMBERS = {  # seed or lambda of a row -> what is kept, or what the error says
+    "seed: Infinity": "a whole number",
+    "seed: 1e400": "a whole number",
+    "seed: 1.7": "a whole number",
+    "seed: true": "a whole number",
+    "seed: NaN": "a whole number",
+    'seed: "inf"': "a whole number",
+    "seed: [1]": "a whole number",
+    f"seed: {10**400}": "a whole number",
+    f"seed: {2**63}": "a whole number",
+    "lambda: Infinity": "a finite number",
+    "lambda: true": "a finite number",
+    f"lambda: {10**400}": "a finite number",
+    'lambda: "-inf"': "a finite number",
+    "seed: 2.0": 2,
+    'seed: "3"': 3,
+    "lambda: 1": 1.0,
+    'lambda: "0.5"': 0.5,
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_seed_or_lambda_is_the_number_it_says_or_refused(tmp_path, case):
+    name, _, value = case.partition(": ")
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"answer": "{EN}", "language": "en", "{name}": {value}}}\n')
+    if isinstance(NUMBERS[case], str):
+        with pytest.raises(InputError, match=f"line 1: '{name}' should be {NUMBERS[case]}") as failure:
+            list(read_answers(path, {"en"}))
+        assert len(str(failure.value)) < 400 and "\n" not in str(failure.value)
+    else:
+        (table,) = read_answers(path, {"en"})
+        assert table[name].tolist() == [NUMBERS[case]]
 
 
 def test_figures_are_drawn(tmp_path, identifier):
@@ -351,3 +470,13 @@ def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
     result = scoring.score_file(path, out=tmp_path / "f.json", identifier=identifier)
     assert result.rows == len(answers) and not np.isinf(result.summary["lf"]).any()
     score_report.print_result(result, Console(file=io.StringIO()))
+
+
+def test_an_endless_name_is_cut_in_a_drawing_and_on_the_terminal(tmp_path, identifier):
+    path = write(tmp_path / "a.jsonl", [{**ROWS[0], "system": "x" * 100_000}])
+    result = scoring.score_file(path, figures=tmp_path / "figures", identifier=identifier)
+    drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
+    printed = io.StringIO()
+    score_report.print_result(result, Console(file=printed))
+    for shown, most in ((drawn, 100), (printed.getvalue(), 400)):
+        assert "x" * 30 in shown and "x" * most not in shown

@@ -10,6 +10,8 @@ Use: ``for table in read_answers("answers.jsonl", known_codes): ...``.
 
 import csv
 import json
+import math
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,8 +58,8 @@ def read_answers(
     import pandas as pd
 
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'} of answers")
+    if not os.path.isfile(path):  # which a name that no disk can hold is not either, without an OSError
+        raise InputError(f"{path}: {'a folder, not a file' if os.path.isdir(path) else 'no such file'} of answers")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path}: answers are read from {', '.join(SUFFIXES)} files{did_you_mean(path.suffix, SUFFIXES)}"
@@ -99,11 +101,25 @@ def _check_row(row: dict | str, known: set[str]) -> dict:
             checked[name] = well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     for name, kind in (("seed", int), ("lambda", float)):
         if row.get(name) not in (None, ""):
-            try:
-                checked[name] = kind(row[name])
-            except (TypeError, ValueError) as failure:
-                raise InputError(f"{name!r} should be a number, not {_short(row[name])}") from failure
+            checked[name] = _number(row[name], name, kind)
     return checked
+
+
+def _number(value: object, name: str, kind: type) -> int | float:
+    """``value`` as ``kind``; raises InputError for what only Python takes for that number (true, 1.7 as 1, infinity).
+
+    A lambda that is NaN, which tables write where there is none, stays NaN.
+    """
+    try:
+        number = kind(value)
+        exact = not isinstance(value, float) or number == value or number != number
+        fits = -(2**63) <= number < 2**63 if kind is int else not math.isinf(number)
+    except (TypeError, ValueError, OverflowError):
+        exact = fits = False
+    if isinstance(value, bool) or not exact or not fits:
+        wanted = "a whole number below 2**63" if kind is int else "a finite number"
+        raise InputError(f"{name!r} should be {wanted}, not {_short(value)}")
+    return number
 
 
 def _short(value: object) -> str:

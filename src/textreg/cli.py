@@ -6,16 +6,27 @@ Every command is a thin layer over one function of the package, imported when th
 """
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
+INTERRUPTED = "textreg: interrupted; the same command goes on from here"
 
-from textreg.errors import InputError, RunError
+try:
+    import io
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated
+
+    import typer
+
+    from textreg.display import visible_answer
+    from textreg.errors import InputError, RunError
+except KeyboardInterrupt:  # most of the start is spent here, outside of what main can catch
+    print(INTERRUPTED, file=sys.stderr)
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from textreg.identifiers import Identifier
     from textreg.judges import Price
+
+LONGEST_ERROR = 2000  # characters
 
 app = typer.Typer(
     add_completion=False,
@@ -269,12 +280,18 @@ def ask(
 
 
 def main() -> None:
-    """Entry point: the package's own errors end in one line on stderr and their exit code."""
+    """Entry point: the package's own errors end in one line on stderr and their exit code.
+
+    What an error quotes from a file or an option is shortened and cannot act on the terminal; what a terminal's
+    encoding lacks is spelled out, as Python does on stderr.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (InputError, RunError) as error:
-        typer.echo(f"textreg: {error}", err=True)
+        typer.echo(f"textreg: {visible_answer(str(error), LONGEST_ERROR)}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("textreg: interrupted; the same command goes on from here", err=True)
+        typer.echo(INTERRUPTED, err=True)
         sys.exit(130)

@@ -7,15 +7,16 @@ describes.  A profile is a YAML file of sections; ``-p key=value`` overrides a k
 into a float; an unknown key is refused with a suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, did_you_mean, shown
 
 STRICT = ConfigDict(extra="forbid", validate_default=True)
 
@@ -23,7 +24,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0)]
-Languages = list[str]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's and torch's generators both take
+Length = Annotated[int, Field(ge=16)]  # tokens of a row: the smallest prompt and an answer
+Names = list[str]
+Some = Annotated[list[str], Field(min_length=1)]
 Precision = Literal["fp32", "bf16", "4bit"]
 
 
@@ -33,7 +37,7 @@ class Stage:
 
     run: str = "runs/laptop"
     scale: Literal["scenes", "hub"] = "scenes"
-    seed: Count = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -71,11 +75,11 @@ class PrepareData(Stage):
     or a local folder.
     """
 
-    languages: Languages = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])
-    text_languages: Languages = Field(
+    languages: Some = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])
+    text_languages: Some = Field(
         default_factory=lambda: ["es", "ca", "fr", "de", "pt", "it", "pl", "gl", "el", "uk", "eu", "lt", "ga"]
     )
-    held_out: Languages = Field(default_factory=lambda: ["sv"])
+    held_out: Names = Field(default_factory=lambda: ["sv"])
     align_rows: Positive = 16000
     visual_rows: Positive = 16000
     text_rows: Positive = 12000
@@ -84,8 +88,8 @@ class PrepareData(Stage):
     validation_images: Positive = 64
     test_images: Positive = 200
     align_data: str = "liuhaotian/LLaVA-Pretrain"
-    visual_data: Languages = Field(default_factory=lambda: ["liuhaotian/LLaVA-Instruct-150K"])
-    text_data: Languages = Field(default_factory=lambda: ["CohereLabs/aya_dataset"])
+    visual_data: Some = Field(default_factory=lambda: ["liuhaotian/LLaVA-Instruct-150K"])
+    text_data: Some = Field(default_factory=lambda: ["CohereLabs/aya_dataset"])
     evaluation_data: str = "floschne/xm3600"
     visual_check: str = ""
     image_folder: str = ""
@@ -103,7 +107,7 @@ class Training(Stage):
     learning_rate: Rate = 3e-3
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    max_length: Positive = 256
+    max_length: Length = 256
     packing: bool = False
     cache_features: bool = True
     precision: Precision = "fp32"
@@ -163,7 +167,9 @@ class Merge(Stage):
     """``04_merge``: the lambda sweep of one arm on the validation split, the choice, and the merged checkpoint."""
 
     arm: str = "TR"
-    lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    lambdas: Annotated[list[Share], Field(min_length=1)] = Field(
+        default_factory=lambda: [0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    )
     tolerated_visual_loss: Share = 0.02
     identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
     identifier_model: str = ""
@@ -177,9 +183,11 @@ class Merge(Stage):
 class Evaluate(Stage):
     """``05_evaluate``: answers of every system in every language and arm, and their scores."""
 
-    systems: list[str] = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "BM+M", "TR+M"])
+    systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "BM+M", "TR+M"])
     frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
-    arms: list[Literal["image", "blank", "text"]] = Field(default_factory=lambda: ["image", "blank", "text"])
+    arms: Annotated[list[Literal["image", "blank", "text"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["image", "blank", "text"]
+    )
     identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
     identifier_model: str = ""
     judge: Literal["exact", "llm", "none"] = "exact"
@@ -205,7 +213,7 @@ class Figures(Stage):
 class Mechanism(Stage):
     """``07_mechanism``: first-token effect, blank image, probe, held-out languages."""
 
-    arms: list[str] = Field(default_factory=lambda: ["BM", "TR"])
+    arms: Some = Field(default_factory=lambda: ["BM", "TR"])
     probe_images: Positive = 64
     batch_size: Positive = 128
     max_new_tokens: Positive = 40
@@ -231,37 +239,61 @@ S = TypeVar("S", bound=Stage)
 
 @cache
 def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
+    """Field -> what checks it, and its type without ranges."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: (TypeAdapter(hints[field.name]), hints[field.name]) for field in fields(cls)}
+    return {field.name: (TypeAdapter(hints[field.name]), _bare(hints[field.name])) for field in fields(cls)}
+
+
+def _bare(hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return _bare(get_args(hint)[0])
+    if get_origin(hint) is list:
+        return list[_bare(get_args(hint)[0])]
+    return hint
+
+
+def _as_number(value: Any) -> Any:
+    """The float that a word means, anything else unchanged."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool = False) -> Any:
     """``value`` as the type of field ``key`` of ``cls``, its range checked.
 
     ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``).  Otherwise a value must
-    have its type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means.
-    Raises :class:`InputError` that begins with ``where``, also for an unknown key (with a suggestion).
+    have its type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means, in
+    a list as well.  Numbers are finite, and a list names nothing twice.  Raises :class:`InputError` that begins with
+    ``where``, also for an unknown key (with a suggestion).
     """
     known = _adapters(cls)
     if key not in known:
-        raise InputError(f"{where}: unknown parameter {key!r}{did_you_mean(key, known)}")
+        raise InputError(f"{where}: unknown parameter {shown(key)}{did_you_mean(key, known)}")
     adapter, hint = known[key]
-    is_list = str(getattr(hint, "__origin__", "")) == "<class 'list'>"
-    if text and is_list:
+    if text and get_origin(hint) is list:
         value = [word.strip() for word in str(value).strip("[]").split(",") if word.strip()]
     try:
-        if text:
-            return adapter.validate_python(value)
-        if isinstance(value, str) and getattr(hint, "__origin__", hint) is float:
-            return adapter.validate_python(value)
-        return adapter.validate_python(value, strict=True)
+        if not text and hint is float:
+            value = _as_number(value)
+        elif not text and hint == list[float] and isinstance(value, list):
+            value = [_as_number(item) for item in value]
+        found = adapter.validate_python(value, strict=not text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         spot = "".join(f"[{step}]" for step in first["loc"] if isinstance(step, int))
         hint_of_yaml = "; quote it" if isinstance(first["input"], bool) and "string" in first["msg"] else ""
         message = first["msg"][0].lower() + first["msg"][1:]
-        shown = repr(first["input"])
-        raise InputError(f"{where}: {key}{spot} = {shown[:60]}: {message}{hint_of_yaml}") from None
+        raise InputError(f"{where}: {key}{spot} = {shown(first['input'])}: {message}{hint_of_yaml}") from None
+    several = isinstance(found, list)
+    for place, item in enumerate(found if several else [found]):
+        spot = f"[{place}]" if several else ""
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"{where}: {key}{spot} = {item!r}: a finite number is needed")
+        if several and item in found[:place]:
+            raise InputError(f"{where}: {key} names {shown(item)} twice: remove one")
+    return found
 
 
 def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:

@@ -1,6 +1,7 @@
 """Answers made safe to show: a model's text is data, also in a page, a table or a figure.
 
-:func:`visible_answer` is for figures and terminals: one line, every invisible or reordering character spelled out.
+:func:`visible_answer` is for terminals: one line, every invisible or reordering character spelled out.
+:func:`drawn_answer` is for figures, where Matplotlib reads what stands between dollar signs as a formula.
 :func:`escape_answer` is for pages: all punctuation becomes character references, which both HTML and Markdown read as
 plain characters and never as markup, so no list of dangerous constructs has to be complete.  Right-to-left text is
 isolated, so that it cannot reorder the words around it.
@@ -52,6 +53,11 @@ def visible_answer(text: str, limit: int = LIMIT) -> str:
             shown.append(character)
     left = len(text) - limit
     return " ".join("".join(shown).split()) + (f" … (+{left:,} characters)" if left > 0 else "")
+
+
+def drawn_answer(text: str, limit: int = LIMIT) -> str:
+    """:func:`visible_answer` for Matplotlib: a dollar sign is a dollar sign and begins no formula."""
+    return visible_answer(text, limit).replace("$", r"\$")
 
 
 def escape_answer(text: str, limit: int = LIMIT) -> str:

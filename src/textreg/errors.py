@@ -21,6 +21,15 @@ class RunError(Exception):
     exit_code = 1
 
 
+def shown(value: object, most: int = 60) -> str:
+    """``repr`` of a wrong value for a message: at most ``most`` characters, whatever a file or an option holds."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write a whole number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def did_you_mean(word: object, options: Iterable[str]) -> str:
     """The suffix of an error about an unknown word.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from textreg.display import drawn_answer
 from textreg.errors import InputError
 from textreg.figure_files import Saved, save_figure, size, style
 from textreg.figure_marks import handle, legend_above, system_marks
@@ -33,6 +34,7 @@ def changes(table: pd.DataFrame) -> Figure:
     ``table`` is that of :func:`change_table`; layers whose base is zero have no relative change and are left out.
     """
     shown = table.dropna(subset="relative")
+    shown = shown.assign(module=shown["module"].map(drawn_answer))  # names out of somebody's checkpoint
     inside = shown[shown["layer"].notna()]
     outside = shown[shown["layer"].isna()]
     last = int(inside["layer"].max()) if len(inside) else -1

@@ -23,7 +23,12 @@ from textreg.disk import write_json
 from textreg.errors import InputError
 
 MAX_CELL_LINES = 25
-SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(?<![A-Z])(PASS|PAT|AUTH(?!_SOCK)|DSN)(?![A-Z]))",
+    re.IGNORECASE,
+)
+#: ``user:password`` of an address (of a proxy, a database), whatever variable holds it.
+IN_ADDRESS = re.compile(r"://([^/\s:@]*:([^/\s@]+))@")
 MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]:\\{1,2}Users)")
 
 
@@ -188,9 +193,12 @@ def _numbered(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def secrets(environment: Mapping[str, str]) -> list[str]:
-    """Values of environment variables whose name says that they are secret; short ones (below 8 characters) are
-    none."""
-    return [value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= 8]
+    """Values of environment variables whose name says that they are secret, and the passwords in addresses that any
+    variable holds, longest first; short ones (below 8 characters) are none."""
+    found = {value for name, value in environment.items() if SECRET_NAME.search(name)}
+    for value in environment.values():
+        found.update(word for pair in IN_ADDRESS.findall(value) for word in pair)
+    return sorted((value for value in found if len(value) >= 8), key=lambda value: (-len(value), value))
 
 
 def blotted(text: str, hidden: Sequence[str]) -> str:

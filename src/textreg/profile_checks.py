@@ -12,7 +12,8 @@ from dataclasses import fields
 from textreg import config
 from textreg.errors import InputError, did_you_mean
 
-CREDENTIALS = re.compile(r"://[^/\s@]+@|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
+#: A name or a query in an address, and keys that say what they are.
+CREDENTIALS = re.compile(r"://[^/\s@]+@|://\S*\?|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
 
 
 def check_settings(settings: config.Stage, where: str) -> None:
@@ -57,8 +58,6 @@ def _check_languages(settings: config.PrepareData, where: str) -> None:
         for code in given:
             if code not in accepted:
                 raise InputError(f"{where}: {key}: unknown language {code!r}{did_you_mean(code, accepted)}")
-        if len(set(given)) < len(given):
-            raise InputError(f"{where}: {key} names a language twice")
     if "en" not in settings.languages:
         raise InputError(f"{where}: languages lack en; seeing is measured in English, add it")
     both = sorted(set(settings.held_out) & set(settings.text_languages))

@@ -11,7 +11,7 @@ base 8 or 60 (``010``, ``1:30``) are refused, because none of them is ever what 
     settings = resolve(profile, "tune", arm="TR", overrides=("tune.steps=50", "seed=1"), run="runs/smoke")
 """
 
-import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from textreg import config, profile_checks, stages
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, did_you_mean, shown
 from textreg.profile_checks import CREDENTIALS
 
 KEYS = ("name", "scale", "seed", "stages", "arms")
@@ -68,7 +68,7 @@ def load(name: str | Path, root: Path | None = None) -> Profile:
     else:
         known = available(root or stages.repository())
         if name not in known:
-            raise InputError(f"unknown profile {str(name)!r}{did_you_mean(name, known)}")
+            raise InputError(f"unknown profile {shown(str(name))}{did_you_mean(name, known)}")
         path = known[str(name)]
     return parse(_read(path), path)
 
@@ -88,6 +88,16 @@ class _Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (IndexError, KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            # A tag that does not fit its value, such as !!int "", which PyYAML reads without looking.
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"{shown(node.value)} is no {kind}", problem_mark=node.start_mark
+            ) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -101,15 +111,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def _strict_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    value = yaml.SafeLoader.construct_yaml_int(loader, node)
-    if re.fullmatch(r"[-+]?0[0-7_]+|.*:.*", node.value):
+    return _in_base_10(node, yaml.SafeLoader.construct_yaml_int(loader, node), r"[-+]?0[0-7_]+|.*:.*")
+
+
+def _strict_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return _in_base_10(node, yaml.SafeLoader.construct_yaml_float(loader, node), r".*:.*")
+
+
+def _in_base_10(node: yaml.ScalarNode, value: Any, other: str) -> Any:
+    if re.fullmatch(other, node.value):
         raise yaml.MarkedYAMLError(
-            problem=f"{node.value} means {value} in YAML; write that number", problem_mark=node.start_mark
+            problem=f"{node.value[:60]} means {shown(value)} in YAML; write that number", problem_mark=node.start_mark
         )
     return value
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _strict_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _strict_float)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -136,10 +154,10 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
     classes = config.stages()
     for key in content:
         if key not in KEYS and key not in classes:
-            raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, (*KEYS, *classes))}")
+            raise InputError(f"{path}: unknown key {shown(key)}{did_you_mean(key, (*KEYS, *classes))}")
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InputError(f"{path}: name = {name!r}: letters, digits, '_', '.' and '-' are accepted")
+        raise InputError(f"{path}: name = {shown(name)}: letters, digits, '_', '.' and '-' are accepted")
     scale = config.value_of(config.Stage, "scale", content.get("scale", "scenes"), str(path))
     seed = config.value_of(config.Stage, "seed", content.get("seed", 0), str(path))
     chosen = content.get("stages", [stage for stage in classes if stage != "backbone"])
@@ -149,9 +167,11 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
         known_stage(stage, str(path))
     sections: dict[str, Mapping[str, Any]] = {}
     for stage, cls in classes.items():
-        given = content.get(stage) or {}
+        given = content.get(stage)
+        if given is None:  # not there, or nothing but comments in it
+            given = {}
         if not isinstance(given, dict):
-            raise InputError(f"{path}: {stage} is a mapping of parameters")
+            raise InputError(f"{path}: {stage} is a mapping of parameters, not {shown(given)}")
         sections[stage] = {key: _value(cls, key, value, f"{path}: {stage}") for key, value in given.items()}
     profile = Profile(name, path, scale, seed, tuple(chosen), sections, _arms(content.get("arms", []), path))
     check(profile)
@@ -162,9 +182,17 @@ def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
     if key in RESERVED:
         raise InputError(f"{where}: {key} is set by the run itself; remove it here")
     given = config.value_of(cls, key, value, where)
-    if isinstance(given, float) and not math.isfinite(given):
-        raise InputError(f"{where}: {key} = {value!r}: a finite number is needed")
+    for text in given if isinstance(given, list) else [given]:
+        if isinstance(text, str) and _holds_secret(text):
+            raise InputError(f"{where}: {key} holds the value of a secret environment variable; remove it here")
     return given
+
+
+def _holds_secret(text: str) -> bool:
+    """Whether a setting, which is written into the run, holds what an environment variable keeps secret."""
+    from textreg import notebooks
+
+    return any(secret in text for secret in notebooks.secrets(os.environ))
 
 
 def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -176,12 +204,12 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
         where = f"{path}: arms[{place}]"
         if not isinstance(arm, str) or not NAME.fullmatch(arm) or arm == "backbone":
             raise InputError(
-                f"{where}: arm = {arm!r}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
+                f"{where}: arm = {shown(arm)}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
             )
         if any(arm.casefold() == other["arm"].casefold() for other in arms):
             raise InputError(f"{where}: arm {arm!r} is there twice (names that differ in case only count as one)")
         if not isinstance(row.get("merge", False), bool):
-            raise InputError(f"{where} ({arm}): merge is true or false, not {row['merge']!r}")
+            raise InputError(f"{where} ({arm}): merge is true or false, not {shown(row['merge'])}")
         values = {
             key: _value(config.Tune, key, value, f"{where} ({arm})")
             for key, value in row.items()
@@ -194,7 +222,7 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
 def known_stage(stage: Any, where: str) -> str:
     """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
     if not isinstance(stage, str) or stage not in config.stages():
-        raise InputError(f"{where}: unknown stage {stage!r}{did_you_mean(stage, config.stages())}")
+        raise InputError(f"{where}: unknown stage {shown(stage)}{did_you_mean(stage, config.stages())}")
     return str(stage)
 
 
@@ -224,20 +252,25 @@ def resolve(
     for text in overrides:
         scope, key, word = split_override(text, profile)
         if scope in (None, stage, arm) and key in {field.name for field in fields(cls)}:
-            values[key] = config.value_of(cls, key, word, f"-p {text}", text=True)
+            values[key] = config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
     return config.build(cls, values, f"{profile.path}: {stage}")
 
 
 def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
     """``(scope, key, value)`` of ``[stage.|arm.]key=value``; the key and the scope are known ones, else InputError."""
     name, equals, word = text.partition("=")
-    scope, _, key = name.strip().rpartition(".")
+    if CREDENTIALS.search(word) or _holds_secret(word):  # first: no other error may show it
+        raise InputError(
+            f"-p {name.strip()[:60]}=...: looks like a credential; put it into an environment variable, never here"
+        )
+    scope, dot, key = name.strip().rpartition(".")
     classes = config.stages()
-    if not equals or not key:
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    if not equals or not key or (dot and not scope):
         raise InputError(f"-p {text}: expected key=value, stage.key=value or arm.key=value")
     arms = [row["arm"] for row in profile.arms]
     if scope and scope not in classes and scope not in arms:
-        raise InputError(f"-p {text}: {scope!r} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
+        raise InputError(f"-p {text}: {shown(scope)} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
     holders = (
         [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
     )
@@ -245,11 +278,7 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
     if key in RESERVED:
         raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
     if key not in known:
-        raise InputError(f"-p {text}: unknown parameter {key!r}{did_you_mean(key, known)}")
-    if CREDENTIALS.search(word):
-        raise InputError(
-            f"-p {name.strip()}=...: looks like a credential; put it into an environment variable, never here"
-        )
+        raise InputError(f"-p {text}: unknown parameter {shown(key)}{did_you_mean(key, known)}")
     return scope or None, key, word.strip()
 
 
@@ -259,7 +288,7 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
         scope, key, word = split_override(text, profile)
         for stage, cls in config.stages().items():
             if scope in (None, stage) and key in {field.name for field in fields(cls)}:
-                config.value_of(cls, key, word, f"-p {text}", text=True)
+                config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
     for unit in profile.units:
         settings = resolve(profile, unit.stage, unit.arm, overrides)
         where = f"{profile.path}: {unit.name}"

@@ -3,11 +3,12 @@
 They come from the same drawing functions as the book's.  A drawing holds the arms of one system, or the systems of
 one arm: both at once can no longer be told apart.  Then the arm ``image`` keeps the plain names ``fidelity`` and
 ``confusion``, and every other arm has its own pair (``fidelity_text``, ``confusion_text``).  What does not fit into
-one drawing goes on in ``fidelity_2``.
+one drawing goes on in ``fidelity_2``.  Names come from somebody's file and are drawn as plain characters.
 
 Use: ``draw(scoring.score_file("answers.jsonl"), "figures")``.
 """
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from textreg.display import drawn_answer, visible_answer
 from textreg.errors import InputError
 from textreg.paired_scores import UNNAMED, series
 
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from textreg.scoring import Result
 
 FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
+LONGEST = 80  # letters of a name that are drawn
 LETTERS = 40  # of a name that fit across a drawing
 MANY = 6  # rows of marks that one language has room for
+STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
+SUFFIXES = (".svg", ".pdf", ".png", ".csv", ".json")  # files of one drawing
 
 
 def names(table: pd.DataFrame) -> pd.Series:
@@ -36,24 +41,50 @@ def names(table: pd.DataFrame) -> pd.Series:
     return alone.where(arms.notna(), systems).astype(str)
 
 
+def is_drawing(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is a file that :func:`draw` may write into ``folder``."""
+    ours = path.stem.startswith(STEMS) and path.suffix in SUFFIXES
+    return ours and os.path.realpath(path.parent) == os.path.realpath(folder)
+
+
+def check_drawable(result: "Result") -> None:
+    """Raise InputError where nothing was scored."""
+    if result.summary["lf"].isna().all():
+        raise InputError(
+            f"{result.path}: no answer could be scored, so there is nothing to draw: leave --figures out and read "
+            "the notes of the table"
+        )
+
+
 def draw(result: "Result", folder: str | Path) -> None:
-    """Write the drawings of a result into a folder; raises InputError where nothing was scored."""
+    """Write the drawings of a result into a folder.
+
+    Raises InputError where nothing was scored, and for a folder that cannot be written.
+    """
+    check_drawable(result)
+    folder = Path(folder)
+    try:
+        _draw(result, folder)
+    except OSError as failure:
+        reason = failure.strerror or type(failure).__name__
+        raise InputError(f"{folder}: figures cannot be written ({reason}): name another folder") from failure
+
+
+def _draw(result: "Result", folder: Path) -> None:
     from textreg import figures
 
-    folder, source = Path(folder), Path(result.path).name
+    source = visible_answer(Path(result.path).name)
     table = result.summary.rename(columns={"lf": "value", "lf_low": "low", "lf_high": "high"})
     table["name"], table["series"] = names(table), series(table)
     table = table.dropna(subset=["value"])
-    if table.empty:
-        raise InputError("no answer could be scored, so there is nothing to draw; see the notes of the table")
     for suffix, arm, rows in _drawings(table):
         shown = rows.assign(system=rows["name"] if arm is None else rows["series"])
-        of_arm = "" if arm is None else f", arm {arm}"
+        of_arm = "" if arm is None else f", arm {visible_answer(arm)}"
         alt = f"Language fidelity per prompt language, with 95 % intervals, of the answers in {source}{of_arm}."
         for number, part in _parts(shown["system"], MANY):
             data = shown.loc[shown["system"].isin(part), ["system", "language", "value", "low", "high"]]
             named = data.assign(system=data["system"].map(_broken(part)))
-            fig = figures.per_language_plot(named, f"Language fidelity{of_arm} (%)")
+            fig = figures.per_language_plot(named, drawn_answer(f"Language fidelity{of_arm} (%)"))
             figures.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
         called = dict(zip(shown["system"], shown["name"], strict=True))
         alt = f"Share of answers in each language (columns) for each asked language (rows){of_arm}."
@@ -66,8 +97,20 @@ def draw(result: "Result", folder: str | Path) -> None:
 
 
 def _broken(systems: list[str]) -> dict[str, str]:
-    """Names with line breaks, so that as many as stand side by side do not run into each other."""
-    return {name: textwrap.fill(name, max(10, LETTERS // min(len(systems), FEW))) for name in systems}
+    """Names as they are drawn: with line breaks, so that as many as stand side by side do not run into each other.
+
+    Two names that look alike, because they differ in what cannot be seen, are numbered.
+    """
+    seen: dict[str, str] = {}
+    for name in systems:
+        looks = visible_answer(name, LONGEST)
+        numbered = [looks, *(f"{looks} ({number})" for number in range(2, len(systems) + 2))]
+        seen[name] = next(look for look in numbered if look not in seen.values())
+    width = max(10, LETTERS // min(len(systems), FEW))
+    # Broken first and escaped line by line: a line break is white space to what makes text visible.
+    return {
+        name: "\n".join(drawn_answer(line) for line in textwrap.wrap(looks, width)) for name, looks in seen.items()
+    }
 
 
 def _parts(systems: pd.Series, size: int) -> Iterator[tuple[str, list[str]]]:

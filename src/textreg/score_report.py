@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textreg import judge_record
+from textreg.display import visible_answer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from textreg.scoring import Result
 
 UNLIMITED = 1000
+LONGEST_LINE = 5000  # characters of one line below the tables
 MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out first
     "english_rate": "English",
     "lf_plus": "LF+",
@@ -61,7 +63,8 @@ def print_result(result: "Result", console: "Console | None" = None) -> None:
 
 
 def say(console: "Console", line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    """One line; what it quotes from a file cannot act on the terminal."""
+    console.print(visible_answer(line, LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
 
 
 def show(console: "Console", table: "Table") -> None:
@@ -162,7 +165,9 @@ def _table(title: str, keys: Sequence[str]) -> "Table":
 def _text(value: object) -> str:
     from rich.markup import escape
 
-    return "–" if value is None or value != value else escape(f"{value:g}" if isinstance(value, float) else str(value))
+    if value is None or value != value:
+        return "–"
+    return escape(f"{value:g}" if isinstance(value, float) else visible_answer(str(value)))
 
 
 def _per_cent(share: float | None) -> str:

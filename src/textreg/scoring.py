@@ -8,6 +8,7 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,10 +75,9 @@ def score_file(
     drawings. identifier: a name or an open one.  judge: ``exact`` (used where a row has a scene to compare with),
     ``none`` or a function as in ``annotate``; price: of its tokens.  against: the system that others are compared
     with (default: the first of the file).  seen, held_out: languages in and kept out of the text a model was tuned
-    on; they group the means.  Raises InputError; nothing is written then.
+    on; they group the means.  Raises InputError; nothing is written then, and never over the answers.
     """
-    if out is not None:
-        check_out(out)
+    check_places(path, out, figures)
     opened = open_identifier(identifier) if isinstance(identifier, str) else identifier
     bad = BadRows()
     known = {*code_book(), *opened.candidates} - {NO_LANGUAGE}
@@ -115,6 +115,8 @@ def score_file(
         agreement=record.agreement if record else None,
         notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),
     )
+    if figures is not None:
+        score_figures.check_drawable(result)
     if out is not None:
         write(result, out)
     if figures is not None:
@@ -172,6 +174,45 @@ def check_out(out: str | Path) -> None:
     suffix = Path(out).suffix
     if suffix not in OUT_SUFFIXES:
         raise InputError(f"{out}: results are written as .csv or .json{did_you_mean(suffix, OUT_SUFFIXES)}")
+
+
+def check_places(path: str | Path, out: str | Path | None = None, figures: str | Path | None = None) -> None:
+    """Raise InputError where results cannot be written, or would take the place of the answers or of each other.
+
+    path: the answers; out and figures: as in :func:`score_file`.
+    """
+    answers, folder = Path(path), None if figures is None else Path(figures)
+    for place in (path, out, figures):
+        if "\0" in str(place):
+            raise InputError(f"{str(place)!r} is no name of a file: it holds a NUL character")
+    if out is not None:
+        check_out(out)
+        if _same(answers, Path(out)):
+            raise InputError(f"--out {out} is the file of answers itself, which it would replace: name another file")
+        if os.path.isdir(out):
+            raise InputError(f"--out {out} is a folder: name a file in it")
+        _check_writable(Path(out).parent, f"--out {out}")
+    if folder is not None:
+        for used, what in ((answers, "the file of answers"), (None if out is None else Path(out), "--out")):
+            if used is not None and score_figures.is_drawing(used, folder):
+                raise InputError(f"--figures {folder}: a drawing could replace {what}, {used}: name another folder")
+        _check_writable(folder, f"--figures {folder}")
+
+
+def _same(first: Path, second: Path) -> bool:
+    """Whether two names are one file, by whatever links."""
+    return os.path.realpath(first) == os.path.realpath(second) or (
+        os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+    )
+
+
+def _check_writable(folder: Path, where: str) -> None:
+    """Raise InputError unless ``folder`` can be written, or made; nothing is made."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
+    if not os.path.isdir(there):
+        raise InputError(f"{where}: {there} is no folder: name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{where}: {there} cannot be written: name another place")
 
 
 def write(result: Result, out: str | Path) -> None:

@@ -8,8 +8,9 @@ the new one.
 Use: ``read_table("answers.parquet", ANSWERS)``; ``with atomic_write("fidelity.csv") as path: table.to_csv(path)``.
 """
 
+import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TYPES = ("str", "int", "float", "list", "struct")
 
 
@@ -149,19 +151,39 @@ def _first_line(failure: Exception) -> str:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; on success it is flushed and takes its place, on failure it is removed."""
+    """A temporary path beside ``path``; on success it is flushed and takes its place, on failure it is removed.
+
+    Raises InputError naming ``path`` where its folder cannot be made or written, or the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix, delete=False) as handle:
-        temporary = Path(handle.name)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = f".{path.stem[:100]}-"
+        with NamedTemporaryFile(dir=path.parent, prefix=start, suffix=path.suffix, delete=False) as handle:
+            temporary = Path(handle.name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _writing(path, FULL):  # what else fails in the caller's block may be another file's
+            yield temporary
+        with _writing(path):
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
+    """Turn failures of the disk (``only``: of these numbers) into InputError."""
+    try:
+        yield
+    except OSError as failure:
+        if only and failure.errno not in only:
+            raise
+        reason = failure.strerror or type(failure).__name__
+        cure = "free some space" if failure.errno in FULL else "name a place that can be written"
+        raise InputError(f"{path}: cannot be written ({reason}): {cure}") from failure
 
 
 def _umask() -> int:
