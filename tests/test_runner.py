@@ -212,6 +212,94 @@ def test_a_run_folder_of_another_profile_is_refused(repository):
         runner.run("other", repository / "runs/tiny", root=repository, report=quiet())
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("folder", [".", "..", "notebooks", "results/tiny/seed-0", "src/runs", "book", "profiles/x"])
+def test_a_run_folder_that_belongs_to_the_repository_is_refused_and_left_as_it_is(
+    repository, monkeypatch, folder, dry_run
+):
+    (repository / "results/tiny/seed-0").mkdir(parents=True)
+    monkeypatch.chdir(repository)
+    before = contents(repository)
+    with pytest.raises(InputError, match="belongs to the repository; choose another run folder with --run"):
+        runner.run("tiny", folder, root=repository, dry_run=dry_run, report=quiet())
+    assert contents(repository) == before
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_folder_with_files_that_no_run_made_is_refused_and_left_as_it_is(repository, tmp_path, dry_run):
+    foreign = tmp_path / "foreign"
+    (foreign / "prepare_data").mkdir(parents=True)
+    (foreign / "prepare_data" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"foreign holds prepare_data but no run\.json"):
+        runner.run("tiny", foreign, root=repository, dry_run=dry_run, report=quiet())
+    assert os.listdir(foreign) == ["prepare_data"]
+    assert (foreign / "prepare_data" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_and_one_that_an_early_kill_left_are_accepted(repository, tmp_path):
+    (tmp_path / "early" / ".runner").mkdir(parents=True)
+    (tmp_path / "early" / ".run.json.abc.part").write_text("{")
+    profile = profiles.load("tiny", repository)
+    for name in ("early", "new"):
+        plan.claim(profile, plan.Place(tmp_path / name, repository / "notebooks"), repository)
+        assert json.loads((tmp_path / name / "run.json").read_text())["profile"] == "tiny"
+
+
+def test_a_file_in_place_of_the_run_folder_is_named(repository, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be a run folder"):
+        runner.run("tiny", tmp_path / "file", root=repository, dry_run=True, report=quiet())
+
+
+DAMAGED_NOTES = {
+    "a list": "[1]",
+    "torn": '{"profile": ',
+    "a missing field": '{"profile": "tiny", "scale": "scenes", "seed": 0, "overrides": []}',
+    "a word for overrides": json.dumps(
+        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": "seed=1"}
+    ),
+    "a number among overrides": json.dumps(
+        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": [1]}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*DAMAGED_NOTES, "a folder"])
+def test_a_damaged_note_of_a_run_is_named_by_every_command(repository, case):
+    run = repository / "runs" / "tiny"
+    (run / "run.json").unlink()
+    if case == "a folder":
+        (run / "run.json").mkdir()
+    else:
+        (run / "run.json").write_text(DAMAGED_NOTES[case])
+    for command in (
+        lambda: runner.run("tiny", root=repository, report=quiet()),
+        lambda: status.collect(run, repository),
+    ):
+        with pytest.raises(InputError, match=r"run\.json is damaged .*choose another folder with --run"):
+            command()
+
+
+def test_a_run_of_a_profile_outside_the_repository_is_found_from_everywhere(repository, tmp_path, monkeypatch):
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "mine.yaml").write_text(tiny_chain.PROFILE)
+    monkeypatch.chdir(away)
+    run = shutil.copytree(repository / "runs" / "tiny", away / "r")
+    runner.run("mine.yaml", "r", root=repository, report=quiet())
+    monkeypatch.chdir(repository)
+    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    shipping.ship(run, tmp_path / "shipped", repository)
+    assert str(tmp_path) not in (tmp_path / "shipped" / "run.json").read_text()
+    (away / "mine.yaml").unlink()
+    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    assert plan.remembered(tmp_path / "shipped", repository)[0].name == "tiny"
+
+
 def test_another_seed_gets_a_run_folder_of_its_own(finished):
     profile = profiles.load("tiny", finished)
     assert runner.default_folder(profile, ("seed=4",), finished).name == "tiny-seed-4"
@@ -274,6 +362,26 @@ def test_a_shipped_file_that_was_edited_by_hand_is_named(repository):
     shipping.ship(repository / "runs/tiny", target, repository)
     (target / "prepare_data/mixture.csv").write_text("better,numbers")
     assert shipping.stale(repository / "results", repository)[0].reasons == ("mixture.csv was changed",)
+
+
+def test_results_shipped_before_are_replaced_as_a_whole(repository):
+    target = repository / "results" / "tiny" / "seed-0"
+    shipping.ship(repository / "runs/tiny", target, repository)
+    (target / "old.csv").write_text("of another time")
+    shipping.ship(repository / "runs/tiny", target, repository)
+    assert not (target / "old.csv").exists()
+
+
+@pytest.mark.parametrize("target", ["foreign", "runs/other", "runs/tiny", "runs/tiny/shipped", "runs", "file"])
+def test_a_shipment_replaces_nothing_but_an_earlier_one(repository, target):
+    (repository / "foreign").mkdir()
+    (repository / "foreign" / "thesis.txt").write_text("years of work")
+    (repository / "file").write_text("")
+    shutil.copytree(repository / "runs/tiny", repository / "runs/other")
+    before = contents(repository)
+    with pytest.raises(InputError, match="ship to"):
+        shipping.ship(repository / "runs/tiny", repository / target, repository)
+    assert contents(repository) == before
 
 
 def test_a_stale_run_is_not_shipped(repository):

@@ -92,6 +92,7 @@ def run(
     units = plan.select(chosen, only, start, stop, arms)
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
+    plan.require_own(chosen, place, root)
     report = report or reporting.Report()
     if dry_run:
         states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
