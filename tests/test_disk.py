@@ -84,8 +84,17 @@ def test_a_damaged_hash_cache_only_costs_time(tmp_path):
         assert disk.HashCache(tmp_path / "hashes.json").file(tmp_path / "a") == disk.sha256(tmp_path / "a")
 
 
-def test_results_are_hashed_without_checkpoints_hidden_files_and_the_manifest(tmp_path):
-    for name in ("a.csv", "b/c.txt", ".identity", "checkpoints/1/x", "checkpoint-2/y", "manifest.json", "cache/z"):
+def test_results_are_hashed_without_checkpoints_hidden_files_events_and_the_manifest(tmp_path):
+    for name in (
+        "events/events.out.tfevents.1795505094.host",
+        "a.csv",
+        "b/c.txt",
+        ".identity",
+        "checkpoints/1/x",
+        "checkpoint-2/y",
+        "manifest.json",
+        "cache/z",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)

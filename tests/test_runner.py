@@ -138,6 +138,28 @@ def test_what_follows_a_rerun_that_left_the_same_bytes_is_kept_after_all(reposit
     assert result.states[Unit("figures")].reasons[0].startswith("follows")
 
 
+SPOILT = {
+    "edited": lambda path: path.write_text("another"),
+    "lost": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("options", [{"only": ["figures"], "force": True}, {"start": "figures"}])
+def test_nothing_is_computed_from_files_that_differ_from_what_was_recorded(repository, how, options):
+    SPOILT[how](repository / "runs/tiny/tune/TR/adapter/adapter.safetensors")
+    before = (repository / "runs/tiny/figures/figure.svg").read_bytes()
+    with pytest.raises(InputError, match=r"figures reads tune\[TR\], of which adapter/adapter.safetensors (was|is) "):
+        runner.run("tiny", root=repository, report=quiet(), **options)
+    assert (repository / "runs/tiny/figures/figure.svg").read_bytes() == before
+
+
+def test_an_upstream_result_of_other_code_is_told_and_used(repository):
+    edit(repository, "tune", "7919", "7907")
+    result = runner.run("tiny", root=repository, only=["figures"], force=True, report=quiet())
+    assert result.units("ran") == ("figures",)
+
+
 def test_a_dry_run_tells_and_touches_nothing(repository):
     edit(repository, "figures", "<svg>", "<svg >")
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}

@@ -99,7 +99,8 @@ def sha256(path: Path) -> str:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches and the manifest."""
+    """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches, TensorBoard's files and
+    the manifest."""
     for root, names, files in os.walk(folder):
         names[:] = sorted(name for name in names if not _passing(name))
         for name in sorted(files):
@@ -108,7 +109,9 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def _passing(name: str) -> bool:
-    return name.startswith((".", "checkpoint", "__pycache__")) or name in ("cache", "trainer_state")
+    # TensorBoard puts host name and time into the name of its files, and times into what they hold.
+    passing = (".", "checkpoint", "__pycache__", "events.out.tfevents")
+    return name.startswith(passing) or name in ("cache", "trainer_state")
 
 
 class HashCache:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from textreg import children, config, plan, profiles, reporting
+from textreg import children, config, manifest, plan, profiles, reporting
 from textreg import stages as graph
 from textreg.disk import HashCache, remove_tree, require_room, write_text
 from textreg.errors import InputError, RunError
@@ -174,6 +174,7 @@ class _Run:
         for unit in self.units:
             for other in (other for other in self.upstream[unit] if other not in self.units):
                 state = self.states[other]
+                self._require_undamaged(unit, other)
                 if state.state in ("missing", "failed"):
                     raise InputError(
                         f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out"
@@ -182,6 +183,17 @@ class _Run:
                     self.report.say(
                         f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow"
                     )
+
+    def _require_undamaged(self, unit: Unit, other: Unit) -> None:
+        """What is computed from files that no notebook wrote would be noted as the result of those it did write."""
+        folder = self.place.run / other.folder
+        content = manifest.read(folder)
+        found = manifest.damage(folder, content, self.hashes) if content else []
+        if found:
+            raise InputError(
+                f"{unit.name} reads {other.name}, of which {found[0]}; leave --only, --from and --arm out to make it "
+                "anew, or put the file back"
+            )
 
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""
