@@ -63,6 +63,8 @@ assembly.save_aligned(model, folder / "align", base)
 TUNE = OPEN.format(names="adapters, tuning", stage="Tune") + """
 out = folder / "tune" / settings.arm
 rows, order = tuning.arm_rows(settings)
+out.mkdir(parents=True, exist_ok=True)
+tuning.shown(rows, order).to_csv(out / "shown.csv", index=False)
 model, processor = assembly.load_aligned(folder / "align", precision=settings.precision)
 seen = features.open_features(model, processor, images, ids=rows["image_id"].dropna().unique())
 model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)

@@ -12,7 +12,7 @@ import tiny_chain
 from filelock import FileLock
 from rich.console import Console
 
-from textreg import execution, manifest, notebooks, plan, profiles, runner, shipping, status
+from textreg import config, execution, manifest, notebooks, plan, profiles, runner, shipping, stages, status
 from textreg.disk import HashCache
 from textreg.errors import InputError, RunError
 from textreg.reporting import Report
@@ -78,7 +78,6 @@ UNCHANGED = {
     "a value of the parameters cell": lambda root: edit(root, "tune", "log_steps = 20", "log_steps = 10"),
     "modification times": lambda root: [os.utime(path) for path in root.rglob("*") if path.is_file()],
     "a log": lambda root: (root / "runs/tiny/logs/02_align.log").write_text("other"),
-    "an executed notebook": lambda root: (root / "runs/tiny/notebooks/02_align.ipynb").unlink(),
     "the profile's comments": lambda root: (root / "profiles/tiny.yaml").write_text("# said\n" + tiny_chain.PROFILE),
 }
 
@@ -89,6 +88,10 @@ def test_what_changes_no_result_reruns_nothing(repository, case):
     assert states(repository) == {}
 
 
+def tear(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 ALL_AFTER_ALIGN = ["align", "tune[BM]", "tune[TR]", "figures"]
 CHANGED = {
     "code of the first stage": (lambda root: edit(root, "prepare_data", "share", "part"), UNITS),
@@ -97,6 +100,8 @@ CHANGED = {
     "code of figures": (lambda root: edit(root, "figures", "<svg>", "<svg >"), ["figures"]),
     "a changed artefact": (lambda root: (root / "runs/tiny/tune/TR/log.csv").write_text("x"), ["tune[TR]", "figures"]),
     "a lost artefact": (lambda root: (root / "runs/tiny/figures/figure.svg").unlink(), ["figures"]),
+    "a lost notebook": (lambda root: (root / "runs/tiny/notebooks/02_align.ipynb").unlink(), ALL_AFTER_ALIGN),
+    "a torn notebook": (lambda root: tear(root / "runs/tiny/notebooks/03_tune-TR.ipynb"), ["tune[TR]", "figures"]),
     "a lost manifest": (lambda root: (root / "runs/tiny/tune/BM/manifest.json").unlink(), ["tune[BM]", "figures"]),
     "a torn manifest": (lambda root: (root / "runs/tiny/align/manifest.json").write_text("{"), ALL_AFTER_ALIGN),
     "a lost folder": (lambda root: shutil.rmtree(root / "runs/tiny/tune/TR"), ["tune[TR]", "figures"]),
@@ -158,6 +163,30 @@ def test_an_upstream_result_of_other_code_is_told_and_used(repository):
     edit(repository, "tune", "7919", "7907")
     result = runner.run("tiny", root=repository, only=["figures"], force=True, report=quiet())
     assert result.units("ran") == ("figures",)
+
+
+def test_a_lost_notebook_is_made_again_and_says_so(repository):
+    path = repository / "runs/tiny/notebooks/03_tune-BM.ipynb"
+    path.unlink()
+    result = runner.run("tiny", root=repository, report=quiet())
+    assert result.states[Unit("tune", "BM")].reasons == ("its executed notebook is missing",)
+    assert result.units("ran") == ("tune[BM]",)
+    assert path.is_file()
+
+
+def test_a_run_clears_what_a_killed_removal_left(repository):
+    run = repository / "runs" / "tiny"
+    left = [run / ".align.removed-1", run / "tune" / ".TR.removed-x"]
+    for folder in left:
+        folder.mkdir()
+    runner.run("tiny", root=repository, report=quiet())
+    assert not any(folder.exists() for folder in left)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in config.stages() if stage != "backbone"])
+def test_a_folder_with_nothing_but_the_note_of_an_attempt_lacks_its_artefacts(tmp_path, stage):
+    (tmp_path / execution.ATTEMPT).write_text("a digest")
+    assert stages.missing_artefacts(Unit(stage), tmp_path) == list(stages.ARTEFACTS[stage])
 
 
 def test_a_dry_run_tells_and_touches_nothing(repository):
@@ -366,6 +395,20 @@ def test_what_another_attempt_left_is_removed_and_what_the_same_left_is_kept(tmp
     assert not (folder / "checkpoint.txt").exists()
 
 
+def test_a_finished_unit_is_resumed_from_whole_files_and_made_anew_from_edited_ones(repository):
+    run = repository / "runs" / "tiny"
+    journal = run / "tune" / "TR" / "checkpoint.txt"
+    (run / "notebooks" / "03_tune-TR.ipynb").unlink()
+    runner.run("tiny", root=repository, report=quiet())
+    assert manifest.read(run / "tune" / "TR")["resumed"]
+    expected = (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes()
+    (run / "tune" / "TR" / "shown.csv").write_text("other")
+    journal.write_text(journal.read_text().replace("step 1", "step 9"))
+    runner.run("tiny", root=repository, report=quiet())
+    assert not manifest.read(run / "tune" / "TR")["resumed"]
+    assert (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes() == expected
+
+
 def test_shipped_results_stand_until_their_code_changes_and_the_cure_is_named(repository):
     target = repository / "results" / "tiny" / "seed-0"
     copies = shipping.ship(repository / "runs/tiny", target, repository)
@@ -435,7 +478,7 @@ EXPECTED = {
     "input": "rows.parquet lacks a column (cell 2)",
     "exits": "cell 2 left the notebook by sys.exit(0); the rest did not run",
     "dies": "the kernel died in cell 2: it was killed (often for memory) or it crashed",
-    "lacks": "every cell ran, but tune/lacks lacks adapter/*.safetensors, log.csv",
+    "lacks": "every cell ran, but tune/lacks lacks adapter/*.safetensors, log.csv, shown.csv",
     "executor": "its process was ended by SIGKILL, often for want of memory",
 }
 

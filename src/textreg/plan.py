@@ -90,6 +90,7 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
     changed = identity.differences(content, now)
     reasons = changed + [reason for reason in reasons if reason not in changed]
     reasons += manifest.damage(folder, content, hashes, shipped=place.shipped)
+    reasons += [] if place.shipped else _lacking_notebook(place.run / "notebooks" / f"{unit.stem}.ipynb")
     return State(
         unit,
         "stale" if reasons else "done",
@@ -99,6 +100,17 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
         content.get("seconds"),
         content.get("peak_memory_mb"),
     )
+
+
+def _lacking_notebook(path: Path) -> list[str]:
+    """The executed notebook is what a reader of the run is shown, so a unit without one is not done."""
+    if not path.is_file():
+        return ["its executed notebook is missing"]
+    try:
+        notebooks.read(path)
+    except InputError:
+        return ["its executed notebook is damaged"]
+    return []
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from textreg import children, config, manifest, plan, profiles, reporting
 from textreg import stages as graph
-from textreg.disk import HashCache, remove_tree, require_room, write_text
+from textreg.disk import HashCache, remove_tree, require_room, sweep, write_text
 from textreg.errors import InputError, RunError
 from textreg.notebooks import Failure
 from textreg.plan import Place, State
@@ -252,6 +252,9 @@ class _Run:
             remove_tree(self.place.run / ".runner" / name)
         for path in (self.place.run / "notebooks").glob(".*.part.ipynb"):
             path.unlink()
+        run = self.place.run
+        for parent in {run, run / ".runner", *((run / unit.folder).parent for unit in self.profile.units)}:
+            sweep(parent)
 
     def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
         failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}
