@@ -84,8 +84,17 @@ def test_a_damaged_hash_cache_only_costs_time(tmp_path):
         assert disk.HashCache(tmp_path / "hashes.json").file(tmp_path / "a") == disk.sha256(tmp_path / "a")
 
 
-def test_results_are_hashed_without_checkpoints_hidden_files_and_the_manifest(tmp_path):
-    for name in ("a.csv", "b/c.txt", ".identity", "checkpoints/1/x", "checkpoint-2/y", "manifest.json", "cache/z"):
+def test_results_are_hashed_without_checkpoints_hidden_files_events_and_the_manifest(tmp_path):
+    for name in (
+        "events/events.out.tfevents.1795505094.host",
+        "a.csv",
+        "b/c.txt",
+        ".identity",
+        "checkpoints/1/x",
+        "checkpoint-2/y",
+        "manifest.json",
+        "cache/z",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -109,3 +118,25 @@ def test_a_removed_folder_is_gone_at_once(tmp_path):
     disk.remove_tree(tmp_path / "a")
     disk.remove_tree(tmp_path / "never")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_removed_whatever_a_killed_removal_left_beside_it(tmp_path):
+    left = tmp_path / f".a.removed-{os.getpid()}"
+    for folder in (left, tmp_path / "a", tmp_path / ".other.removed-x"):
+        (folder / "b").mkdir(parents=True)
+    disk.remove_tree(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == [left.name, ".other.removed-x"]
+    disk.sweep(tmp_path, "a")
+    assert os.listdir(tmp_path) == [".other.removed-x"]
+    disk.sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["shared", "nowhere"])
+def test_of_a_link_to_a_folder_only_the_link_is_removed(tmp_path, target):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "kept").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    disk.remove_tree(tmp_path / "link")
+    assert os.listdir(tmp_path) == ["shared"]
+    assert os.listdir(tmp_path / "shared") == ["kept"]

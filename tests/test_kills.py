@@ -43,7 +43,9 @@ from pathlib import Path
 time.sleep(0.5)
 folder = Path(run) / "merge" / f"{arm}+M"
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "sweep.csv").write_text((Path(run) / "tune" / arm / "adapter" / "adapter.safetensors").read_text())
+(folder / "model").mkdir(exist_ok=True)
+for name in ("sweep.csv", "choice.json", "model/model.safetensors"):
+    (folder / name).write_text((Path(run) / "tune" / arm / "adapter" / "adapter.safetensors").read_text())
 """
 #: Answers go item by item into the package's own journal, as those of the real stage do.
 EVALUATE = """
@@ -66,7 +68,8 @@ from pathlib import Path
 time.sleep(0.5)
 folder = Path(run) / "mechanism"
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "probe.csv").write_text((Path(run) / "tune" / "BM" / "adapter" / "adapter.safetensors").read_text())
+for name in ("first_token.csv", "probe.csv", "verdicts.csv"):
+    (folder / name).write_text((Path(run) / "tune" / "BM" / "adapter" / "adapter.safetensors").read_text())
 """
 BODIES = {"merge": MERGE, "evaluate": EVALUATE, "mechanism": MECHANISM}
 FOLDERS = [

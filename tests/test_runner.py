@@ -12,7 +12,7 @@ import tiny_chain
 from filelock import FileLock
 from rich.console import Console
 
-from textreg import execution, manifest, notebooks, plan, profiles, runner, shipping, status
+from textreg import config, execution, manifest, notebooks, plan, profiles, runner, shipping, stages, status
 from textreg.disk import HashCache
 from textreg.errors import InputError, RunError
 from textreg.reporting import Report
@@ -78,7 +78,6 @@ UNCHANGED = {
     "a value of the parameters cell": lambda root: edit(root, "tune", "log_steps = 20", "log_steps = 10"),
     "modification times": lambda root: [os.utime(path) for path in root.rglob("*") if path.is_file()],
     "a log": lambda root: (root / "runs/tiny/logs/02_align.log").write_text("other"),
-    "an executed notebook": lambda root: (root / "runs/tiny/notebooks/02_align.ipynb").unlink(),
     "the profile's comments": lambda root: (root / "profiles/tiny.yaml").write_text("# said\n" + tiny_chain.PROFILE),
 }
 
@@ -89,6 +88,10 @@ def test_what_changes_no_result_reruns_nothing(repository, case):
     assert states(repository) == {}
 
 
+def tear(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 ALL_AFTER_ALIGN = ["align", "tune[BM]", "tune[TR]", "figures"]
 CHANGED = {
     "code of the first stage": (lambda root: edit(root, "prepare_data", "share", "part"), UNITS),
@@ -97,6 +100,8 @@ CHANGED = {
     "code of figures": (lambda root: edit(root, "figures", "<svg>", "<svg >"), ["figures"]),
     "a changed artefact": (lambda root: (root / "runs/tiny/tune/TR/log.csv").write_text("x"), ["tune[TR]", "figures"]),
     "a lost artefact": (lambda root: (root / "runs/tiny/figures/figure.svg").unlink(), ["figures"]),
+    "a lost notebook": (lambda root: (root / "runs/tiny/notebooks/02_align.ipynb").unlink(), ALL_AFTER_ALIGN),
+    "a torn notebook": (lambda root: tear(root / "runs/tiny/notebooks/03_tune-TR.ipynb"), ["tune[TR]", "figures"]),
     "a lost manifest": (lambda root: (root / "runs/tiny/tune/BM/manifest.json").unlink(), ["tune[BM]", "figures"]),
     "a torn manifest": (lambda root: (root / "runs/tiny/align/manifest.json").write_text("{"), ALL_AFTER_ALIGN),
     "a lost folder": (lambda root: shutil.rmtree(root / "runs/tiny/tune/TR"), ["tune[TR]", "figures"]),
@@ -136,6 +141,52 @@ def test_what_follows_a_rerun_that_left_the_same_bytes_is_kept_after_all(reposit
     result = runner.run("tiny", root=repository, jobs=2, report=quiet(), overrides=())
     assert result.units("ran") == ("align",)
     assert result.states[Unit("figures")].reasons[0].startswith("follows")
+
+
+SPOILT = {
+    "edited": lambda path: path.write_text("another"),
+    "lost": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("options", [{"only": ["figures"], "force": True}, {"start": "figures"}])
+def test_nothing_is_computed_from_files_that_differ_from_what_was_recorded(repository, how, options):
+    SPOILT[how](repository / "runs/tiny/tune/TR/adapter/adapter.safetensors")
+    before = (repository / "runs/tiny/figures/figure.svg").read_bytes()
+    with pytest.raises(InputError, match=r"figures reads tune\[TR\], of which adapter/adapter.safetensors (was|is) "):
+        runner.run("tiny", root=repository, report=quiet(), **options)
+    assert (repository / "runs/tiny/figures/figure.svg").read_bytes() == before
+
+
+def test_an_upstream_result_of_other_code_is_told_and_used(repository):
+    edit(repository, "tune", "7919", "7907")
+    result = runner.run("tiny", root=repository, only=["figures"], force=True, report=quiet())
+    assert result.units("ran") == ("figures",)
+
+
+def test_a_lost_notebook_is_made_again_and_says_so(repository):
+    path = repository / "runs/tiny/notebooks/03_tune-BM.ipynb"
+    path.unlink()
+    result = runner.run("tiny", root=repository, report=quiet())
+    assert result.states[Unit("tune", "BM")].reasons == ("its executed notebook is missing",)
+    assert result.units("ran") == ("tune[BM]",)
+    assert path.is_file()
+
+
+def test_a_run_clears_what_a_killed_removal_left(repository):
+    run = repository / "runs" / "tiny"
+    left = [run / ".align.removed-1", run / "tune" / ".TR.removed-x"]
+    for folder in left:
+        folder.mkdir()
+    runner.run("tiny", root=repository, report=quiet())
+    assert not any(folder.exists() for folder in left)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in config.stages() if stage != "backbone"])
+def test_a_folder_with_nothing_but_the_note_of_an_attempt_lacks_its_artefacts(tmp_path, stage):
+    (tmp_path / execution.ATTEMPT).write_text("a digest")
+    assert stages.missing_artefacts(Unit(stage), tmp_path) == list(stages.ARTEFACTS[stage])
 
 
 def test_a_dry_run_tells_and_touches_nothing(repository):
@@ -212,6 +263,94 @@ def test_a_run_folder_of_another_profile_is_refused(repository):
         runner.run("other", repository / "runs/tiny", root=repository, report=quiet())
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("folder", [".", "..", "notebooks", "results/tiny/seed-0", "src/runs", "book", "profiles/x"])
+def test_a_run_folder_that_belongs_to_the_repository_is_refused_and_left_as_it_is(
+    repository, monkeypatch, folder, dry_run
+):
+    (repository / "results/tiny/seed-0").mkdir(parents=True)
+    monkeypatch.chdir(repository)
+    before = contents(repository)
+    with pytest.raises(InputError, match="belongs to the repository; choose another run folder with --run"):
+        runner.run("tiny", folder, root=repository, dry_run=dry_run, report=quiet())
+    assert contents(repository) == before
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_folder_with_files_that_no_run_made_is_refused_and_left_as_it_is(repository, tmp_path, dry_run):
+    foreign = tmp_path / "foreign"
+    (foreign / "prepare_data").mkdir(parents=True)
+    (foreign / "prepare_data" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"foreign holds prepare_data but no run\.json"):
+        runner.run("tiny", foreign, root=repository, dry_run=dry_run, report=quiet())
+    assert os.listdir(foreign) == ["prepare_data"]
+    assert (foreign / "prepare_data" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_and_one_that_an_early_kill_left_are_accepted(repository, tmp_path):
+    (tmp_path / "early" / ".runner").mkdir(parents=True)
+    (tmp_path / "early" / ".run.json.abc.part").write_text("{")
+    profile = profiles.load("tiny", repository)
+    for name in ("early", "new"):
+        plan.claim(profile, plan.Place(tmp_path / name, repository / "notebooks"), repository)
+        assert json.loads((tmp_path / name / "run.json").read_text())["profile"] == "tiny"
+
+
+def test_a_file_in_place_of_the_run_folder_is_named(repository, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be a run folder"):
+        runner.run("tiny", tmp_path / "file", root=repository, dry_run=True, report=quiet())
+
+
+DAMAGED_NOTES = {
+    "a list": "[1]",
+    "torn": '{"profile": ',
+    "a missing field": '{"profile": "tiny", "scale": "scenes", "seed": 0, "overrides": []}',
+    "a word for overrides": json.dumps(
+        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": "seed=1"}
+    ),
+    "a number among overrides": json.dumps(
+        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": [1]}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*DAMAGED_NOTES, "a folder"])
+def test_a_damaged_note_of_a_run_is_named_by_every_command(repository, case):
+    run = repository / "runs" / "tiny"
+    (run / "run.json").unlink()
+    if case == "a folder":
+        (run / "run.json").mkdir()
+    else:
+        (run / "run.json").write_text(DAMAGED_NOTES[case])
+    for command in (
+        lambda: runner.run("tiny", root=repository, report=quiet()),
+        lambda: status.collect(run, repository),
+    ):
+        with pytest.raises(InputError, match=r"run\.json is damaged .*choose another folder with --run"):
+            command()
+
+
+def test_a_run_of_a_profile_outside_the_repository_is_found_from_everywhere(repository, tmp_path, monkeypatch):
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "mine.yaml").write_text(tiny_chain.PROFILE)
+    monkeypatch.chdir(away)
+    run = shutil.copytree(repository / "runs" / "tiny", away / "r")
+    runner.run("mine.yaml", "r", root=repository, report=quiet())
+    monkeypatch.chdir(repository)
+    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    shipping.ship(run, tmp_path / "shipped", repository)
+    assert str(tmp_path) not in (tmp_path / "shipped" / "run.json").read_text()
+    (away / "mine.yaml").unlink()
+    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    assert plan.remembered(tmp_path / "shipped", repository)[0].name == "tiny"
+
+
 def test_another_seed_gets_a_run_folder_of_its_own(finished):
     profile = profiles.load("tiny", finished)
     assert runner.default_folder(profile, ("seed=4",), finished).name == "tiny-seed-4"
@@ -256,6 +395,20 @@ def test_what_another_attempt_left_is_removed_and_what_the_same_left_is_kept(tmp
     assert not (folder / "checkpoint.txt").exists()
 
 
+def test_a_finished_unit_is_resumed_from_whole_files_and_made_anew_from_edited_ones(repository):
+    run = repository / "runs" / "tiny"
+    journal = run / "tune" / "TR" / "checkpoint.txt"
+    (run / "notebooks" / "03_tune-TR.ipynb").unlink()
+    runner.run("tiny", root=repository, report=quiet())
+    assert manifest.read(run / "tune" / "TR")["resumed"]
+    expected = (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes()
+    (run / "tune" / "TR" / "shown.csv").write_text("other")
+    journal.write_text(journal.read_text().replace("step 1", "step 9"))
+    runner.run("tiny", root=repository, report=quiet())
+    assert not manifest.read(run / "tune" / "TR")["resumed"]
+    assert (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes() == expected
+
+
 def test_shipped_results_stand_until_their_code_changes_and_the_cure_is_named(repository):
     target = repository / "results" / "tiny" / "seed-0"
     copies = shipping.ship(repository / "runs/tiny", target, repository)
@@ -274,6 +427,26 @@ def test_a_shipped_file_that_was_edited_by_hand_is_named(repository):
     shipping.ship(repository / "runs/tiny", target, repository)
     (target / "prepare_data/mixture.csv").write_text("better,numbers")
     assert shipping.stale(repository / "results", repository)[0].reasons == ("mixture.csv was changed",)
+
+
+def test_results_shipped_before_are_replaced_as_a_whole(repository):
+    target = repository / "results" / "tiny" / "seed-0"
+    shipping.ship(repository / "runs/tiny", target, repository)
+    (target / "old.csv").write_text("of another time")
+    shipping.ship(repository / "runs/tiny", target, repository)
+    assert not (target / "old.csv").exists()
+
+
+@pytest.mark.parametrize("target", ["foreign", "runs/other", "runs/tiny", "runs/tiny/shipped", "runs", "file"])
+def test_a_shipment_replaces_nothing_but_an_earlier_one(repository, target):
+    (repository / "foreign").mkdir()
+    (repository / "foreign" / "thesis.txt").write_text("years of work")
+    (repository / "file").write_text("")
+    shutil.copytree(repository / "runs/tiny", repository / "runs/other")
+    before = contents(repository)
+    with pytest.raises(InputError, match="ship to"):
+        shipping.ship(repository / "runs/tiny", repository / target, repository)
+    assert contents(repository) == before
 
 
 def test_a_stale_run_is_not_shipped(repository):
@@ -305,7 +478,7 @@ EXPECTED = {
     "input": "rows.parquet lacks a column (cell 2)",
     "exits": "cell 2 left the notebook by sys.exit(0); the rest did not run",
     "dies": "the kernel died in cell 2: it was killed (often for memory) or it crashed",
-    "lacks": "every cell ran, but tune/lacks lacks adapter/*.safetensors, log.csv",
+    "lacks": "every cell ran, but tune/lacks lacks adapter/*.safetensors, log.csv, shown.csv",
     "executor": "its process was ended by SIGKILL, often for want of memory",
 }
 

@@ -226,20 +226,6 @@ def test_the_last_steps_are_logged_even_in_a_short_window(tmp_path, data):
     assert (tmp_path / "log.csv").read_text().splitlines()[-1].startswith("3,")
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
-    half = resume.staging(tmp_path) / "checkpoint-8"
-    half.mkdir(parents=True)
-    (tmp_path / "checkpoint-4").mkdir()
-    assert resume.latest(tmp_path).name == "checkpoint-4"
-
-
-def test_two_checkpoints_are_kept(tmp_path):
-    for step in (2, 4, 10):
-        (resume.staging(tmp_path) / f"checkpoint-{step}").mkdir(parents=True)
-        resume.publish(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-4"]
-
-
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, data, monkeypatch):
     original, calls = Learner.forward, []
 
@@ -256,17 +242,6 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path,
     from safetensors.torch import load_file
 
     assert all(torch.isfinite(tensor).all() for tensor in load_file(kept / resume.WEIGHTS).values())
-
-
-def test_a_damaged_checkpoint_is_one_line(tmp_path, data, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
-    with monkeypatch.context() as patch:
-        interrupted(patch, 5)
-        with pytest.raises(Stop):
-            data.train(settings, tmp_path)
-    (tmp_path / "checkpoints" / "checkpoint-4" / resume.WEIGHTS).write_bytes(b"\0" * 20)
-    with pytest.raises(RunError, match="checkpoint-4 is damaged"):
-        data.train(settings, tmp_path)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, data):

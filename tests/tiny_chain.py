@@ -38,6 +38,7 @@ folder = Path(run) / "align"
 folder.mkdir(parents=True, exist_ok=True)
 text = (Path(run) / "prepare_data" / "align.parquet").read_text()
 (folder / "projector.safetensors").write_text(text + f" aligned {learning_rate}")
+(folder / "base.json").write_text("{}")
 """
 
 #: A stage that resumes: it appends one line per step and goes on where an earlier attempt stopped.
@@ -57,6 +58,7 @@ for step in range(len(lines), steps):
 start = (Path(run) / "align" / "projector.safetensors").read_text()
 (folder / "adapter" / "adapter.safetensors").write_text(start + "\\n" + "\\n".join(lines))
 (folder / "log.csv").write_text("step,loss\\n1,2.0")
+(folder / "shown.csv").write_text("source,language,rows,share")
 """
 
 FIGURES = """

@@ -19,6 +19,8 @@ from textreg.errors import InputError, RunError
 
 #: Files over this size are hashed by their first and last MiB and their size (a data set, a foreign checkpoint).
 SAMPLED_OVER = 256 * 2**20
+#: In the name of a folder on its way out: ``.align.removed-x7f3``.
+REMOVED = ".removed-"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,7 +101,8 @@ def sha256(path: Path) -> str:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches and the manifest."""
+    """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches, TensorBoard's files and
+    the manifest."""
     for root, names, files in os.walk(folder):
         names[:] = sorted(name for name in names if not _passing(name))
         for name in sorted(files):
@@ -108,7 +111,9 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def _passing(name: str) -> bool:
-    return name.startswith((".", "checkpoint", "__pycache__")) or name in ("cache", "trainer_state")
+    # TensorBoard puts host name and time into the name of its files, and times into what they hold.
+    passing = (".", "checkpoint", "__pycache__", "events.out.tfevents")
+    return name.startswith(passing) or name in ("cache", "trainer_state")
 
 
 class HashCache:
@@ -158,12 +163,24 @@ def digest(value: Any) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete ``folder``; it loses its name first, so that a kill never leaves a half-deleted one under it."""
-    if not folder.exists():
+    """Delete ``folder``; it loses its name first, so that a kill never leaves a half-deleted one under it.
+
+    Of a link only the link goes, never what it points to.  What a kill leaves is for :func:`sweep`.
+    """
+    if not os.path.lexists(folder):
         return
-    doomed = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
     try:
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink()
+            return
+        doomed = tempfile.mkdtemp(prefix=f".{folder.name}{REMOVED}", dir=folder.parent)
         os.replace(folder, doomed)
         shutil.rmtree(doomed)
     except OSError as error:
         raise RunError(f"cannot remove {folder}: {error.strerror or error}") from None
+
+
+def sweep(parent: Path, name: str = "*") -> None:
+    """Finish what a killed :func:`remove_tree` of ``parent / name`` began; what resists does no harm and stays."""
+    for doomed in parent.glob(f".{name}{REMOVED}*"):
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -24,7 +24,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from textreg import manifest, notebooks
 from textreg.disk import HashCache, read_json, remove_tree, write_text
-from textreg.errors import RunError
+from textreg.errors import InputError, RunError
 from textreg.identity import Identity
 from textreg.notebooks import Failure
 from textreg.stages import Unit, missing_artefacts
@@ -207,10 +207,13 @@ def _is_start(error: BaseException) -> bool:
 def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
     """Leave in ``folder`` only what an attempt of the same identity wrote; True when there is such an attempt.
 
-    The old manifest goes first: from here on the unit counts as not done.
+    The old manifest goes first: from here on the unit counts as not done.  A finished unit of which a file was changed
+    since is made from nothing, because a stage that resumes would take the change for work of its own.
     """
-    (folder / manifest.NAME).unlink(missing_ok=True)
     attempt = folder / ATTEMPT
+    if _spoilt(folder):
+        attempt.unlink(missing_ok=True)
+    (folder / manifest.NAME).unlink(missing_ok=True)
     same = attempt.is_file() and attempt.read_text(encoding="utf-8").strip() == identity.digest
     if same and not fresh:
         return True
@@ -218,6 +221,14 @@ def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
     folder.mkdir(parents=True)
     write_text(attempt, identity.digest + "\n")
     return False
+
+
+def _spoilt(folder: Path) -> bool:
+    try:
+        content = manifest.read(folder)
+    except InputError:
+        return True
+    return content is not None and bool(manifest.damage(folder, content, HashCache()))
 
 
 def execute(job: Job, tell: Callable[[Mapping[str, Any]], None] = lambda event: None) -> Failure | None:

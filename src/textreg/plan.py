@@ -7,6 +7,7 @@ stale too ("follows ..."): when that one has run and left the same bytes as befo
 all, because inputs are compared by content.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import Any
 
 from textreg import config, identity, manifest, notebooks, profiles
 from textreg import stages as graph
-from textreg.disk import HashCache, read_json, write_json
+from textreg.disk import HashCache, read_json, write_json, write_text
 from textreg.errors import InputError, did_you_mean
 from textreg.profiles import Profile
 from textreg.stages import Unit, order, shown
 
 RUN_FILE = "run.json"
+#: Copy of a profile that lies outside the repository, in the run folder.
+PROFILE_COPY = "profile.yaml"
+#: Folders of the repository that a run must never empty or fill.
+SOURCES = (".ci", ".git", "bench", "book", "notebooks", "profiles", "results", "src", "tests")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
     changed = identity.differences(content, now)
     reasons = changed + [reason for reason in reasons if reason not in changed]
     reasons += manifest.damage(folder, content, hashes, shipped=place.shipped)
+    reasons += [] if place.shipped else _lacking_notebook(place.run / "notebooks" / f"{unit.stem}.ipynb")
     return State(
         unit,
         "stale" if reasons else "done",
@@ -94,6 +100,17 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
         content.get("seconds"),
         content.get("peak_memory_mb"),
     )
+
+
+def _lacking_notebook(path: Path) -> list[str]:
+    """The executed notebook is what a reader of the run is shown, so a unit without one is not done."""
+    if not path.is_file():
+        return ["its executed notebook is missing"]
+    try:
+        notebooks.read(path)
+    except InputError:
+        return ["its executed notebook is damaged"]
+    return []
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -159,33 +176,90 @@ def with_upstream(profile: Profile, place: Place, units: Sequence[Unit]) -> tupl
     return tuple(unit for unit in graph.units(order(), profile.arms) if unit in wanted)
 
 
-def claim(profile: Profile, place: Place, root: Path) -> None:
-    """Note in the run folder which profile it belongs to; refuse one that belongs to another profile, scale or
-    seed."""
-    path = place.run / RUN_FILE
-    seed = profiles.resolve(profile, "align", overrides=place.overrides).seed
-    try:
-        source = profile.path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        source = str(profile.path)
-    mine = {"profile": profile.name, "scale": profile.scale, "seed": seed}
-    if path.is_file():
-        theirs = read_json(path)
-        other = {key: theirs.get(key) for key in mine} if isinstance(theirs, dict) else {}
-        if other != mine:
-            text = ", ".join(f"{key} {value}" for key, value in other.items())
+def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
+    """Refuse a run folder that is not this run's to empty and fill; returns what :func:`claim` notes in it.
+
+    Raises :class:`InputError` for the repository itself, for what lies in its sources or holds the notebooks, for a
+    folder with files that no run made, and for the run of another profile, scale or seed.  Nothing is written.
+    """
+    run, base = place.run.resolve(), root.resolve()
+    lies_in = run.relative_to(base).parts[:1] if run.is_relative_to(base) else ()
+    if place.notebooks.resolve().is_relative_to(run) or base.is_relative_to(run) or set(lies_in) & set(SOURCES):
+        raise InputError(f"{shown(place.run)} belongs to the repository; choose another run folder with --run")
+    mine = {
+        "profile": profile.name,
+        "scale": profile.scale,
+        "seed": profiles.resolve(profile, "align", overrides=place.overrides).seed,
+    }
+    if os.path.lexists(place.run / RUN_FILE):
+        theirs = _record(place.run)
+        if any(theirs[key] != value for key, value in mine.items()):
+            text = ", ".join(f"{key} {theirs[key]}" for key in mine)
             raise InputError(f"{shown(place.run)} is the run folder of {text}; choose another one with --run")
-    write_json(path, {**mine, "file": source, "overrides": list(place.overrides)})
+        return mine
+    # Hidden names are left alone by a run, and a start that was killed early has left some.
+    foreign = sorted(path.name for path in _entries(place.run) if not path.name.startswith("."))
+    if foreign:
+        some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise InputError(
+            f"{shown(place.run)} holds {some} but no {RUN_FILE}: no run made it, and a run would replace what is "
+            "there; choose an empty folder with --run"
+        )
+    return mine
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"{shown(folder)} cannot be a run folder ({error.strerror}); choose another with --run"
+        ) from None
+
+
+def claim(profile: Profile, place: Place, root: Path) -> None:
+    """Note in the run folder which profile it belongs to.  Raises what :func:`require_own` does.
+
+    A profile outside the repository is noted by its full path, and copied beside the note for the day it is gone.
+    """
+    mine = require_own(profile, place, root)
+    path = profile.path.resolve()
+    if path.is_relative_to(root.resolve()):
+        source = path.relative_to(root.resolve()).as_posix()
+    else:
+        source = str(path)
+        write_text(place.run / PROFILE_COPY, path.read_text(encoding="utf-8"))
+    write_json(place.run / RUN_FILE, {**mine, "file": source, "overrides": list(place.overrides)})
 
 
 def remembered(run: Path, root: Path) -> tuple[Profile, tuple[str, ...]]:
     """Profile and overrides of the run in ``run``, as its last start noted them."""
-    path = run / RUN_FILE
-    if not path.is_file():
+    if not os.path.lexists(run / RUN_FILE):
         raise InputError(f"{shown(run)} holds no run; start one with: textreg run --run {shown(run)}")
-    content = read_json(path)
+    content = _record(run)
+    path = root / content["file"]
+    if not path.is_file() and (run / PROFILE_COPY).is_file():
+        path = run / PROFILE_COPY
+    return profiles.load(str(path), root), tuple(content["overrides"])
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """What ``run.json`` says, checked field by field."""
+    path = run / RUN_FILE
+    damaged = f"{shown(path)} is damaged (%s); put a whole one back, or choose another folder with --run"
+    if not path.is_file():
+        raise InputError(damaged % "it is no file")
     try:
-        file, overrides = Path(content["file"]), tuple(map(str, content["overrides"]))
-    except (TypeError, KeyError):
-        raise InputError(f"{path} is damaged; delete it and start the run again") from None
-    return profiles.load(str(root / file)), overrides
+        content = read_json(path)
+    except InputError:
+        raise InputError(damaged % "it is no JSON") from None
+    if not isinstance(content, dict):
+        raise InputError(damaged % "it is no mapping")
+    for key, kind in (("profile", str), ("scale", str), ("seed", int), ("file", str), ("overrides", list)):
+        if not isinstance(content.get(key), kind):
+            raise InputError(damaged % f"{key} is {content.get(key)!r:.60}")
+    if not all(isinstance(word, str) for word in content["overrides"]):
+        raise InputError(damaged % "overrides are key=value words")
+    return content

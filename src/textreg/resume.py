@@ -1,13 +1,15 @@
 """Training checkpoints that are whole or absent, and the decision whether one may be resumed.
 
 A checkpoint is built in a staging folder and renamed into place; the two newest are kept.  It holds the trained
-weights as safetensors, and the optimizer, schedule and random states as the Trainer writes them (read back with
-``weights_only``).  A ``plan.json`` beside them names what is being trained, on which rows in which order: a checkpoint
+weights as safetensors, the optimizer, schedule and random states as the Trainer writes them (read back with
+``weights_only``), and an inventory of these files: one that lacks a file, or of which a file was damaged, is passed
+over.  A ``plan.json`` beside them names what is being trained, on which rows in which order: a checkpoint
 of another plan is never continued.  Example: ``latest(Path("runs/laptop/tune/TR/checkpoints"))``.
 """
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textreg.disk import sha256, write_json
 from textreg.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ WEIGHTS = "model.safetensors"
 STAGING = "staging"
 PLAN = "plan.json"
 GATHERED = "gathered"
+INVENTORY = "inventory.json"
 KEPT = 2
 NOT_RESULTS = ("run", "threads", "workers", "log_steps", "checkpoint_steps")
 
@@ -39,16 +43,39 @@ def staging(folder: Path) -> Path:
 
 
 def publish(folder: Path) -> None:
-    """Move finished checkpoints out of the staging folder and drop all but the newest two."""
+    """Move finished checkpoints out of the staging folder and drop all but the newest two.
+
+    Each is listed and brought to the disk before it gets its name, so that after a power cut too, what has the name is
+    whole or found not to be.
+    """
     for found in sorted(staging(folder).glob("checkpoint-*")):
+        write_json(found / INVENTORY, {name: [size, sha256(found / name)] for name, size in _sizes(found).items()})
+        for path in (*(found / name for name in _sizes(found)), found):
+            _to_disk(path)
         shutil.rmtree(folder / found.name, ignore_errors=True)
         found.rename(folder / found.name)
+        _to_disk(folder)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
 
 
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Relative name -> bytes of every file of a checkpoint but its inventory."""
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != INVENTORY)
+    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=step_of)
+    found = (path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal())
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -57,9 +84,34 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    found = _all(folder)
-    return found[-1] if found else None
+    """The newest checkpoint of which every file is there in its size."""
+    return next((found for found in reversed(_all(folder)) if damage(found, contents=False) is None), None)
+
+
+def damage(checkpoint: Path, *, contents: bool = True) -> str | None:
+    """What is wrong with a checkpoint, in a few words naming the file; None when it is whole.
+
+    Weights, optimizer, schedule, random states and the Trainer's state are all needed: the Trainer goes on without a
+    missing one, to another result.  ``contents``: compare hashes too, not only names and sizes.
+    """
+    try:
+        inventory = json.loads((checkpoint / INVENTORY).read_text(encoding="utf-8"))
+        recorded = {str(name): (int(size), str(value)) for name, (size, value) in inventory.items()}
+    except FileNotFoundError:
+        return f"{INVENTORY} is missing"
+    except (OSError, ValueError, TypeError, AttributeError):
+        return f"{INVENTORY} is damaged"
+    if WEIGHTS not in recorded:
+        return f"{INVENTORY} does not list {WEIGHTS}"
+    for name, (size, value) in recorded.items():
+        try:
+            if (checkpoint / name).stat().st_size != size:
+                return f"{name} is cut short or changed"
+            if contents and sha256(checkpoint / name) != value:
+                return f"{name} is damaged"
+        except OSError:
+            return f"{name} is missing or cannot be read"
+    return None
 
 
 def plan_key(learner: "nn.Module", settings: "Training", samples: Sequence["Sample"], order: np.ndarray) -> str:
@@ -86,23 +138,35 @@ def resumable(folder: Path, key: str, *, writes: bool = True) -> Path | None:
     after.
     """
     plan = folder / PLAN
-    if not writes:
-        return latest(folder) if _plan_of(plan) == key else None
     if _plan_of(plan) == key:
-        shutil.rmtree(staging(folder), ignore_errors=True)
-        return latest(folder)
+        if writes:
+            shutil.rmtree(staging(folder), ignore_errors=True)
+        return _whole(folder, tell=writes)
+    if not writes:
+        return None
     if latest(folder) is not None:
         print(f"{folder.name}: checkpoints of another plan found here and discarded")
     discard(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plan.write_text(json.dumps({"plan": key}) + "\n", encoding="utf-8")
+    write_json(plan, {"plan": key})
+    return None
+
+
+def _whole(folder: Path, *, tell: bool) -> Path | None:
+    """The newest checkpoint without damage; a damaged one is named, and an older one serves in its place."""
+    for found in reversed(_all(folder)):
+        problem = damage(found)
+        if problem is None:
+            return found
+        if tell:
+            print(f"{found.name} is damaged ({problem}): the training goes on from an older one, or anew")
     return None
 
 
 def _plan_of(plan: Path) -> str | None:
     try:
-        return json.loads(plan.read_text(encoding="utf-8"))["plan"]
-    except (FileNotFoundError, ValueError, KeyError):
+        return str(json.loads(plan.read_text(encoding="utf-8"))["plan"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

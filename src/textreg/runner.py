@@ -21,9 +21,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from textreg import children, config, plan, preflight, profiles, reporting
+from textreg import children, config, manifest, plan, preflight, profiles, reporting
 from textreg import stages as graph
-from textreg.disk import HashCache, remove_tree, require_room, write_text
+from textreg.disk import HashCache, remove_tree, require_room, sweep, write_text
 from textreg.errors import InputError, RunError
 from textreg.notebooks import Failure
 from textreg.plan import Place, State
@@ -92,6 +92,7 @@ def run(
     units = plan.select(chosen, only, start, stop, arms)
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
+    plan.require_own(chosen, place, root)
     report = report or reporting.Report()
     if dry_run:
         states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
@@ -194,6 +195,7 @@ class _Run:
         for unit in self.units:
             for other in (other for other in self.upstream[unit] if other not in self.units):
                 state = self.states[other]
+                self._require_undamaged(unit, other)
                 if state.state in ("missing", "failed"):
                     raise InputError(
                         f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out"
@@ -202,6 +204,17 @@ class _Run:
                     self.report.say(
                         f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow"
                     )
+
+    def _require_undamaged(self, unit: Unit, other: Unit) -> None:
+        """What is computed from files that no notebook wrote would be noted as the result of those it did write."""
+        folder = self.place.run / other.folder
+        content = manifest.read(folder)
+        found = manifest.damage(folder, content, self.hashes) if content else []
+        if found:
+            raise InputError(
+                f"{unit.name} reads {other.name}, of which {found[0]}; leave --only, --from and --arm out to make it "
+                "anew, or put the file back"
+            )
 
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""
@@ -260,6 +273,9 @@ class _Run:
             remove_tree(self.place.run / ".runner" / name)
         for path in (self.place.run / "notebooks").glob(".*.part.ipynb"):
             path.unlink()
+        run = self.place.run
+        for parent in {run, run / ".runner", *((run / unit.folder).parent for unit in self.profile.units)}:
+            sweep(parent)
 
     def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
         failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}

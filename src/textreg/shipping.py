@@ -8,6 +8,7 @@ command that refreshes it.
     python -m textreg.shipping ship runs/laptop results/laptop/seed-0
 """
 
+import os
 import shlex
 import shutil
 import sys
@@ -56,9 +57,10 @@ def ship(run: Path, target: Path, root: Path | None = None, files: Sequence[str]
     """Copy the files of a finished run to ``target`` (replaced as a whole) and return their new paths.
 
     Raises :class:`RunError` when a unit of the run does not stand, so that no half or stale result is shipped, and
-    :class:`InputError` when a file is larger than :data:`MAX_BYTES`.
+    :class:`InputError` when a file is larger than :data:`MAX_BYTES` or ``target`` holds anything but shipped results.
     """
     root = root or graph.repository()
+    _require_replaceable(run, target)
     profile, overrides = plan.remembered(run, root)
     states = plan.survey(profile, Place(run, root / "notebooks", overrides), HashCache())
     bad = [f"{unit.name} is {state.state}" for unit, state in states.items() if state.state != "done"]
@@ -80,10 +82,34 @@ def ship(run: Path, target: Path, root: Path | None = None, files: Sequence[str]
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         copies.append(target / path.relative_to(run))
-    write_json(fresh / plan.RUN_FILE, read_json(run / plan.RUN_FILE))
+    _ship_note(run, fresh)
     remove_tree(target)
     fresh.rename(target)
     return copies
+
+
+def _require_replaceable(run: Path, target: Path) -> None:
+    """Shipping replaces its target as a whole, so that may only be an earlier shipment, an empty folder or nothing."""
+    here, there = run.resolve(), target.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise InputError(f"{target} is, holds or lies in the run {run}; ship to another folder")
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir() or target.is_symlink():
+        raise InputError(f"{target} is no folder; ship to another one")
+    names = {path.name for path in target.iterdir()}
+    if names and (plan.RUN_FILE not in names or ".runner" in names):
+        what = "is a run" if plan.RUN_FILE in names else f"holds no {plan.RUN_FILE}, so it is no shipped result"
+        raise InputError(f"{target} {what} and would be replaced; ship to an empty folder")
+
+
+def _ship_note(run: Path, fresh: Path) -> None:
+    """The run's note, without a path of this machine: a profile from outside the repository is shipped along."""
+    content = read_json(run / plan.RUN_FILE)
+    if Path(content["file"]).is_absolute():
+        content["file"] = plan.PROFILE_COPY
+        shutil.copyfile(run / plan.PROFILE_COPY, fresh / plan.PROFILE_COPY)
+    write_json(fresh / plan.RUN_FILE, content)
 
 
 def stale(results: Path, root: Path | None = None) -> list[Stale]:

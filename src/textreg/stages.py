@@ -26,12 +26,12 @@ ARTEFACTS: Mapping[str, tuple[str, ...]] = {
         "requests.parquet",
         "mixture.csv",
     ),
-    "align": ("projector.safetensors",),
-    "tune": ("adapter/*.safetensors", "log.csv"),
-    "merge": ("sweep.csv",),
+    "align": ("projector.safetensors", "base.json"),
+    "tune": ("adapter/*.safetensors", "log.csv", "shown.csv"),
+    "merge": ("sweep.csv", "choice.json", "model/*.safetensors"),
     "evaluate": ("answers.parquet", "fidelity.csv", "visual.csv"),
     "figures": ("*.svg",),
-    "mechanism": ("*",),
+    "mechanism": ("first_token.csv", "probe.csv", "verdicts.csv"),
 }
 
 
