@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import book, book_pages, config
+from textreg import assets, book, book_pages, config
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
 
@@ -159,6 +159,77 @@ def test_tables_hold_the_numbers_of_the_result_files(run):
     assert f'"{100 * table["lf"].mean():.1f}"' in row and '"95.0"' in row
 
 
+def first_cells(shown):
+    return [line.split('","')[0].strip('"') for line in shown.splitlines() if line.startswith('"')][1:]
+
+
+def test_systems_stand_in_one_order_whatever_the_order_of_the_files(run):
+    path = run / "evaluate/fidelity.csv"
+    path.write_text("\n".join([*path.read_text().splitlines()[:1], *path.read_text().splitlines()[:0:-1]]) + "\n")
+    results = load_results(run)
+    for shown in (book_pages.systems_table(results), book_pages.arms_table(results)):
+        assert first_cells(shown) == ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
+
+
+def test_the_share_of_scored_answers_stands_beside_fidelity(run):
+    path = run / "evaluate/fidelity.csv"
+    table = fidelity_table()
+    table.loc[table["system"] == "BM", "n_scored"] = 150
+    table.to_csv(path, index=False)
+    header, row = book_pages.systems_table(load_results(run)).splitlines()[3:5]
+    assert '"scored"' in header and row.startswith('"BM"') and '"75.0"' in row
+
+
+def test_the_loss_stands_with_its_range_over_seeds_by_both_measures(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed-{seed}", seed)
+        path = tmp_path / f"seed-{seed}/evaluate/fidelity.csv"
+        table = fidelity_table().assign(seed=seed)
+        table[["lf", "lf_plus"]] = 0.5
+        table.loc[table["arm"] == "text", ["lf", "lf_plus"]] = 0.8 + 0.1 * seed
+        table.to_csv(path, index=False)
+    shown = book_pages.arms_table(load_results(tmp_path))
+    row = next(line for line in shown.splitlines() if line.startswith('"BM"'))
+    loss = book_pages.escaped(book_pages.per_cent(0.35, 0.3, 0.4))
+    assert row.count(f'"{loss}"') == 2
+
+
+def test_questions_are_shown_by_kind_with_their_number(run):
+    shown = book_pages.questions_table(load_results(run))
+    assert '"colour","100","95.0"' in shown and "caption" not in shown.splitlines()[4]
+
+
+def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root, run):
+    shipped = write_run(root / "results" / "laptop")
+    book.stage(root, run, shipped)
+    page = (root / "book/_executed/results.md").read_text()
+    first, second = page.split("## This run (mine)")
+    assert first.count("{figure}") == 10 and "{figure}" not in second
+    assert "Systems on image prompts" in second and "06_figures" in second
+
+
+def test_a_figure_has_a_caption_of_its_own_below_it(root, run):
+    book.stage(root, run)
+    page = (root / "book/_executed/results.md").read_text()
+    blocks = re.findall(r"```\{figure\}[^\n]*\n:alt: ([^\n]*)\n[^\n]*\n\n([^\n]*)\n```", page)
+    assert len(blocks) == 10
+    for alt, caption in blocks:
+        assert caption and caption not in book_pages.escaped(alt) and len(caption) < 250
+
+
+def test_the_page_of_the_backbone_shows_the_scores_of_what_is_shipped(root):
+    book.stage(root)
+    note = "".join(staged(root, "00_backbone")["cells"][1]["source"])
+    made = json.loads(assets.FOLDER.joinpath(assets.MANIFEST).read_text())
+    assert made["rebuild"] in note and "no part of a normal run" in note and "make reproduce" not in note
+    assert all(f'"{row["n"]}","{100 * row["fidelity"]:.1f}"' in note for row in made["held_out"]["llm"])
+
+
+def test_published_numbers_stand_without_words_about_rows_that_are_not_there():
+    page = book_pages.published_page()
+    assert "Pixtral" in page and "ours" not in page and "column n" not in page
+
+
 def test_undefined_values_are_a_dash_in_tables():
     assert book_pages.per_cent(float("nan")) == book_pages.UNDEFINED
     assert book_pages.per_cent(0.0) == "0.0"
@@ -173,8 +244,22 @@ def test_a_cell_with_markup_stays_text(cell):
 
 
 def test_costs_and_versions_come_from_manifests(run):
-    assert '"tune\\[BM\\]","12","900","A processor, 1 thread(s)"' in book_pages.costs_table({"run": run})
+    shown = book_pages.costs_table({"run": run})
+    assert '"tune\\[BM\\]","12","900"' in shown and "A processor, 1 thread(s)" in shown
     assert '"torch","2.13.0"' in book_pages.status_page({"run": run})
+
+
+def test_costs_have_one_row_per_unit_in_the_order_of_the_stages(tmp_path):
+    for seed, seconds in enumerate((10.0, 30.0, 20.0)):
+        for unit in ("evaluate", "tune[EN]", "tune[TR]", "align"):
+            folder = tmp_path / f"seed-{seed}" / unit.strip("]").replace("[", "/")
+            folder.mkdir(parents=True)
+            record = {"unit": unit, "stage": unit.partition("[")[0], "seconds": seconds, "peak_memory_mb": 100 + seed,
+                      "started": f"2026-01-01T00:00:0{seed}", "processor": "P", "threads": 1}  # fmt: skip
+            (folder / "manifest.json").write_text(json.dumps(record))
+    shown = book_pages.costs_table({"three seeds": tmp_path})
+    assert first_cells(shown) == ["align", "tune\\[TR\\]", "tune\\[EN\\]", "evaluate", "one after another"]
+    assert '"align","20 \\[10, 30\\]","102"' in shown and '"one after another","80"' in shown
 
 
 def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(root, run, tmp_path):

@@ -45,6 +45,13 @@ def test_a_claim_about_a_system_that_was_not_evaluated_is_undefined(results):
     assert claims.check(results, (item,))["met"].tolist() == [None]
 
 
+def test_a_claim_can_be_about_questions_and_says_when_it_was_written(results):
+    item = claim(of=("TR", "image", "questions"), at_least=0.9, written="after")
+    row = claims.check(results, (item, claim(of=("TR", "image", "lf"), at_least=0.9))).iloc
+    assert row[0]["value"] == pytest.approx(0.95)
+    assert (row[0]["written"], row[1]["written"]) == ("after", "before")
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -71,6 +71,19 @@ def test_without_a_judge_frontier_and_left_out_languages_show_lf(results, tmp_pa
         assert " of LF " in draw(unjudged, tmp_path).alt
 
 
+def test_the_caption_of_every_figure_is_short_and_not_its_description(drawn):
+    for saved in drawn.values():
+        about = json.loads(saved.paths["json"].read_text())
+        assert about["caption"] and about["caption"] not in about["alt"]
+
+
+def test_the_end_of_the_frontier_is_called_backbone_where_it_is_one(results, tmp_path):
+    ends = results.sweep.query("`lambda` == 1").assign(**{"lambda": 0.0, "split": "test"})
+    with_backbone = replace(results, frontier=pd.concat([results.sweep.assign(split="test"), ends]))
+    assert "system backbone" in figure_set.frontier(with_backbone, tmp_path).alt
+    assert "backbone" not in figure_set.frontier(results, tmp_path).alt
+
+
 def test_the_side_file_of_every_figure_has_its_description(drawn):
     for saved in drawn.values():
         assert len(json.loads(saved.paths["json"].read_text())["alt"].split()) > 12

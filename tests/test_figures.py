@@ -11,8 +11,18 @@ from result_folders import PAPER, confusion_tables, fidelity_table, loss_table, 
 
 from textreg import figures
 from textreg.errors import InputError
-from textreg.figure_data import describe, group_small, headline, load_results, macro, per_language
+from textreg.figure_data import (
+    describe,
+    group_small,
+    headline,
+    image_loss,
+    load_results,
+    macro,
+    per_language,
+    questions_by_task,
+)
 from textreg.figure_extensions import Shown
+from textreg.figure_frontier import break_of
 from textreg.figure_marks import SYSTEMS, system_marks
 
 
@@ -210,6 +220,59 @@ def test_the_arms_figure_writes_text_minus_image_as_the_loss():
     means = table[table["language"] != "en"].groupby("arm")["lf"].mean()
     texts = [text.get_text() for text in figures.arms(table, metrics=["lf"]).axes[0].texts]
     assert f"{100 * (means['text'] - means['image']):+.0f}" in texts
+
+
+def annotations(fig):
+    return [text.get_text() for ax in fig.axes for text in ax.texts]
+
+
+def test_the_frontier_names_its_ends_and_the_backbone_once():
+    points = pd.concat([sweep_table(2), sweep_table(2).query("`lambda` == 1").assign(**{"lambda": 0.0})])
+    points["system"] += "+M"
+    assert sorted(annotations(figures.frontier(points))) == ["BM (λ = 1)", "TR (λ = 1)", "backbone"]
+
+
+def test_the_frontier_breaks_its_axis_only_where_a_curve_comes_from_far_below():
+    far, near = sweep_table(1), sweep_table(1).query("system == 'TR'")
+    assert break_of(far, "lf_plus") == pytest.approx(0.85) and break_of(near, "lf_plus") is None
+    upper, lower = figures.frontier(far).axes
+    assert upper.get_ylim()[1] <= 1.03 and lower.get_ylim()[1] == pytest.approx(0.85, abs=0.03)
+    assert len(figures.frontier(near).axes) == 1
+
+
+def test_a_curve_of_means_leaves_out_a_lambda_that_only_some_seeds_have():
+    points = pd.concat([sweep_table(2), sweep_table(1).query("`lambda` == 0.5").assign(**{"lambda": 0.4})])
+    own = points.query("system == 'TR'")
+    (curve,) = [line for line in figures.frontier(own).axes[0].lines if len(line.get_xdata()) == 4]
+    assert sorted(curve.get_xdata()) == sorted(own.query("`lambda` != 0.4").groupby("lambda")["visual"].mean())
+
+
+def test_the_legend_of_the_mixture_hides_no_point():
+    fig = figures.mixture(mixture_table(), PAPER)
+    fig.draw_without_rendering()
+    ax = fig.axes[1]
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1
+
+
+def test_the_matrices_fill_their_figure(saved_twice):
+    dark = np.asarray(Image.open(saved_twice[0] / "confusion.png").convert("L")) < 250
+    rows = np.flatnonzero(dark.any(axis=1))
+    assert rows[0] < 0.08 * len(dark) and rows[-1] > 0.92 * len(dark)
+
+
+def test_the_loss_that_the_image_induces_is_taken_seed_by_seed():
+    table = fidelity_table(3)
+    means = table[table["language"] != "en"].groupby(["system", "seed", "arm"])["lf"].mean().unstack("arm")
+    by_seed = (means["text"] - means["image"])["EN"]
+    row = image_loss(table).set_index("system").loc["EN"]
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((by_seed.mean(), by_seed.min(), by_seed.max()))
+
+
+def test_questions_of_a_kind_are_pooled_over_seeds_and_captions_left_out():
+    rows = [(0, "TR", "where", 10, 0.5), (1, "TR", "where", 30, 0.9), (0, "TR", "caption", 9, 1.0)]
+    visual = pd.DataFrame(rows, columns=["seed", "system", "task", "n", "accuracy"]).assign(language="en")
+    (row,) = questions_by_task(visual).to_dict("records")
+    assert row == {"task": "where", "TR": pytest.approx(0.8), "n": 40}
 
 
 def test_several_lambdas_of_a_merged_system_need_the_chosen_one():

@@ -36,6 +36,7 @@ ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|
 KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
 LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+BACKBONE = "00_backbone"
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
     "No run was at hand when this book was built, so this page shows the notebook's source without results.\n"
@@ -96,7 +97,8 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         pages[page] = executed
         source = executed or root / "notebooks" / f"{page}.ipynb"
         content = notebooks.read(source)
-        content = staged_notebook(content, source, others, run) if executed else _source_notebook(content)
+        note = book_pages.backbone_note() if page == BACKBONE else NOT_EXECUTED
+        content = staged_notebook(content, source, others, run) if executed else _source_notebook(content, note)
         # Nothing else of a notebook's metadata concerns a reader, and without a language nothing is highlighted.
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -209,11 +211,11 @@ def _executed(run: Path | None, page: str) -> tuple[Path | None, list[str]]:
     return chosen, [f"`{path.stem.partition('-')[2]}`" for path in arms if path != chosen]
 
 
-def _source_notebook(content: dict[str, Any]) -> dict[str, Any]:
+def _source_notebook(content: dict[str, Any], note: str) -> dict[str, Any]:
     for cell in content["cells"]:
         if cell.get("cell_type") == "code":
             cell["outputs"], cell["execution_count"] = [], None
-    _insert_note(content, NOT_EXECUTED)
+    _insert_note(content, note)
     return content
 
 
@@ -241,14 +243,18 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
         )
         if not has_scores:
             continue
-        drawn, shown, found = folder / "figures", f"figures-{len(parts)}", load_results(folder)
+        title, found = f"{origin} ({folder.name})", load_results(folder)
+        if parts:
+            parts.append(book_pages.run_summary(found, title))
+            continue
+        drawn, shown = folder / "figures", "figures-0"
         if drawn.is_dir():
             (target / shown).mkdir()
             for path in (*drawn.glob("*.svg"), *drawn.glob("*.json")):
                 shutil.copy(path, target / shown / path.name)
         else:
             figure_set.draw_all(found, target / shown)
-        title, promised = f"{origin} ({folder.name})", target.parent / "claims.yml"
+        promised = target.parent / "claims.yml"
         # The claims are about the laptop profile; toy runs promise nothing.
         held = promised if promised.is_file() and folder.name != "smoke" else None
         parts.append(book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held))

@@ -8,17 +8,30 @@ Pure functions: folders in, Markdown out; :mod:`textreg.book` writes the files.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from textreg import claims, published
-from textreg.figure_data import Results, headline, macro, per_language, visual_accuracy
+from textreg import assets, claims, config, outcome, published
+from textreg.figure_data import (
+    Results,
+    headline,
+    image_loss,
+    macro,
+    per_language,
+    questions_by_task,
+    system_order,
+    visual_accuracy,
+    with_scored,
+)
 from textreg.figure_marks import language_names, language_order
 
 UNDEFINED = "–"
+NARROW = "\u00a0"  # between the ends of a range, which stays on one line where a cell is broken
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> str:
@@ -32,105 +45,166 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "")
 
 def escaped(cell: Any) -> str:
     """Text of a table cell without Markdown or HTML meaning, on one line."""
-    text = " ".join(str(cell).split())
+    text = re.sub(f"[^\\S{NARROW}]+", " ", str(cell)).strip()
     for sign in "\\`*_{}[]<>#|$&":
         text = text.replace(sign, "\\" + sign)
     return text
 
 
 def per_cent(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
-    """``"96.1"`` or ``"96.1 [95.0, 97.2]"``; undefined values are a dash."""
+    """``"96.1"`` or ``"96.1 [95.0, 97.2]"`` (the range does not break); undefined values are a dash."""
     if pd.isna(value):
         return UNDEFINED
-    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.1f},{NARROW}{100 * high:.1f}]"
     return f"{100 * value:.1f}{interval}"
 
 
 def systems_table(results: Results) -> str:
-    """LF, LF+, GF, LF of the text arm, English captions and questions right, and IFL of every system, in per cent."""
-    fidelity = headline(results.fidelity, results.chosen)
+    """LF, LF+ and GF with the image, the share of answers that was scored, English captions and questions right."""
+    fidelity = with_scored(headline(results.fidelity, results.chosen))
+    visual = headline(results.visual, results.chosen)
     columns = {
         "LF": macro(fidelity, "lf"),
         "LF+": macro(fidelity, "lf_plus"),
         "GF": macro(fidelity, "grounded"),
-        "LF, text arm": macro(fidelity, "lf", "text"),
-        "captions, English": visual_accuracy(headline(results.visual, results.chosen)),
-        "questions, English": visual_accuracy(headline(results.visual, results.chosen), questions=True),
+        "scored": macro(fidelity, "scored"),
+        "captions": visual_accuracy(visual),
+        "questions": visual_accuracy(visual, questions=True),
     }
-    columns = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
-    rows = []
-    for system in fidelity["system"].unique():
-        found = {name: values.loc[system] for name, values in columns.items() if system in values.index}
-        cells = {name: per_cent(row["value"], row["low"], row["high"]) for name, row in found.items()}
-        text, image = found.get("LF, text arm"), found["LF"]
-        loss = UNDEFINED if text is None else per_cent(text["value"] - image["value"])
-        rows.append([system, *(cells.get(name, UNDEFINED) for name in columns), loss])
-    title = f"Systems, per cent; {_seeds(results)}"
-    return table(["system", *columns, "IFL"], rows, title)
+    return _by_system(
+        columns, f"Systems on image prompts, per cent (captions and questions in English); {_seeds(results)}"
+    )
+
+
+def arms_table(results: Results) -> str:
+    """The other arms of the same requests, and what the image costs, by LF and by LF+."""
+    fidelity = headline(results.fidelity, results.chosen)
+    columns = {
+        "LF, text arm": macro(fidelity, "lf", "text"),
+        "LF+, blank arm": macro(fidelity, "lf_plus", "blank"),
+        "LF+, text arm": macro(fidelity, "lf_plus", "text"),
+        "IFL (LF)": image_loss(fidelity, "lf"),
+        "IFL (LF+)": image_loss(fidelity, "lf_plus"),
+    }
+    return _by_system(columns, f"Without the image, per cent, and what the image costs, points; {_seeds(results)}")
+
+
+def _by_system(columns: dict[str, pd.DataFrame], title: str) -> str:
+    shown = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
+    systems = system_order(system for rows in shown.values() for system in rows.index)
+    rows = [
+        [system, *(per_cent(*values.reindex([system])[["value", "low", "high"]].iloc[0]) for values in shown.values())]
+        for system in systems
+    ]
+    return table(["system", *shown], rows, title)
+
+
+def questions_table(results: Results) -> str:
+    """English questions by kind, with how many there are: a mean over kinds hides those that nobody can answer."""
+    values = questions_by_task(headline(results.visual, results.chosen))
+    systems = [name for name in values.columns if name not in ("task", "n")]
+    rows = [[row["task"], row["n"], *(per_cent(row[name]) for name in systems)] for _, row in values.iterrows()]
+    over = f"{results.seeds} seeds together" if results.seeds > 1 else "one seed"
+    return table(["question", "n", *systems], rows, f"English questions answered right, per cent; {over}")
 
 
 def claims_table(results: Results, path: Path) -> str:
     """Each claim of the claims file with what was measured, misses included."""
     words = {True: "met", False: "MISSED", None: "undefined"}
+    times = {"before": "before the first run", "after": "after the results"}
     found = claims.check(results, claims.load(path))
-    rows = [[row.claim, row.origin, row.bound, per_cent(row.value), words[row.met]] for row in found.itertuples()]
+    rows = [
+        [row.claim, row.origin, row.bound, times[row.written], per_cent(row.value), words[row.met]]
+        for row in found.itertuples()
+    ]
     met = sum(row.met is True for row in found.itertuples())
     title = f"Claims: {met} of {len(found)} met; per cent, differences in points"
-    return table(["claim", "whose", "written down before", "measured", "verdict"], rows, title)
+    return table(["claim", "whose", "bound", "written", "measured", "verdict"], rows, title)
 
 
 def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
-    """One row per language, one column per system (image prompts), in per cent."""
+    """One row per language, one column per system (image prompts), in per cent with range or interval."""
     values = per_language(headline(results.fidelity, results.chosen), metric)
-    codes = language_order(values["language"])
+    codes = language_order(values["language"], results.held_out)
     names = language_names(codes)
-    wide = values.pivot(index="language", columns="system", values="value").reindex(codes)
-    systems = [system for system in values["system"].unique() if system in wide]
-    rows = [[names[code], *(per_cent(wide.loc[code, system]) for system in systems)] for code in codes]
-    return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {_seeds(results)}")
+    cells = values.set_index(["language", "system"])[["value", "low", "high"]]
+    systems = list(values["system"].unique())
+    rows = [
+        [
+            names[code] + ("*" if code in results.held_out else ""),
+            *(per_cent(*cells.loc[(code, system)]) for system in systems),
+        ]
+        for code in codes
+    ]
+    spread = _seeds(results) if results.seeds > 1 else "one seed [95 % interval over images]"
+    star = "; * absent from the text rows" if results.held_out else ""
+    return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {spread}{star}")
 
 
 def results_page(results: Results, figures: Path, origin: str, figure_path: str, promised: Path | None = None) -> str:
-    """Tables and figures of one results folder under a heading that says where the numbers come from.
+    """What came out, in words, tables and figures, of one results folder, under a heading that names its origin.
 
     ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` is the file
     of claims to hold the results to, if they are meant to show them.
     """
-    parts = [f"## {origin}\n", systems_table(results)]
+    told = outcome.sentences(results, claims.load(promised) if promised else ())
+    parts = [f"## {origin}\n", "### What came out\n", *(f"- {line}" for line in told), ""]
+    parts += [systems_table(results), arms_table(results)]
     parts += [claims_table(results, promised)] if promised else []
-    parts.append(languages_table(results))
-    parts.append(languages_table(results, "lf_plus", "LF+"))
+    parts += [questions_table(results), languages_table(results), languages_table(results, "lf_plus", "LF+")]
     drawings = sorted(figures.glob("*.svg"), key=lambda path: (len(path.stem.partition("_")[0]), path.stem))
     parts += [figure(path, f"{figure_path}/{path.name}") for path in drawings]
     return "\n".join(parts)
 
 
+def run_summary(results: Results, origin: str) -> str:
+    """The two tables of systems alone, for a run beside shipped results; its figures have their own page."""
+    where = "All its figures are on the page {doc}`_executed/06_figures`.\n"
+    return "\n".join([f"## {origin}\n", where, systems_table(results), arms_table(results)])
+
+
 def figure(path: Path, shown: str) -> str:
-    """A MyST figure with the alternative text that was saved beside the drawing."""
+    """A MyST figure with the caption and the alternative text that were saved beside the drawing."""
     about = json.loads(path.with_name(f"{path.stem}.json").read_text(encoding="utf-8"))
     alt = about["alt"].replace("\n", " ")
-    return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{escaped(alt)}\n```\n"
+    caption = about.get("caption") or path.stem.partition("_")[2].replace("_", " ")
+    return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{escaped(caption)}\n```\n"
 
 
 def costs_table(folders: dict[str, Path]) -> str:
-    """Seconds and peak memory of every unit, from the manifests; ``folders`` maps a label to a run folder."""
-    rows = []
-    for label, folder in folders.items():
-        for record in manifests(folder):
-            memory = record.get("peak_memory_mb")
-            machine = record.get("accelerator") or record.get("processor") or UNDEFINED
-            rows.append(
-                [
-                    label,
-                    record["unit"],
-                    f"{record['seconds']:.0f}",
-                    UNDEFINED if memory is None else f"{memory:.0f}",
-                    f"{machine}, {record.get('threads', '?')} thread(s)",
-                ]
-            )
-    if not rows:
-        return "No run with manifests was found when this book was built.\n"
-    return table(["run", "unit", "seconds", "peak memory (MB)", "machine"], rows, "Cost of every unit, as run")
+    """Per run folder: median and range of the seconds and the largest peak of memory of every unit, in stage order.
+
+    ``folders`` maps a label to a run folder or to a folder of seeds.
+    """
+    parts = [_costs(label, manifests(folder)) for label, folder in folders.items()]
+    return "\n".join(part for part in parts if part) or "No run with manifests was found when this book was built.\n"
+
+
+def _costs(label: str, records: list[dict[str, Any]]) -> str:
+    if not records:
+        return ""
+    rows, total, stages = [], 0.0, list(config.stages())
+    arms = system_order(_arm(record["unit"]) for record in records)
+    place = {arm: number for number, arm in enumerate(arms)}
+    units = {record["unit"]: record for record in records}
+    for unit in sorted(units, key=lambda unit: (stages.index(units[unit]["stage"]), place[_arm(unit)])):
+        same = [record for record in records if record["unit"] == unit]
+        seconds = [record["seconds"] for record in same]
+        peaks = [record["peak_memory_mb"] for record in same if record.get("peak_memory_mb") is not None]
+        spread = f" [{min(seconds):.0f}, {max(seconds):.0f}]" if len(same) > 1 else ""
+        total += median(seconds)
+        rows.append([unit, f"{median(seconds):.0f}{spread}", f"{max(peaks):.0f}" if peaks else UNDEFINED])
+    rows.append(["one after another", f"{total:.0f}", UNDEFINED])
+    machines = {record.get("accelerator") or record.get("processor") or UNDEFINED for record in records}
+    threads = {record.get("threads", "?") for record in records}
+    with_threads = f"{', '.join(map(str, sorted(threads, key=str)))} thread(s) each"
+    title = f"Cost of every unit: {label}; {', '.join(sorted(machines))}, {with_threads}"
+    return table(["unit", "seconds, median [range]", "peak memory, MB"], rows, title)
+
+
+def _arm(unit: str) -> str:
+    """``"TR"`` of ``"tune[TR]"``, empty for a stage that runs once."""
+    return unit.partition("[")[2].rstrip("]")
 
 
 def status_page(folders: dict[str, Path]) -> str:
@@ -164,13 +238,35 @@ def status_page(folders: dict[str, Path]) -> str:
 
 
 def published_page() -> str:
-    """Published fidelity of released models, and why it is not the same measurement as ours."""
+    """Published fidelity of released models, and how it was measured."""
     nothing = pd.DataFrame(columns=["system", "lambda", "language", "arm", "n", "lf"])
     found = published.beside(nothing)
-    columns = [column for column in found.columns if column not in ("source", "n")]
-    rows = [[UNDEFINED if pd.isna(row[column]) else row[column] for column in columns] for _, row in found.iterrows()]
-    shown = table(columns, rows, "Mean LF on Crossmodal-3600, per cent, as published")
-    return shown + "\n" + "\n".join(f"- {escaped(caveat)}" for caveat in published.caveats()) + "\n"
+    sizes = {name: len(codes) for name, codes in published.groups().items()}
+    heads = {"model": "model", "all": "all {}", "seen": "Salamandra's {}", "unseen": "the other {}"}
+    rows = [[UNDEFINED if pd.isna(row[column]) else row[column] for column in heads] for _, row in found.iterrows()]
+    header = [head.format(sizes.get(column)) for column, head in heads.items()]
+    shown = table(header, rows, "Mean LF on Crossmodal-3600 by number of languages, per cent, as published")
+    return shown + "\n" + "\n".join(f"- {escaped(line)}" for line in published.conditions()) + "\n"
+
+
+def backbone_note() -> str:
+    """What stands on the page of ``00_backbone`` where no run has executed it: the scores of the shipped product."""
+    made = json.loads((assets.FOLDER / assets.MANIFEST).read_text(encoding="utf-8"))
+    names = language_names(row["language"] for row in made["held_out"]["llm"])
+    rows = [
+        [names[row["language"]], row["n"], per_cent(row["fidelity"]), per_cent(row["exact"])]
+        for row in made["held_out"]["llm"]
+    ]
+    scores = table(
+        ["language", "scenes", "grammatical", "exact"], rows, "The shipped model on unseen scenes, per cent"
+    )
+    return (
+        "```{admonition} Not executed here\n:class: note\n\n"
+        "This stage is no part of a normal run: what it made is shipped with the package, and the scores below are "
+        f"those of the shipped files.\nTo train them again: `{made['rebuild']}`.\n```\n\n{scores}\n"
+        f"The shipped tower names every attribute of {per_cent(made['held_out']['tower']['all'])} % of the scenes "
+        "that it has not seen.\n"
+    )
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Claims and their evidence: each line of ``book/claims.yml`` against the result files.
 
-A claim is one number, a measure of one system or the difference of two, with a bound that was written down before the
-results were known.  It is met, missed, or undefined where the results hold nothing to decide it; nothing else is said.
+A claim is one number, a measure of one system or the difference of two, with a bound that was written down before
+there were results, or after them where the line says so.  It is met, missed, or undefined where the results hold
+nothing to decide it; nothing else is said.
 The book's results page shows the table, misses included.
 """
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from textreg.errors import InputError
 from textreg.figure_data import Results, headline, macro, visual_accuracy
 
-Measure = Literal["lf", "lf_plus", "grounded", "english_rate", "visual"]
+Measure = Literal["lf", "lf_plus", "grounded", "english_rate", "visual", "questions"]
 Point = tuple[str, Literal["image", "blank", "text"], Measure]
 
 
@@ -30,6 +31,7 @@ class Claim(BaseModel):
     minus: Point | None = None
     at_least: float | None = None
     at_most: float | None = None
+    written: Literal["before", "after"] = "before"
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Claim":
@@ -73,18 +75,19 @@ def measure(results: Results, claim: Claim) -> float:
 
 
 def check(results: Results, claims: tuple[Claim, ...]) -> pd.DataFrame:
-    """``claim, origin, bound, value, met``: one row per claim; ``met`` is None where it is undefined."""
+    """``claim, origin, bound, written, value, met``: one row per claim; ``met`` is None where it is undefined."""
     rows = []
     for claim in claims:
         value = measure(results, claim)
-        rows.append((claim.claim, claim.origin, claim.bound, value, claim.met(value)))
-    return pd.DataFrame(rows, columns=["claim", "origin", "bound", "value", "met"]).astype({"met": object})
+        rows.append((claim.claim, claim.origin, claim.bound, claim.written, value, claim.met(value)))
+    columns = ["claim", "origin", "bound", "written", "value", "met"]
+    return pd.DataFrame(rows, columns=columns).astype({"met": object})
 
 
 def _point(results: Results, point: Point) -> float:
     system, arm, name = point
-    if name == "visual":
-        table = visual_accuracy(headline(results.visual, results.chosen))
+    if name in ("visual", "questions"):
+        table = visual_accuracy(headline(results.visual, results.chosen), questions=name == "questions")
     else:
         table = macro(headline(results.fidelity, results.chosen), name, arm)
     found = table.loc[table["system"] == system, "value"]

@@ -16,6 +16,8 @@ import pandas as pd
 from textreg.errors import InputError
 
 ENGLISH = "en"
+#: Rows of every table and figure; further arms of a profile follow.
+SYSTEM_ORDER = ("BM", "TR", "EN", "BM+M", "TR+M", "backbone")
 FIDELITY_COLUMNS = (
     "seed",
     "system",
@@ -94,8 +96,8 @@ def load_results(folder: str | Path) -> Results:
             chosen.append({"seed": seed, "system": choice.parent.name, "lambda": float(lam)})
     return Results(
         folder=Path(folder),
-        fidelity=_concat(fidelity),
-        visual=_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS),
+        fidelity=_in_order(_concat(fidelity)),
+        visual=_in_order(_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS)),
         answers=_together([run / "evaluate/answers.parquet" for run in runs], ("system", "language", "arm", "answer")),
         mixture=_together([run / "prepare_data/mixture.csv" for run in runs], ("source", "language", "rows", "share")),
         losses=_concat(losses),
@@ -103,6 +105,12 @@ def load_results(folder: str | Path) -> Results:
         frontier=_together([run / "evaluate/frontier.csv" for run in runs], ("seed", "system", "lambda", "visual")),
         chosen=pd.DataFrame(chosen, columns=["seed", "system", "lambda"]),
     )
+
+
+def system_order(systems: Iterable[str]) -> list[str]:
+    """Each system once: those of :data:`SYSTEM_ORDER` in that order, then others as they come."""
+    given = list(dict.fromkeys(systems))
+    return [*(name for name in SYSTEM_ORDER if name in given), *(name for name in given if name not in SYSTEM_ORDER)]
 
 
 def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -161,6 +169,29 @@ def macro(
         value = by_seed.mean() if len(by_seed) else float("nan")
         table.append((system, value, low, high, len(by_seed), group["language"].nunique()))
     return pd.DataFrame(table, columns=["system", "value", "low", "high", "seeds", "languages"])
+
+
+def with_scored(fidelity: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``scored``: the share of answers that LF and LF+ could be said of (0..1)."""
+    return fidelity.assign(scored=fidelity["n_scored"] / fidelity["n"])
+
+
+def image_loss(fidelity: pd.DataFrame, metric: str = "lf") -> pd.DataFrame:
+    """IFL, ``system, value, low, high, seeds, languages``: text arm minus image arm of every seed, as in ``macro``."""
+    keys = ["seed", "system", "language"]
+    arms = {arm: _select(fidelity, metric, arm, None).set_index(keys)[metric] for arm in ("text", "image")}
+    # The order of the systems is that of the image rows; a difference of two indexes would sort them.
+    loss = arms["text"].reindex(arms["image"].index) - arms["image"]
+    return macro(loss.rename(metric).reset_index().assign(arm="image", n=0), metric)
+
+
+def questions_by_task(visual: pd.DataFrame) -> pd.DataFrame:
+    """``task, n`` (English questions of all seeds) and a column per system: the share of them it got right (0..1)."""
+    rows = visual[(visual["language"] == ENGLISH) & (visual["task"] != "caption")]
+    sums = rows.assign(hits=rows["accuracy"] * rows["n"]).groupby(["task", "system"])[["hits", "n"]].sum()
+    shares = (sums["hits"] / sums["n"]).unstack("system")
+    counts = sums["n"].groupby(level="task").max().astype(int)
+    return shares[system_order(shares.columns)].assign(n=counts).rename_axis(columns=None).reset_index()
 
 
 def visual_accuracy(visual: pd.DataFrame, questions: bool = False) -> pd.DataFrame:
@@ -241,6 +272,13 @@ def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
 
 def _together(paths: Iterable[Path], columns: Iterable[str]) -> pd.DataFrame:
     return _concat([_read(path, columns) for path in paths if path.is_file()])
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    if table.empty:
+        return table
+    rank = {name: place for place, name in enumerate(system_order(table["system"]))}
+    return table.sort_values("system", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
 
 def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -44,9 +44,11 @@ def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:
     columns = [*asked, *extra]
     stacked = len(asked) > 10 or len(tables) == 1
     with style():
-        side = 0.215 * len(asked)
+        across = 1 if stacked else len(tables)
+        # Square cells: the width that labels and the colour bar leave decides the height, or white space stays over.
+        side = min(0.215, 3.65 / (across * len(columns))) * len(asked)
         shape = (len(tables), 1) if stacked else (1, len(tables))
-        fig = Figure(figsize=size("page", height=1.2 + (side + 0.55) * shape[0] if stacked else 1.35 + side))
+        fig = Figure(figsize=size("page", height=1.2 + (side + 0.55) * shape[0] if stacked else 1.15 + side))
         axes = fig.subplots(*shape, squeeze=False, sharey=True).ravel()
         for ax, (system, table) in zip(axes, tables.items(), strict=True):
             folded = _folded(table, asked).reindex(index=asked, columns=columns, fill_value=0)
@@ -95,7 +97,7 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
             errorbar=("pi", 100),
             dashes={arm: _dashes(look.line) for arm, look in marks.items()},
         )
-        ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", yscale="log", title="Tuning loss")
+        ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", yscale="log", title="Training loss")
         ax.grid(axis="both")
         ax.legend(handles=[handle(look, line=True, marker=False) for look in marks.values()], ncols=2)
     return fig
@@ -199,7 +201,7 @@ VERDICTS = MappingProxyType(
     {
         "right": ("✓", "#00664b", "asked language, right content"),
         "language": ("≈", "#8a5a00", "asked language, wrong content"),
-        "wrong": ("✗", "#a33b00", "not the asked language throughout"),
+        "wrong": ("✗", "#a33b00", "mixed, foreign or ungrammatical"),
     }
 )
 

@@ -75,8 +75,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def save_figure(fig: Figure, stem: str | Path, *, alt: str, data: pd.DataFrame) -> Saved:
-    """Write ``<stem>.svg``, ``.pdf``, ``.png``, ``.csv`` (``data``) and ``.json`` (the alternative text and the size).
+def save_figure(fig: Figure, stem: str | Path, *, alt: str, data: pd.DataFrame, caption: str = "") -> Saved:
+    """Write ``<stem>.svg``, ``.pdf``, ``.png``, ``.csv`` (``data``) and ``.json`` (alternative text, caption, size).
 
     ``alt`` is one or two sentences that say what the figure shows to someone who cannot see it; fewer than six words,
     or no ``data``, is an :class:`InputError`.  Two calls with the same table write identical bytes (same machine, same
@@ -99,7 +99,12 @@ def save_figure(fig: Figure, stem: str | Path, *, alt: str, data: pd.DataFrame) 
     _name_drawing(saved.paths["svg"], alt)
     data.to_csv(saved.paths["csv"], index=False, float_format="%.6g", lineterminator="\n")
     width, height = fig.get_size_inches()
-    about = {"alt": alt, "width_inches": round(float(width), 3), "height_inches": round(float(height), 3)}
+    about = {
+        "alt": alt,
+        "caption": caption,
+        "width_inches": round(float(width), 3),
+        "height_inches": round(float(height), 3),
+    }
     saved.paths["json"].write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return saved
 

@@ -62,10 +62,23 @@ MEASURES = MappingProxyType(
         "lf_plus": "stricter fidelity, LF+ (%)",
         "grounded": "grounded fidelity, GF (%)",
         "english_rate": "answers in English (%)",
-        "visual": "visual accuracy, English (%)",
+        "visual": "English captions right (%)",
+        "questions": "English questions right (%)",
     }
 )
-SHORT_MEASURES = MappingProxyType({"lf": "LF", "lf_plus": "LF+", "grounded": "GF", "visual": "visual accuracy"})
+SHORT_MEASURES = MappingProxyType(
+    {
+        "lf": "LF",
+        "lf_plus": "LF+",
+        "grounded": "GF",
+        "scored": "scored",
+        "english_rate": "in English",
+        "exclusive_share": "own words",
+        "parse_rate": "grammatical",
+        "visual": "captions",
+        "questions": "questions",
+    }
+)
 
 
 def system_marks(systems: Iterable[str]) -> dict[str, Mark]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg import figures
+from textreg.figure_captions import BACKBONE_END, CAPTIONS
 from textreg.figure_data import Results, describe, group_small, headline, macro, per_language
 from textreg.figure_extensions import Shown
 from textreg.figure_files import Saved, save_figure
@@ -33,7 +35,7 @@ def fidelity(results: Results, out: Path) -> Saved:
         f"Language fidelity on image prompts, one row per language, one point per system. Mean over the languages "
         f"other than English: {describe(macro(table, 'lf', 'image', PAPER_SYSTEMS))}. {_bounds(results)}"
     )
-    return save_figure(fig, out / "1_language_fidelity", alt=alt, data=drawn)
+    return _save(fig, out / "1_language_fidelity", alt, drawn, _bounds(results))
 
 
 def mixture(results: Results, out: Path) -> Saved | None:
@@ -51,7 +53,7 @@ def mixture(results: Results, out: Path) -> Saved | None:
         f"{names[largest['language']]} with {100 * largest['share']:.1f} %. Below, our share beside the paper's for "
         f"the {len(named)} languages that the caption of its Fig. 2 names, Portuguese with 2.1 % the largest of them."
     )
-    return save_figure(figures.mixture(results.mixture, named), out / "2_mixture", alt=alt, data=grouped)
+    return _save(figures.mixture(results.mixture, named), out / "2_mixture", alt, grouped)
 
 
 def intervals(results: Results, out: Path) -> Saved:
@@ -62,10 +64,10 @@ def intervals(results: Results, out: Path) -> Saved:
     gaps = (macro(table, "lf", "image", PAPER_SYSTEMS), macro(table, "lf_plus", "image", PAPER_SYSTEMS))
     alt = (
         f"For each language and system a bar from LF+ up to LF. Means without English: LF {describe(gaps[0])}; "
-        f"LF+ {describe(gaps[1])}. The longer the bar, the more answers mix languages."
+        f"LF+ {describe(gaps[1])}. The longer the bar, the more answers mix languages or break the grammar."
     )
     fig = figures.interval_plot(table, left_out=results.held_out)
-    return save_figure(fig, out / "3_intervals", alt=alt, data=drawn)
+    return _save(fig, out / "3_intervals", alt, drawn)
 
 
 def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | None:
@@ -95,7 +97,8 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
         )
         alt += "."
     fig = figures.frontier(points, fidelity=measure, chosen=chosen)
-    return save_figure(fig, out / "4_frontier", alt=alt, data=points)
+    end = BACKBONE_END if 0.0 in set(points["lambda"]) else ""
+    return _save(fig, out / "4_frontier", f"{alt} {end}", points, end)
 
 
 def arms(results: Results, out: Path) -> Saved:
@@ -114,7 +117,7 @@ def arms(results: Results, out: Path) -> Saved:
         f"{describe(macro(table, 'lf', 'image'))}; with text only: {describe(macro(table, 'lf', 'text'))}. "
         f"The difference is the image-induced fidelity loss."
     )
-    return save_figure(figures.arms(table), out / "5_arms", alt=alt, data=drawn)
+    return _save(figures.arms(table), out / "5_arms", alt, drawn)
 
 
 def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None) -> Saved | None:
@@ -134,7 +137,7 @@ def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None
     told = ", ".join(f"{system} {100 * share:.0f} %" for system, share in english.items())
     alt = f"Matrices of asked by answered language, one per system. Answered in English when asked otherwise: {told}."
     data = pd.concat([t.stack().rename("answers").reset_index().assign(system=s) for s, t in tables.items()])
-    return save_figure(figures.confusion(tables), out / "6_confusion", alt=alt, data=data)
+    return _save(figures.confusion(tables), out / "6_confusion", alt, data)
 
 
 def losses(results: Results, out: Path) -> Saved | None:
@@ -146,7 +149,7 @@ def losses(results: Results, out: Path) -> Saved | None:
         f"{arm} {value:.3f}" for arm, value in last.items()
     )
     data = results.losses[["seed", "arm", "step", "loss"]]
-    return save_figure(figures.loss_curves(results.losses), out / "7_losses", alt=alt, data=data)
+    return _save(figures.loss_curves(results.losses), out / "7_losses", alt, data)
 
 
 def training(log: Path, arm: str, out: Path) -> Saved:
@@ -191,7 +194,7 @@ def gallery(
         f"{len(shown)} test images with a prompt in {', '.join(language_names(asked).values())} and the answers of "
         f"{', '.join(systems)}. The first, asked {first['prompt']!r}: {first['system']} answered {first['answer']!r}."
     )
-    return save_figure(figures.gallery(shown), out / "8_gallery", alt=alt, data=data)
+    return _save(figures.gallery(shown), out / "8_gallery", alt, data)
 
 
 def grounding(results: Results, out: Path) -> Saved:
@@ -202,7 +205,7 @@ def grounding(results: Results, out: Path) -> Saved:
         f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(macro(table))}. "
         f"Grounded: {describe(macro(table, 'grounded'))}."
     )
-    return save_figure(figures.fidelity_and_grounding(table), out / "9_grounding", alt=alt, data=drawn)
+    return _save(figures.fidelity_and_grounding(table), out / "9_grounding", alt, drawn)
 
 
 def left_out(results: Results, out: Path) -> Saved | None:
@@ -221,7 +224,7 @@ def left_out(results: Results, out: Path) -> Saved | None:
     )
     data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
     fig = figures.held_out(table, codes, metric=measure)
-    return save_figure(fig, out / "10_held_out", alt=alt, data=data)
+    return _save(fig, out / "10_held_out", alt, data)
 
 
 def _measured(table: pd.DataFrame, measure: str) -> str:
@@ -290,6 +293,10 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
     return {
         wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content
     }
+
+
+def _save(fig: Figure, stem: Path, alt: str, data: pd.DataFrame, note: str = "") -> Saved:
+    return save_figure(fig, stem, alt=alt, data=data, caption=f"{CAPTIONS[stem.name]} {note}".strip())
 
 
 def _bounds(results: Results) -> str:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from textreg.figure_data import group_small, macro, per_language, require
 from textreg.figure_extensions import confusion, fidelity_and_grounding, gallery, held_out, loss_curves
 from textreg.figure_files import SIZES, Saved, save_figure, size, smallest_text, style
+from textreg.figure_frontier import frontier
 from textreg.figure_marks import (
     ARMS,
     MEASURES,
@@ -164,56 +165,12 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, thres
             places = np.arange(len(named))
             theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
             axes[1].hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
-            axes[1].plot(theirs, places, "D", color="#D55E00", label="paper, caption of its Fig. 2", clip_on=False)
+            axes[1].plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
             axes[1].plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
             axes[1].set_yticks(places, [names[code] for code in named])
-            axes[1].set(
-                ylim=(len(named) - 0.4, -0.6), title="Languages the paper names", xlabel="share of the text (%)"
-            )
-            axes[1].legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
-    return fig
-
-
-def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[str, float] | None = None) -> Figure:
-    """Fidelity on image prompts against seeing along lambda, one curve per tuned system, one panel per way of seeing.
-
-    ``sweep`` has ``system, lambda, visual``, maybe ``questions``, and the column ``fidelity`` (one of lf, lf_plus,
-    grounded), over languages already averaged; several seeds are averaged and drawn faintly one by one.  ``chosen``
-    circles a system's lambda.
-    """
-    require(sweep, ("seed", "system", "lambda", "visual", fidelity), "lambda sweep")
-    refuse_empty(sweep, "lambda frontier")
-    marks = system_marks(sweep["system"].unique())
-    told = {"visual": "English captions right (%)", "questions": "English questions right (%)"}
-    panels = [name for name in told if name in sweep and sweep[name].notna().any()]
-    with style():
-        fig = Figure(figsize=size("page", height=3.9))
-        axes = np.atleast_1d(fig.subplots(1, len(panels), sharey=True))
-        for ax, seen in zip(axes, panels, strict=True):
-            for system, rows in sweep.groupby("system", sort=False):
-                look = marks[system]
-                if rows["seed"].nunique() > 1:
-                    faint = {"color": look.colour, "alpha": 0.25, "markersize": 4, "clip_on": False}
-                    ax.plot(rows[seen], rows[fidelity], look.marker, **faint)
-                curve = rows.groupby("lambda")[[seen, fidelity]].mean().sort_index()
-                line = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "clip_on": False}
-                ax.plot(curve[seen], curve[fidelity], **line)
-                for lam in (curve.index[0], curve.index[-1]):
-                    offset = {"textcoords": "offset points", "color": look.colour, "ha": "center"}
-                    ax.annotate(f"λ = {lam:g}", curve.loc[lam].to_numpy(), (0, -15), **offset)
-                if chosen and system in chosen and chosen[system] in curve.index:
-                    ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#222222"}
-                    ax.plot(*curve.loc[chosen[system]], "o", clip_on=False, **ring)
-            per_cent(ax, told[seen])
-            for axis, values in (("x", sweep[panels]), ("y", sweep[[fidelity]])):  # one scale for both ways of seeing
-                ax.set(**{f"{axis}lim": (np.floor(max(values.min().min() - 0.06, 0) * 10) / 10 - 0.02, 1.03)})
-            ax.grid(axis="both")
-        per_cent(axes[0], MEASURES[fidelity], axis="y")
-        handles = [handle(look, line=True) for look in marks.values()]
-        if chosen:
-            ring = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "#222222"}
-            handles.append(Line2D([], [], marker="o", linestyle="", label="chosen lambda", **ring))
-        legend_above(fig, axes[0], len(handles), handles)
+            axes[1].set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
+            # Inside the axes a legend hides points; beside the title it cannot.
+            axes[1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
     return fig
 
 

@@ -31,6 +31,11 @@ def caveats() -> tuple[str, ...]:
     return tuple(_data()["caveats"])
 
 
+def conditions() -> tuple[str, ...]:
+    """How the published numbers were measured, one sentence each."""
+    return tuple(_data()["conditions"])
+
+
 def groups() -> dict[str, tuple[str, ...]]:
     """The columns: ``all`` 36 languages, ``seen`` by the Salamandra backbone (18, without English), ``unseen``
     (17).

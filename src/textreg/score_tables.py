@@ -1,0 +1,73 @@
+"""The tables that ``05_evaluate`` shows: means in per cent under readable names, systems in the order of the results.
+
+Tables in (the columns of ``fidelity.csv`` and ``visual.csv``), tables out; nothing is read or written.  A mean is over
+the languages other than English, as in the book.
+
+    by_system(pandas.read_csv("evaluate/fidelity.csv"))
+"""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from textreg.figure_data import ENGLISH, system_order, with_scored
+from textreg.figure_marks import ARMS, SHORT_MEASURES, language_names, language_order
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+    from textreg.evaluation import System
+
+MEASURES = ("scored", "lf", "lf_plus", "grounded", "english_rate", "exclusive_share", "parse_rate")
+HELD_OUT = "*"
+
+
+def systems_table(systems: Sequence["System"]) -> pd.DataFrame:
+    """``tuned as, lambda`` per system; both are empty for the backbone, which has no adapter."""
+    rows = [(one.name, one.arm or None, one.lam if one.arm else None) for one in systems]
+    table = pd.DataFrame(rows, columns=["system", "tuned as", "lambda"]).astype({"lambda": float})
+    return table.set_index("system").loc[system_order(table["system"])].rename_axis(index=None)
+
+
+def by_system(fidelity: pd.DataFrame) -> pd.DataFrame:
+    """Every measure of the image arm: rows are systems, columns measures, ``scored`` first (0..1)."""
+    image = fidelity[(fidelity["arm"] == "image") & (fidelity["language"] != ENGLISH)]
+    means = with_scored(image).groupby("system")[list(MEASURES)].mean()
+    return means.loc[system_order(means.index)].rename(columns=SHORT_MEASURES)
+
+
+def by_arm(fidelity: pd.DataFrame, measures: Sequence[str] = ("lf", "lf_plus")) -> pd.DataFrame:
+    """Rows are systems; within each measure the columns are image, blank and text, as far as they were asked."""
+    foreign = fidelity[fidelity["language"] != ENGLISH]
+    means = foreign.pivot_table(index="system", columns="arm", values=list(measures), dropna=False)
+    columns = [(measure, arm) for measure in measures for arm in ARMS if (measure, arm) in means.columns]
+    table = means.loc[system_order(means.index), columns]
+    table.columns = pd.MultiIndex.from_tuples([(SHORT_MEASURES[measure], arm) for measure, arm in columns])
+    return table
+
+
+def by_task(visual: pd.DataFrame) -> pd.DataFrame:
+    """English captions and questions right: rows are systems, columns ``task (n)``, captions first (0..1)."""
+    english = visual[visual["language"] == ENGLISH]
+    counts = english.groupby("task")["n"].max()
+    table = english.pivot_table(index="system", columns="task", values="accuracy")
+    tasks = sorted(table.columns, key=lambda task: (task != "caption", task))
+    named = {task: f"{task} ({counts[task]})" for task in tasks}
+    return table.loc[system_order(table.index), tasks].rename(columns=named).rename_axis(columns=None)
+
+
+def by_language(fidelity: pd.DataFrame, held_out: Collection[str] = ()) -> pd.DataFrame:
+    """LF+ of the image arm, or LF where nothing was judged: rows are languages, a star marks those of ``held_out``."""
+    image = fidelity[(fidelity["arm"] == "image") & (fidelity["language"] != ENGLISH)]
+    measure = "lf_plus" if image["lf_plus"].notna().any() else "lf"
+    table = image.pivot_table(index="language", columns="system", values=measure)
+    codes, names = language_order(table.index, held_out), language_names(table.index)
+    table = table.loc[codes, system_order(table.columns)]
+    table.index = [names[code] + (HELD_OUT if code in held_out else "") for code in codes]
+    return table.rename_axis(index=SHORT_MEASURES[measure], columns=None)
+
+
+def per_cent(table: pd.DataFrame) -> "Styler":
+    """Shares (0..1) in per cent with one decimal, undefined as a dash."""
+    return table.rename_axis(index=None).mul(100).style.format("{:.1f}", na_rep="–")
