@@ -92,6 +92,13 @@ def test_people_s_captions_and_the_user_s_questions_are_scored_beside_fidelity(r
     assert set(visual["task"]) == {"question", "question, answer contained"} and set(visual["system"]) == set(SYSTEMS)
 
 
+def test_the_user_s_picture_is_asked_about_and_not_a_training_picture_of_the_same_name(run):
+    requests = pd.read_parquet(run / "prepare_data" / "requests.parquet")
+    asked = requests[(requests["task"] == "question") & (requests["arm"] == "image")]["image_id"].item()
+    images = pd.read_parquet(run / "prepare_data" / "images.parquet").set_index("image_id")
+    assert images.loc[asked, "split"] == "test" and images.loc[asked, "image"]["bytes"] == hub_folders.png(7)
+
+
 def test_features_are_kept_on_disk_where_the_profile_asks_for_it_and_arms_share_them(run):
     assert len(list((run / "features").glob("features-*.npy"))) == 2  # alignment's pictures, and those of tuning
 
