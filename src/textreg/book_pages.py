@@ -51,11 +51,11 @@ def escaped(cell: Any) -> str:
     return text
 
 
-def per_cent(value: float, low: float = float("nan"), high: float = float("nan")) -> str:
-    """``"96.1"`` or ``"96.1 [95.0, 97.2]"`` (the range does not break); undefined values are a dash."""
+def per_cent(value: float, low: float = float("nan"), high: float = float("nan"), digits: int = 1) -> str:
+    """``"96.1"`` or ``"96.1 [95.0, 97.2]"``, the range with ``digits`` decimals and unbroken; undefined is a dash."""
     if pd.isna(value):
         return UNDEFINED
-    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.1f},{NARROW}{100 * high:.1f}]"
+    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.{digits}f},{NARROW}{100 * high:.{digits}f}]"
     return f"{100 * value:.1f}{interval}"
 
 
@@ -132,7 +132,7 @@ def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> 
     rows = [
         [
             names[code] + ("*" if code in results.held_out else ""),
-            *(per_cent(*cells.loc[(code, system)]) for system in systems),
+            *(per_cent(*cells.loc[(code, system)], digits=0) for system in systems),
         ]
         for code in codes
     ]

@@ -15,7 +15,7 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "Fig. 2 names."
         ),
         "3_intervals": (
-            "From LF+ (hollow) to LF (filled): the longer the bar, the more answers mix languages or break grammar."
+            "From LF+ (hollow) to LF (filled): the longer a bar, the more answers mix languages or break the grammar."
         ),
         "4_frontier": (
             "Fidelity against seeing as lambda falls from 1, the tuned arm. The axes do not begin at 0, and the "
