@@ -71,6 +71,20 @@ def test_without_a_judge_frontier_and_left_out_languages_show_lf(results, tmp_pa
         assert " of LF " in draw(unjudged, tmp_path).alt
 
 
+def test_where_no_caption_was_judged_the_frontier_speaks_of_chrf_and_not_of_right_captions(results, tmp_path):
+    judged = figure_set.frontier(results, tmp_path).alt
+    nothing = {"sweep": results.sweep.assign(grounded=float("nan")), "frontier": results.frontier.iloc[:0]}
+    written = figure_set.frontier(replace(results, **nothing), tmp_path).alt
+    assert "share of English captions that are right" in judged and "chrF" not in judged
+    assert "chrF of English captions" in written and "captions that are right" not in written
+
+
+def test_a_run_whose_answers_were_all_too_short_to_identify_has_no_frontier(results, tmp_path):
+    nothing = {"lf": float("nan"), "lf_plus": float("nan")}
+    empty = replace(results, sweep=results.sweep.assign(**nothing), frontier=results.frontier.assign(**nothing))
+    assert figure_set.frontier(empty, tmp_path) is None
+
+
 def test_the_caption_of_every_figure_is_short_and_not_its_description(drawn):
     for saved in drawn.values():
         about = json.loads(saved.paths["json"].read_text())

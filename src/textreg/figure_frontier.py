@@ -50,7 +50,7 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
                 _scale(ax, "x", _limits(sweep[seen]))
                 ax.grid(axis="both")
             _name_ends(axes, sweep, seen, fidelity, marks, cut)
-            axes[-1].set_xlabel(MEASURES[seen])
+            axes[-1].set_xlabel(MEASURES["chrf" if seen == "visual" and not captions_judged(sweep) else seen])
             if cut is not None:
                 _show_break(*axes)
         fig.supylabel(MEASURES[fidelity], fontsize=9)
@@ -60,6 +60,11 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
             handles.append(Line2D([], [], marker="o", linestyle="", label="chosen lambda", **ring))
         legend_above(fig, grid[0, 0], len(handles), handles)
     return fig
+
+
+def captions_judged(sweep: pd.DataFrame) -> bool:
+    """Whether ``visual`` is a share of captions that are right; where no content can be judged it is their chrF."""
+    return "grounded" not in sweep or bool(sweep["grounded"].notna().any())
 
 
 def break_of(sweep: pd.DataFrame, fidelity: str) -> float | None:

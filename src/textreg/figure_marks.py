@@ -63,6 +63,7 @@ MEASURES = MappingProxyType(
         "grounded": "grounded fidelity, GF (%)",
         "english_rate": "answers in English (%)",
         "visual": "English captions right (%)",
+        "chrf": "English captions, chrF",
         "questions": "English questions right (%)",
     }
 )

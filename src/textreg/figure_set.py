@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from textreg import figures
+from textreg import figure_frontier, figures
 from textreg.figure_captions import BACKBONE_END, CAPTIONS
 from textreg.figure_data import Results, describe, group_small, headline, macro, per_language
 from textreg.figure_extensions import Shown
@@ -76,19 +76,20 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
     if points.empty:
         return None
     measure = _measured(points, measure)
+    if points[measure].isna().all():
+        return None
     # Seeds choose lambdas of their own, which a curve of means cannot show.
     chosen = dict(zip(results.chosen["system"], results.chosen["lambda"], strict=True)) if results.seeds == 1 else None
     means = points.groupby(["system", "lambda"])[[measure, "visual"]].mean().mul(100)
+    judged = figure_frontier.captions_judged(points)
+    seen, unit = ("the share of English captions that are right", " %") if judged else ("chrF of English captions", "")
     told = "; ".join(
-        f"{system} from {curve[measure].iloc[-1]:.0f} % and {curve['visual'].iloc[-1]:.0f} % "
-        f"at lambda {curve.index[-1]:g} to {curve[measure].iloc[0]:.0f} % and {curve['visual'].iloc[0]:.0f} % "
+        f"{system} from {curve[measure].iloc[-1]:.0f} % and {curve['visual'].iloc[-1]:.0f}{unit} "
+        f"at lambda {curve.index[-1]:g} to {curve[measure].iloc[0]:.0f} % and {curve['visual'].iloc[0]:.0f}{unit} "
         f"at lambda {curve.index[0]:g}"
         for system, curve in ((system, rows.droplevel(0)) for system, rows in means.groupby(level=0))
     )
-    alt = (
-        f"Curves of {SHORT_MEASURES[measure]} against the share of English captions that are right, as lambda falls, "
-        f"{split} images: {told}."
-    )
+    alt = f"Curves of {SHORT_MEASURES[measure]} against {seen}, as lambda falls, {split} images: {told}."
     if "questions" in points and points["questions"].notna().any():
         asked = points.groupby(["system", "lambda"])["questions"].mean().mul(100)
         alt += " English questions right: " + "; ".join(
