@@ -68,12 +68,12 @@ class RandomImages:
     """Features (where the profile keeps them) or pixels of the right shape, drawn once."""
 
     tower: Tower
-    kept: bool
+    runs_tower: bool
 
     def fetch(self, image_ids: list[str]) -> dict[str, torch.Tensor]:
         """bf16 [images, patches, width] or float32 [images, 3, side, side]."""
         generator = torch.Generator().manual_seed(0)
-        if not self.kept:
+        if self.runs_tower:
             side = self.tower.image_size
             pixels = torch.rand(1, 3, side, side, generator=generator)
             return {"pixel_values": pixels.expand(len(image_ids), -1, -1, -1)}
@@ -81,8 +81,10 @@ class RandomImages:
         return {"image_features": drawn.expand(len(image_ids), -1, -1)}
 
 
-def build(llm: LanguageModel, tower: Tower, layers: int | None) -> tuple[torch.nn.Module, object]:
-    """A random LLaVA of true shape in bf16 on the GPU, projector in fp32, and a processor with a word-level
+def build(
+    llm: LanguageModel, tower: Tower, layers: int | None = None, device: str = "cuda"
+) -> tuple[torch.nn.Module, object]:
+    """A random LLaVA of true shape in bf16 on the device, projector in fp32, and a processor with a word-level
     tokenizer.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -135,7 +137,7 @@ def build(llm: LanguageModel, tower: Tower, layers: int | None) -> tuple[torch.n
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("cuda"):
+        with torch.device(device):
             model = LlavaForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
@@ -185,7 +187,7 @@ def main() -> int:
     model, processor = build(step.llm, step.tower, options.layers)
     tuned = attach(model, rank=settings.rank, alpha=settings.alpha)
     rows = rows_of(step)
-    images = RandomImages(step.tower, settings.cache_features)
+    images = RandomImages(step.tower, not settings.cache_features)
     with tempfile.TemporaryDirectory() as out:
         log = train(tuned, processor, rows, images, settings, Path(out), order=range(len(rows)))
     device = torch.cuda.get_device_properties(0)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_the_rows_have_the_profiles_share_of_text_and_the_words_of_its_plan(gpu_
     said = rows["messages"].map(lambda turns: len(turns[1]["content"].split()))
     assert said.sum() / words.sum() == pytest.approx(planning.ANSWERED, abs=0.02)
     assert (words + 8 + 729 * shown <= 2048 + 1).all()
+
+
+@pytest.mark.parametrize("runs_tower", [True, False])
+def test_the_step_trains(gpu_step, runs_tower, tmp_path):
+    overrides = ["tune.batch_size=4", "tune.micro_batch=2", "tune.workers=0", "tune.threads=1", "tune.max_length=900"]
+    small = {"llm": shapes.LanguageModel(2, 32, 48, 4, 2, 1200, False), "tower": shapes.Tower(2, 64, 48, 56, 14)}
+    step = replace(gpu_step.step_of("gpu", overrides, steps=2), seen=20, read=20, **small)
+    model, processor = gpu_step.build(step.llm, step.tower, device="cpu")
+    tuned = gpu_step.attach(model, rank=2, alpha=4)
+    images = gpu_step.RandomImages(step.tower, runs_tower)
+    rows = gpu_step.rows_of(step)
+    log = gpu_step.train(tuned, processor, rows, images, step.settings, tmp_path, order=range(len(rows)))
+    assert log.rows == 8 and log.loss > 0
 
 
 def test_what_cannot_be_measured_is_one_line(gpu_step):
