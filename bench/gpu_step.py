@@ -1,75 +1,90 @@
-"""The tuning step at true size on one CUDA GPU: tokens/s, MFU and peak memory, with random weights.
+"""The tuning step of a profile at true size on one CUDA GPU: tokens/s, MFU and peak memory, with random weights.
 
-Needs CUDA and refuses to start without it; nothing is downloaded.  The shapes are those of Salamandra 2B or 7B with
-SigLIP-so400m (384 pixels, 729 image tokens); a quarter of the rows is text-only; the training is the project's own
-``train``: LoRA r=16, bf16, micro-batch found by probing memory.  ``--layers`` makes a small model of the same width,
-to try the command out.
+Needs CUDA and refuses to start without it; nothing is downloaded.  Shapes, rank, row length, batch, packing, precision
+and share of text are those of the profile, words of a row the mean that its plan counts, drawn so that some rows are
+long; the training is the project's own ``train``, micro-batch found by probing memory.  ``-p`` changes a setting as in
+``textreg run``; ``--layers`` makes a small model of the same width, to try the command out.
 
-    python bench/gpu_step.py --size 2b
-    python bench/gpu_step.py --size 7b --activation-checkpointing --packing --tower
+    python bench/gpu_step.py --profile gpu
+    python bench/gpu_step.py --profile gpu-7b -p tune.max_length=1024 -p tune.cache_features=true
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from textreg import planning, profiles, shapes
 from textreg.adapters import attach
 from textreg.assembly import llava_processor
-from textreg.config import Tune
+from textreg.config import Align, PrepareData, Tune
+from textreg.errors import InputError
+from textreg.shapes import LanguageModel, Tower
 from textreg.training import train
 
-SHAPES = {
-    "2b": {
-        "hidden_size": 2048,
-        "intermediate_size": 5440,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    },
-    "7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-}
-VOCABULARY = 256_000
-TOWER = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 WORDS = [f"w{number}" for number in range(1000)]
 
 
 @dataclass(frozen=True)
-class RandomImages:
-    """Features (or, with ``runs_tower``, pixels) of the right shape, drawn once."""
+class Step:
+    """What is measured: the settings and shapes of a profile, and the mean words of its two kinds of rows."""
 
+    settings: Tune
+    llm: LanguageModel
+    tower: Tower
+    seen: float
+    read: float
+
+
+def step_of(profile: str, overrides: Sequence[str] = (), steps: int = 20) -> Step:
+    """The tuning step of a profile's first arm with text, ``steps`` times.  Raises InputError where it has none or a
+    model's shape is not known.
+    """
+    chosen = profiles.load(profile)
+    profiles.check(chosen, overrides)
+    data, align = (profiles.resolve(chosen, stage, overrides=overrides) for stage in ("prepare_data", "align"))
+    tunes = [profiles.resolve(chosen, "tune", row["arm"], overrides) for row in chosen.arms]
+    settings = next((tune for tune in tunes if isinstance(tune, Tune) and tune.text != "none"), None)
+    if settings is None or not isinstance(align, Align) or not isinstance(data, PrepareData):
+        raise InputError(f"profile {profile}: no arm with text to measure")
+    if settings.precision == "4bit":
+        raise InputError(f"profile {profile}: random weights are not quantized here; add -p tune.precision=bf16")
+    llm, tower = shapes.find(align.vlm or align.llm, "llm"), shapes.find(align.vlm or align.tower, "tower")
+    if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
+        raise InputError(f"profile {profile}: the shape of its models is not known here; give local folders")
+    seen, read = planning.row_words(settings, data, tower)
+    return Step(replace(settings, steps=steps, log_steps=steps, checkpoint_steps=0), llm, tower, seen, read)
+
+
+@dataclass(frozen=True)
+class RandomImages:
+    """Features (where the profile keeps them) or pixels of the right shape, drawn once."""
+
+    tower: Tower
     runs_tower: bool
 
     def fetch(self, image_ids: list[str]) -> dict[str, torch.Tensor]:
-        """bf16 [images, 729, 1152] or float32 [images, 3, 384, 384]."""
+        """bf16 [images, patches, width] or float32 [images, 3, side, side]."""
         generator = torch.Generator().manual_seed(0)
         if self.runs_tower:
-            return {"pixel_values": torch.rand(1, 3, 384, 384, generator=generator).expand(len(image_ids), -1, -1, -1)}
-        drawn = torch.randn(1, 729, 1152, generator=generator, dtype=torch.bfloat16)
+            side = self.tower.image_size
+            pixels = torch.rand(1, 3, side, side, generator=generator)
+            return {"pixel_values": pixels.expand(len(image_ids), -1, -1, -1)}
+        drawn = torch.randn(1, self.tower.patches, self.tower.hidden, generator=generator, dtype=torch.bfloat16)
         return {"image_features": drawn.expand(len(image_ids), -1, -1)}
 
 
-def build(size: str, layers: int | None) -> tuple[torch.nn.Module, object]:
-    """A random LLaVA of true shape in bf16 on the GPU, projector in fp32, and a processor with a word-level
+def build(
+    llm: LanguageModel, tower: Tower, layers: int | None = None, device: str = "cuda"
+) -> tuple[torch.nn.Module, object]:
+    """A random LLaVA of true shape in bf16 on the device, projector in fp32, and a processor with a word-level
     tokenizer.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -96,12 +111,25 @@ def build(size: str, layers: int | None) -> tuple[torch.nn.Module, object]:
         "{{ ' <end> ' if m['role'] == 'assistant' else ' ' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
     )
-    shape = SHAPES[size] | ({"num_hidden_layers": layers} if layers else {})
     config = LlavaConfig(
         text_config=LlamaConfig(
-            vocab_size=VOCABULARY, max_position_embeddings=8192, tie_word_embeddings=False, **shape
+            hidden_size=llm.hidden,
+            intermediate_size=llm.intermediate,
+            num_hidden_layers=layers or llm.layers,
+            num_attention_heads=llm.heads,
+            num_key_value_heads=llm.kv_heads,
+            vocab_size=llm.vocabulary,
+            tie_word_embeddings=llm.tied,
+            max_position_embeddings=8192,
         ),
-        vision_config=SiglipVisionConfig(**TOWER),
+        vision_config=SiglipVisionConfig(
+            hidden_size=tower.hidden,
+            intermediate_size=tower.intermediate,
+            num_hidden_layers=tower.layers,
+            num_attention_heads={1152: 16}.get(tower.hidden, tower.hidden // 64),
+            image_size=tower.image_size,
+            patch_size=tower.patch_size,
+        ),
         image_token_index=2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="full",
@@ -109,25 +137,31 @@ def build(size: str, layers: int | None) -> tuple[torch.nn.Module, object]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("cuda"):
+        with torch.device(device):
             model = LlavaForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
     model.model.multi_modal_projector.float()
-    image_processor = SiglipImageProcessorPil(size={"height": 384, "width": 384})
+    image_processor = SiglipImageProcessorPil(size={"height": tower.image_size, "width": tower.image_size})
     return model, llava_processor(image_processor, wrapped, config, 0)
 
 
-def rows_of(count: int, prompt: int, answer: int, text_share: float) -> pd.DataFrame:
-    """Rows of ``prompt`` + ``answer`` words, the given share of them without an image."""
+def rows_of(step: Step) -> pd.DataFrame:
+    """Rows of words for every step, the profile's share of them without an image; of the words the assistant says as
+    many as the plan assumes.  Lengths are drawn around the mean of the plan, up to the row length.
+    """
     generator = np.random.default_rng(0)
+    settings = step.settings
     rows = []
-    for number in range(count):
-        shown = number % round(1 / text_share) != 0 if text_share else True
-        question = " ".join(generator.choice(WORDS, prompt))
+    for number in range(settings.steps * settings.batch_size):
+        shown = int((number + 1) * settings.text_share) == int(number * settings.text_share)
+        room = settings.max_length - 8 - (step.tower.patches if shown else 0)
+        words = int(np.clip(generator.exponential(step.seen if shown else step.read), 8, room))
+        said = round(words * planning.ANSWERED)
+        question = " ".join(generator.choice(WORDS, words - said))
         turns = [
             {"role": "user", "content": f"<image> {question}" if shown else question},
-            {"role": "assistant", "content": " ".join(generator.choice(WORDS, answer))},
+            {"role": "assistant", "content": " ".join(generator.choice(WORDS, said))},
         ]
         rows.append({"row_id": number, "image_id": str(number) if shown else None, "messages": turns})
     return pd.DataFrame(rows)
@@ -136,42 +170,36 @@ def rows_of(count: int, prompt: int, answer: int, text_share: float) -> pd.DataF
 def main() -> int:
     """Run the steps and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SHAPES, default="2b")
+    parser.add_argument("--profile", default="gpu", help="a profile of the repository, such as gpu or gpu-7b")
+    parser.add_argument("-p", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the profile")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--micro-batch", type=int, default=0, help="0: found by probing memory")
-    parser.add_argument("--text-share", type=float, default=0.25)
-    parser.add_argument("--packing", action="store_true")
-    parser.add_argument("--tower", action="store_true", help="run the tower on every batch instead of kept features")
-    parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--layers", type=int, help="fewer layers, for a trial")
     options = parser.parse_args()
+    try:
+        step = step_of(options.profile, options.p, options.steps)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     if not torch.cuda.is_available():
         print("this benchmark needs a CUDA GPU and finds none; nothing was run", file=sys.stderr)
         return 2
-    model, processor = build(options.size, options.layers)
-    tuned = attach(model, rank=16, alpha=32)
-    settings = Tune(
-        steps=options.steps,
-        batch_size=options.batch_size,
-        micro_batch=options.micro_batch,
-        learning_rate=1e-4,
-        max_length=1024,
-        packing=options.packing,
-        precision="bf16",
-        activation_checkpointing=options.activation_checkpointing,
-        log_steps=options.steps,
-    )
-    rows = rows_of(options.steps * options.batch_size, prompt=58, answer=59, text_share=options.text_share)
+    settings = step.settings
+    model, processor = build(step.llm, step.tower, options.layers)
+    tuned = attach(model, rank=settings.rank, alpha=settings.alpha)
+    rows = rows_of(step)
+    images = RandomImages(step.tower, not settings.cache_features)
     with tempfile.TemporaryDirectory() as out:
-        log = train(tuned, processor, rows, RandomImages(options.tower), settings, Path(out), order=range(len(rows)))
+        log = train(tuned, processor, rows, images, settings, Path(out), order=range(len(rows)))
     device = torch.cuda.get_device_properties(0)
+    told = ("batch_size", "rank", "max_length", "packing", "precision", "activation_checkpointing", "text_share")
     report = {
         "gpu": device.name,
         "gpu_memory_gib": round(device.total_memory / 2**30, 1),
         "torch": torch.__version__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "options": vars(options),
+        "settings": {name: getattr(settings, name) for name in told},
+        "runs_tower": not settings.cache_features,
         "micro_batch": log.micro_batch,
         "tokens_per_s": round(log.tokens_per_s, 1),
         "rows_per_s": round(log.rows_per_s, 2),

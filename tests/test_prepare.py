@@ -13,7 +13,7 @@ from PIL import Image
 from textreg import grammar, instructions, languages, prepare, scenes
 from textreg.config import PrepareData
 from textreg.errors import InputError
-from textreg.row_files import read_rows
+from textreg.row_files import IMAGES, RowWriter, read_rows
 
 SMALL = {
     "languages": ["en", "es", "eu", "el"],
@@ -206,7 +206,23 @@ def test_pictures_are_all_there_and_the_blank_one_shows_nothing(run):
 def test_the_contact_sheet_shows_the_pictures_side_by_side(run):
     sheet = prepare.contact_sheet(run[0] / "images.parquet", "train", count=7, scale=2, columns=6)
     assert sheet.image.size == (6 * (96 + 6) - 6, 2 * (96 + 6) - 6)
-    assert sheet.alt.startswith("7 pictures of the train split")
+    assert sheet.alt == "7 pictures of the train split, each with one to three coloured shapes"
+
+
+def test_the_contact_sheet_of_photographs_promises_no_shapes_and_leaves_the_blank_picture_out(tmp_path):
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "b.png")
+    image_rows = [
+        ("blank", {"bytes": (tmp_path / "b.png").read_bytes(), "path": None}),
+        ("mine/a", {"bytes": (tmp_path / "b.png").read_bytes(), "path": None}),
+        ("mine/b", {"bytes": None, "path": "b.png"}),
+    ]
+    with RowWriter(tmp_path / "images.parquet", IMAGES, image_root=tmp_path) as writer:
+        for name, image in image_rows:
+            writer.write({"image_id": name, "split": "train", "image": image, "scene": None})
+    sheet = prepare.contact_sheet(tmp_path / "images.parquet", "train", count=12, columns=2)
+    assert sheet.alt == "2 pictures of the train split"
+    assert sheet.image.size == (2 * 160 + 6, 160)
+    assert sheet.image.getpixel((250, 80)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

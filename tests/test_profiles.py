@@ -22,6 +22,13 @@ def test_every_profile_of_the_repository_is_valid():
         assert profiles.load(name, ROOT).name == name
 
 
+def test_no_profile_probes_more_images_than_it_keeps_for_validation():
+    for name in profiles.available(ROOT):
+        chosen = profiles.load(name, ROOT)
+        kept = profiles.resolve(chosen, "prepare_data").validation_images
+        assert profiles.resolve(chosen, "mechanism").probe_images <= kept, name
+
+
 def test_the_laptop_profile_is_the_defaults_of_the_settings_classes():
     laptop = profiles.load("laptop", ROOT)
     for stage in ("prepare_data", "align", "evaluate", "figures"):

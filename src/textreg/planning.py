@@ -145,7 +145,7 @@ def _text_rows(settings: Training) -> int:
     return round(steps * settings.batch_size * settings.text_share)
 
 
-def _words(settings: Training, data: PrepareData, tower: Tower) -> tuple[float, float]:
+def row_words(settings: Training, data: PrepareData, tower: Tower) -> tuple[float, float]:
     """Text tokens of a row with an image and of a text-only row, cut at ``max_length``."""
     visual = data.visual_data if isinstance(settings, Tune) else [data.align_data]
     room = settings.max_length - tower.patches
@@ -161,7 +161,7 @@ def _training_work(
     unit: str, settings: Training, rank: int, llm: LanguageModel, tower: Tower, data: PrepareData
 ) -> Work:
     rows, text = settings.steps * settings.batch_size, _text_rows(settings)
-    seen, read = _words(settings, data, tower)
+    seen, read = row_words(settings, data, tower)
     tokens = (rows - text) * (seen + tower.patches) + text * read
     flop = 0.0
     for count, words, image in ((rows - text, seen, True), (text, read, False)):

@@ -14,15 +14,20 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textreg import instructions, languages, mixture, row_files
 from textreg.config import PrepareData
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
 from textreg.grammar import caption
+from textreg.images import open_image
 from textreg.instructions import Instruction
 from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.scenes import Scene, blank, canonical, render, sample, to_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SOURCE = "scenes"
 IMAGE_TURN = "<image>\n"
@@ -209,16 +214,41 @@ def _request(split: str, arm: str, pair: Instruction, item: str, prompt: str, im
 
 
 def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, columns: int = 6) -> Picture:
-    """The first ``count`` pictures of a split side by side, enlarged ``scale`` times, for looking at."""
-    from PIL import Image
+    """The first ``count`` pictures of a split side by side, for looking at.
 
-    table = row_files.read_rows(path, columns=["split", "image"])
-    encoded = [image["bytes"] for image in table.loc[table["split"] == split, "image"].head(count)]
-    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
-    side, gap = pictures[0].width * scale, 6
+    Scenes are enlarged ``scale`` times, photographs fitted into squares of 160 pixels.  Only as much of the table is
+    read as it takes.
+    """
+    from PIL import Image, ImageOps
+
+    pictures, drawn = _first_pictures(Path(path), split, count)
+    side, gap = min(pictures[0].width * scale, 160), 6
+    how = Image.Resampling.NEAREST if drawn else Image.Resampling.BICUBIC
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (side + gap) - gap, rows * (side + gap) - gap), "white")
     for number, picture in enumerate(pictures):
         place = (number % columns * (side + gap), number // columns * (side + gap))
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
-    return Picture(sheet, f"{len(pictures)} pictures of the {split} split, each with one to three coloured shapes")
+        sheet.paste(ImageOps.pad(picture, (side, side), how, "white"), place)
+    told = f"{len(pictures)} pictures of the {split} split"
+    return Picture(sheet, f"{told}, each with one to three coloured shapes" if drawn else told)
+
+
+def _first_pictures(path: Path, split: str, count: int) -> tuple[list["Image"], bool]:
+    """The first pictures of a split, without the blank one, and whether all of them are drawn scenes."""
+    root = row_files.image_root(path)
+    pictures: list[Image] = []
+    drawn = True
+    with row_files.opened(path) as (file, names):
+        batches = file.iter_batches(batch_size=64, columns=names)
+        for record in (record for batch in batches for record in batch.to_pylist()):
+            if record["split"] != split or record["image_id"] == mixture.BLANK:
+                continue
+            stored = record["image"]
+            name = str(record["image_id"])
+            pictures.append(open_image(stored["bytes"] or (root or path.parent) / stored["path"], name))
+            drawn = drawn and record["scene"] is not None
+            if len(pictures) == count:
+                break
+    if not pictures:
+        raise InputError(f"{path}: no picture of the split {split!r}; run the stage prepare_data again")
+    return pictures, drawn
