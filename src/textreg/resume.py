@@ -91,8 +91,8 @@ def resumable(folder: Path, key: str, *, writes: bool = True) -> Path | None:
     if _plan_of(plan) == key:
         shutil.rmtree(staging(folder), ignore_errors=True)
         return latest(folder)
-    if latest(folder) is not None:
-        print(f"{folder.name}: checkpoints of another plan found here and discarded")
+    if (other := latest(folder)) is not None:
+        print(f"{other}: of a training with other settings or rows, discarded; the training begins anew")
     discard(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plan.write_text(json.dumps({"plan": key}) + "\n", encoding="utf-8")
