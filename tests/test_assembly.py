@@ -289,13 +289,19 @@ def test_a_four_bit_model_that_does_not_fit_is_the_same_line(tiny_llm, monkeypat
 
     from textreg import loading
 
-    def full(*_, **__):
+    places = []
+
+    def full(*_, device_map, **__):
+        places.append(device_map)
         raise torch.cuda.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(loading, "four_bits", lambda: None)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
-    with pytest.raises(RunError, match=r"weights do not fit into the GPU"):
-        loading.load_model("AutoModelForCausalLM", str(tiny_llm), "4bit", "cuda")
+    for rank in (None, "1"):
+        monkeypatch.delenv("LOCAL_RANK", raising=False) if rank is None else monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(RunError, match=r"weights do not fit into the GPU"):
+            loading.load_model("AutoModelForCausalLM", str(tiny_llm), "4bit", "cuda")
+    assert places == [{"": "cuda"}, {"": "cuda:1"}]  # each process its own GPU
 
 
 def test_a_model_with_a_missing_weight_is_refused(tmp_path, tiny_tower):

@@ -68,6 +68,13 @@ def reading(place: str, role: str, load: Any, **options: Any) -> Any:
         raise InputError(f"{role}={place}: not a complete {role} ({first}): download or save it again") from None
 
 
+def own(device: str) -> str:
+    """``device`` with the number of this process's GPU: a loader of files takes ``cuda`` for the first one."""
+    from textreg import ranks
+
+    return device if device == "cpu" or ranks.local() is None else f"{device}:{ranks.local()}"
+
+
 @contextmanager
 def room(place: str) -> Iterator[None]:
     """Turn a full GPU, met while weights are put there, into one line with the cure."""
@@ -95,7 +102,7 @@ def load_model(
 
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True}
     if precision == "4bit":
-        options |= {"quantization_config": four_bits(), "device_map": {"": device}}
+        options |= {"quantization_config": four_bits(), "device_map": {"": own(device)}}
     loader = getattr(transformers, auto).from_pretrained
     with room(place):
         model, report = reading(place, "model", loader, output_loading_info=True, trust_remote_code=False, **options)
