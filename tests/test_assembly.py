@@ -8,7 +8,7 @@ from conftest import CHATML, write_llm, write_onevision, write_tower
 
 from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, save_aligned
 from textreg.chat import IMAGE_TOKEN
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
 
 
@@ -270,6 +270,38 @@ def test_damaged_weights_are_refused(tmp_path, tiny_tower):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     refusal(lambda: assemble(str(folder), str(tiny_tower)), "damaged")
+
+
+@pytest.mark.parametrize("part", ["LlamaForCausalLM", "SiglipVisionModel"])
+def test_a_model_that_does_not_fit_into_the_gpu_is_one_line(part, tiny_llm, tiny_tower, monkeypatch):
+    import transformers
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(getattr(transformers, part), "to", full)
+    with pytest.raises(RunError, match=r"weights do not fit into the GPU.*precision=4bit"):
+        assemble(str(tiny_llm), str(tiny_tower))
+
+
+def test_a_four_bit_model_that_does_not_fit_is_the_same_line(tiny_llm, monkeypatch):
+    import transformers
+
+    from textreg import loading
+
+    places = []
+
+    def full(*_, device_map, **__):
+        places.append(device_map)
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(loading, "four_bits", lambda: None)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
+    for rank in (None, "1"):
+        monkeypatch.delenv("LOCAL_RANK", raising=False) if rank is None else monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(RunError, match=r"weights do not fit into the GPU"):
+            loading.load_model("AutoModelForCausalLM", str(tiny_llm), "4bit", "cuda")
+    assert places == [{"": "cuda"}, {"": "cuda:1"}]  # each process its own GPU
 
 
 def test_a_model_with_a_missing_weight_is_refused(tmp_path, tiny_tower):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import write_tower
 
+from textreg import features as feature_module
 from textreg import row_files
 from textreg.assembly import assemble
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 from textreg.features import ImageTable, open_features, projected
 
 
@@ -123,3 +124,30 @@ def test_a_broken_picture_is_named(tmp_path):
 def test_an_unknown_image_gets_a_suggestion(tiny_images):
     with pytest.raises(InputError, match="did you mean 'image-3'"):
         tiny_images.image("imag-3")
+
+
+def test_pictures_that_do_not_fit_together_are_halved_and_their_features_are_the_same(
+    tiny_vlm, tiny_images, monkeypatch
+):
+    expected = open_features(*tiny_vlm, tiny_images)
+    original, sizes = feature_module.tower_features, []
+
+    def small(model, pixel_values):
+        if len(pixel_values) > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        sizes.append(len(pixel_values))
+        return original(model, pixel_values)
+
+    monkeypatch.setattr(feature_module, "tower_features", small)
+    found = open_features(*tiny_vlm, tiny_images)
+    assert sum(sizes) == 9 and max(sizes) == 2
+    np.testing.assert_allclose(found.array, expected.array, atol=1e-5)
+
+
+def test_one_picture_that_does_not_fit_is_one_line(tiny_vlm, tiny_images, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(feature_module, "tower_features", full)
+    with pytest.raises(RunError, match=r"features of one picture.*close"):
+        open_features(*tiny_vlm, tiny_images)

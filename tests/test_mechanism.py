@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,22 @@ def test_states_do_not_hang_on_the_batch(opened):
     table = mechanism.requests(settings)
     together, alone = (mechanism.last_states(model, processor, table, seen, size) for size in (64, 1))
     assert np.allclose(together, alone, atol=1e-4)
+
+
+def test_states_are_taken_in_batches_of_the_size_that_was_set(opened, monkeypatch):
+    settings, model, processor, seen = opened
+    vlm, sizes = adapters.plain(model), []
+    original = vlm.model.forward
+
+    def counted(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(vlm.model, "forward", counted)
+    mechanism.last_states(model, processor, mechanism.requests(settings), seen, 2)
+    assert sum(sizes) == 18 and max(sizes) == 2
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "07_mechanism.ipynb").read_text())["cells"]
+    assert "seen, settings.batch_size)" in "".join("".join(cell["source"]) for cell in cells)
 
 
 def test_the_backbone_is_opened_without_an_adapter(opened):

@@ -100,6 +100,7 @@ def error(name, value=""):
         (executed(count=None), Failure("cell 1 did not run", 1)),
         (executed(error("ValueError", "bad\nvalue")), Failure("cell 1 raised ValueError: bad value", 1)),
         (executed(error("InputError", "x is wrong")), Failure("x is wrong (cell 1)", 1, user=True)),
+        (executed(error("RunError", "it diverged")), Failure("it diverged (cell 1)", 1)),
         (
             executed(error("SystemExit", "0")),
             Failure("cell 1 left the notebook by sys.exit(0); the rest did not run", 1),

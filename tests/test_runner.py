@@ -409,6 +409,19 @@ def test_a_finished_unit_is_resumed_from_whole_files_and_made_anew_from_edited_o
     assert (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes() == expected
 
 
+def test_checkpoints_that_another_attempt_left_are_not_discarded_without_a_word(tmp_path, capsys):
+    one, two = (manifest.Identity({"learning_rate": rate}, {}, {}) for rate in (1.0, 0.1))
+    folder = tmp_path / "TR"
+    execution.prepare(folder, one, fresh=False)
+    (folder / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    assert execution.prepare(folder, one, fresh=False) is True and capsys.readouterr().out == ""
+    assert execution.prepare(folder, two, fresh=False) is False
+    assert "TR/checkpoints: of an attempt with other settings" in capsys.readouterr().out
+    (folder / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    execution.prepare(folder, two, fresh=True)
+    assert "asked to begin anew, discarded" in capsys.readouterr().out
+
+
 def test_shipped_results_stand_until_their_code_changes_and_the_cure_is_named(repository):
     target = repository / "results" / "tiny" / "seed-0"
     copies = shipping.ship(repository / "runs/tiny", target, repository)

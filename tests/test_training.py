@@ -198,7 +198,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, data, monkeypa
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
-def test_a_checkpoint_of_another_plan_is_not_continued(tmp_path, data, monkeypatch):
+def test_a_checkpoint_of_another_plan_is_not_continued_and_the_log_says_so(tmp_path, data, monkeypatch, capsys):
     settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
     with monkeypatch.context() as patch:
         interrupted(patch, 5)
@@ -207,6 +207,7 @@ def test_a_checkpoint_of_another_plan_is_not_continued(tmp_path, data, monkeypat
     assert resume.latest(tmp_path / "checkpoints").name == "checkpoint-4"
     _, log = data.train(dataclasses.replace(settings, learning_rate=1e-3), tmp_path)
     assert log.resumed_from == 0
+    assert f"{tmp_path / 'checkpoints' / 'checkpoint-4'}: of a training with other settings" in capsys.readouterr().out
 
 
 def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, monkeypatch):
@@ -236,8 +237,9 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path,
 
     monkeypatch.setattr(Learner, "forward", forward)
     settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
-    with pytest.raises(RunError, match=r"step 5.*checkpoint-4.*learning_rate"):
+    with pytest.raises(RunError, match=r"step 5.*learning_rate.* discards that checkpoint") as caught:
         data.train(settings, tmp_path)
+    assert str(tmp_path / "checkpoints" / "checkpoint-4") in str(caught.value)
     kept = resume.latest(tmp_path / "checkpoints")
     from safetensors.torch import load_file
 

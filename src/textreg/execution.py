@@ -27,7 +27,7 @@ from textreg.disk import HashCache, read_json, remove_tree, write_text
 from textreg.errors import InputError, RunError
 from textreg.identity import Identity
 from textreg.notebooks import Failure
-from textreg.stages import Unit, missing_artefacts
+from textreg.stages import Unit, missing_artefacts, shown
 
 ATTEMPT = ".identity"
 #: A start takes a second or two; an overloaded machine gets its time, a dead kernel is noticed at once.
@@ -217,6 +217,9 @@ def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
     same = attempt.is_file() and attempt.read_text(encoding="utf-8").strip() == identity.digest
     if same and not fresh:
         return True
+    if any((folder / "checkpoints").glob("checkpoint-*")):
+        why = "asked to begin anew" if same else "of an attempt with other settings, inputs or code"
+        print(f"{shown(folder / 'checkpoints')}: {why}, discarded; the training begins anew")
     remove_tree(folder)
     folder.mkdir(parents=True)
     write_text(attempt, identity.digest + "\n")

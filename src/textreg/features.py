@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, RunError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -242,12 +242,25 @@ def require_space(folder: Path, size: int) -> None:
 def _compute(
     model: "PreTrainedModel", processor: Any, images: ImageTable, ids: list[str], array: np.ndarray, batch_size: int
 ) -> np.ndarray:
+    """Fill ``array``; where a batch does not fit into the GPU, it and all later ones are halved until they do."""
     import torch
 
-    for start in range(0, len(ids), batch_size):
+    start = 0
+    while start < len(ids):
         pictures = [images.image(image_id) for image_id in ids[start : start + batch_size]]
-        found = tower_features(model, pixels(processor.image_processor, pictures)).cpu()
-        array[start : start + batch_size] = (found.view(torch.uint16) if found.element_size() == 2 else found).numpy()
+        try:
+            found = tower_features(model, pixels(processor.image_processor, pictures)).cpu()
+        except torch.cuda.OutOfMemoryError:
+            if len(pictures) == 1:
+                raise RunError(
+                    "the GPU ran out of memory over the features of one picture: close what else runs on it, "
+                    "set precision=bf16, or take a smaller tower"
+                ) from None
+            batch_size = len(pictures) // 2
+            continue
+        kept = (found.view(torch.uint16) if found.element_size() == 2 else found).numpy()
+        array[start : start + len(pictures)] = kept
+        start += len(pictures)
     return array
 
 

@@ -31,9 +31,9 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     vlm = plain(model)
     language, text = vlm.model.language_model, vlm.config.get_text_config()
     adapters = sum(p.numel() for p in language.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in language.layers.parameters()) - (adapters if any(lora_layers(model)) else 0)
+    frozen = sum(weights(p) for p in language.layers.parameters()) - (adapters if any(lora_layers(model)) else 0)
     projector = sum(p.numel() for p in vlm.model.multi_modal_projector.parameters() if p.requires_grad)
-    tower = sum(p.numel() for p in vlm.model.vision_tower.parameters())
+    tower = sum(weights(p) for p in vlm.model.vision_tower.parameters())
     image_tokens, _ = feature_shape(vlm)
 
     lengths = np.array([len(sample) for sample in samples], dtype=np.float64)
@@ -44,3 +44,10 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     rows += scored * 4 * text.hidden_size * text.vocab_size
     rows += images * image_tokens * (6 * projector + (0 if cached else 2 * tower))
     return rows[order].sum(1)
+
+
+def weights(parameter: "nn.Parameter") -> int:
+    """Weights that ``parameter`` stands for: 4-bit ones lie packed, two in a byte, and multiply like any other."""
+    if parameter.is_floating_point() or parameter.requires_grad:
+        return parameter.numel()
+    return 2 * parameter.numel() * parameter.element_size()

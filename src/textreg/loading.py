@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from textreg import assets, hubs
 from textreg.chat import IMAGE_TOKEN, accept_both_styles
-from textreg.errors import InputError
+from textreg.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import torch
@@ -68,24 +68,52 @@ def reading(place: str, role: str, load: Any, **options: Any) -> Any:
         raise InputError(f"{role}={place}: not a complete {role} ({first}): download or save it again") from None
 
 
+def own(device: str) -> str:
+    """``device`` with the number of this process's GPU: a loader of files takes ``cuda`` for the first one."""
+    from textreg import ranks
+
+    return device if device == "cpu" or ranks.local() is None else f"{device}:{ranks.local()}"
+
+
+@contextmanager
+def room(place: str) -> Iterator[None]:
+    """Turn a full GPU, met while weights are put there, into one line with the cure."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise RunError(
+            f"{place}: its weights do not fit into the GPU's free memory: close what else runs on the GPU, "
+            "set precision=4bit or bf16, or take a smaller model"
+        ) from None
+
+
 def load_model(
     auto: str, place: str, precision: str, device: str, *, projector_fp32: bool = False
 ) -> "PreTrainedModel":
-    """``from_pretrained`` of one model with no missing and no unexpected weights allowed; safetensors only."""
+    """``from_pretrained`` of one model with no missing and no unexpected weights allowed; safetensors only.
+
+    Raises:
+        InputError: it is damaged, or its weights do not fit its config.
+        RunError: it does not fit into the GPU.
+    """
     import transformers
 
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True}
     if precision == "4bit":
-        options |= {"quantization_config": four_bits(), "device_map": {"": device}}
+        options |= {"quantization_config": four_bits(), "device_map": {"": own(device)}}
     loader = getattr(transformers, auto).from_pretrained
-    model, report = reading(place, "model", loader, output_loading_info=True, trust_remote_code=False, **options)
+    with room(place):
+        model, report = reading(place, "model", loader, output_loading_info=True, trust_remote_code=False, **options)
     if report["missing_keys"] or report["mismatched_keys"]:
         name = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])[0]
         raise InputError(
             f"{place}: its weights do not fit its config (first: {name}): it is incomplete or not a {auto}"
         )
     if precision != "4bit":
-        model = model.to(device)
+        with room(place):
+            model = model.to(device)
     if projector_fp32:
         model.model.multi_modal_projector.float()
     return model
@@ -112,7 +140,9 @@ def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedMode
     )
     if report["missing_keys"]:
         raise InputError(f"tower={place}: weights are missing (first: {sorted(report['missing_keys'])[0]})")
-    return tower.requires_grad_(False).to(device), load_image_processor(place, tower)
+    with room(place):
+        tower = tower.requires_grad_(False).to(device)
+    return tower, load_image_processor(place, tower)
 
 
 def load_image_processor(place: str, tower: "PreTrainedModel") -> Any:

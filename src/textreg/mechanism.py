@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ARMS = ("image", "blank", "text")
 WORDS = 12  # of an answer that are looked at: where a caption of one relation ends
+STATES = 64  # rows at a time whose states of every layer are held
 LAYERS = 9  # probed at most: a fit takes seconds on the states of a large model
 
 
@@ -184,8 +185,11 @@ def reference(cell: str) -> str:
     return json.loads(cell)[1]
 
 
-def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, batch_size: int = 64) -> "np.ndarray":
-    """Hidden states at the position that predicts the first answer token: float32 ``(rows, layers + 1, hidden)``."""
+def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, batch_size: int) -> "np.ndarray":
+    """Hidden states at the position that predicts the first answer token: float32 ``(rows, layers + 1, hidden)``.
+
+    ``batch_size``: rows at a time, at most ``STATES``.
+    """
     import numpy as np
     import torch
 
@@ -193,7 +197,7 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, ba
     from textreg.features import projected
     from textreg.generation import Request, encode_prompts
 
-    vlm, out = plain(model), {}
+    vlm, out, batch_size = plain(model), {}, min(batch_size, STATES)
     names = [image if isinstance(image, str) else None for image in table["image_id"]]
     asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
     prompts = encode_prompts(processor, asked, vlm)

@@ -172,6 +172,8 @@ def unfinished(content: Mapping[str, Any]) -> Failure | None:
                 return Failure(f"cell {number} left the notebook by sys.exit({value}); the rest did not run", number)
             if name == "InputError":
                 return Failure(f"{value} (cell {number})", number, user=True)
+            if name == "RunError":
+                return Failure(f"{value} (cell {number})", number)
             return Failure(f"cell {number} raised {name}: {value}"[:500], number)
         if source(cell).strip() and cell.get("execution_count") is None:
             return Failure(f"cell {number} did not run", number)

@@ -144,8 +144,8 @@ def resumable(folder: Path, key: str, *, writes: bool = True) -> Path | None:
         return _whole(folder, tell=writes)
     if not writes:
         return None
-    if latest(folder) is not None:
-        print(f"{folder.name}: checkpoints of another plan found here and discarded")
+    if (other := latest(folder)) is not None:
+        print(f"{other}: of a training with other settings or rows, discarded; the training begins anew")
     discard(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(plan, {"plan": key})

@@ -99,12 +99,13 @@ class StepTrainer(Trainer):
         super().log(logs, start_time)
 
     def not_finite(self) -> RunError:
-        """The error of a diverged run: where it stopped, and the last good checkpoint."""
+        """The error of a diverged run: where it stopped, the last good checkpoint, and what becomes of that."""
         kept = resume.latest(self.checkpoints)
-        where = f"the last good checkpoint is {kept.name}" if kept else "there is no checkpoint yet"
+        where = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
+        cost = ", which begins a new training and discards that checkpoint: copy it to keep it" if kept else ""
         return RunError(
             f"the loss is not a number at step {self.state.global_step + 1}: training stopped, {where}: "
-            "lower learning_rate or raise warmup"
+            f"lower learning_rate or raise warmup{cost}"
         )
 
     def _get_output_dir(self, trial: Any) -> str:
