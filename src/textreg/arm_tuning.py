@@ -4,8 +4,8 @@ A notebook is one process, so a run with several GPUs makes its data and its ali
 this command, and goes on: the arm's manifest is written as the runner writes it, and the runner finds the arm done.
 What is tuned, and how, is what the run's profile and overrides say.  Each process works on its share of every step's
 rows, with the whole model (DDP); ``accelerate launch --use_fsdp`` in place of ``torchrun`` shares the model out as
-well.  The first process alone writes.  Run folder and arm are arguments, not options: torchrun takes ``--run`` for
-its own.
+well (flags: the book, *How to run it*).  The first process alone writes.  Run folder and arm are arguments, not
+options: torchrun takes ``--run`` for its own.
 
     textreg run --profile gpu --to align
     torchrun --nproc-per-node=4 -m textreg.arm_tuning runs/gpu TR
