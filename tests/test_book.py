@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import assets, book, book_pages, config
+from textreg import assets, book, book_pages, book_standing, config
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
 
@@ -82,6 +82,10 @@ def staged(root, page):
     return json.loads((root / f"book/_executed/{page}.ipynb").read_text())
 
 
+def notes(root, page):
+    return ["".join(cell["source"]) for cell in staged(root, page)["cells"] if cell["id"].startswith("book-note")]
+
+
 def test_without_a_run_every_page_says_that_it_was_not_executed(root):
     book.stage(root)
     for page in PAGES:
@@ -97,7 +101,7 @@ def test_a_run_shows_executed_notebooks_without_that_note(root, run):
 
 def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
     assert book.stage(root, run).pages["03_tune"].name == "03_tune-TR.ipynb"
-    assert "`BM`" in "".join(staged(root, "03_tune")["cells"][1]["source"])
+    assert any("`BM`" in note for note in notes(root, "03_tune"))
 
 
 def test_injected_parameters_are_hidden_by_their_tag(root, run):
@@ -144,7 +148,57 @@ def test_machine_paths_do_not_reach_the_book(root, run):
 def test_a_progress_bar_leaves_its_last_state_only(root, run):
     change(run / "notebooks/05_evaluate.ipynb", ("work()", stream("10 %\r50 %\r100 %\r\ndone\n"), []))
     book.stage(root, run)
-    assert staged(root, "05_evaluate")["cells"][1]["outputs"][0]["text"] == "100 %\ndone\n"
+    assert staged(root, "05_evaluate")["cells"][-1]["outputs"][0]["text"] == "100 %\ndone\n"
+
+
+def write_note(run, **changes):
+    note = {"profile": "mine", "scale": "scenes", "seed": 0, "file": "profiles/mine.yaml", "overrides": []}
+    (run / "run.json").write_text(json.dumps(note | changes))
+
+
+def test_what_no_run_recorded_says_that_it_was_not_checked(root, run):
+    book.stage(root, run)
+    assert "no `textreg run` executed it" in notes(root, "05_evaluate")[0]
+    assert "no `textreg run` executed it" in (root / "book/_executed/results.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"unit": "align"}'])
+def test_a_damaged_manifest_costs_a_line_of_the_tables_and_not_the_book(run, text):
+    (run / "align").mkdir()
+    (run / "align/manifest.json").write_text(text)
+    assert "tune" in book_pages.costs_table({"run": run})
+    assert "align" not in book_pages.costs_table({"run": run})
+
+
+def test_a_run_whose_record_is_damaged_says_that_it_was_not_checked(root, run):
+    write_note(run, overrides="seed=1")
+    book.stage(root, run)
+    assert "could not be checked" in notes(root, "05_evaluate")[0]
+
+
+def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
+    """The rest of the repository is real: its notebooks, its laptop profile, and manifests that the run lacks."""
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, root / "notebooks")
+    shutil.copytree(ROOT / "profiles", root / "profiles")
+    write_note(run, profile="laptop", file="profiles/laptop.yaml")
+    (run / "align").mkdir()
+    (run / "align/manifest.json").write_text("{}")
+    book.stage(root, run)
+    assert "whose result does not stand" in notes(root, "02_align")[0]
+    assert "no manifest of this project" in notes(root, "02_align")[0]
+    assert str(run) not in notes(root, "02_align")[0]
+    assert "did not finish" in notes(root, "05_evaluate")[0]
+    shown = (root / "book/_executed/results.md").read_text()
+    assert "of which not everything stands" in shown and "evaluate: did not finish" in shown
+
+
+def test_a_page_of_a_unit_that_stands_has_no_note():
+    found = book_standing.Notes({"02_align": ("align", "code changed")}, frozenset({"02_align", "03_tune-TR"}))
+    assert found.page("03_tune-TR") == ""
+    assert "code changed" in found.page("02_align")
+    assert "does not list it" in found.page("03_tune-OLD")
+    assert book_standing.Notes({}, frozenset({"02_align"})).scores() == ""
 
 
 def test_a_missing_run_folder_is_named(root):

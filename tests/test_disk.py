@@ -140,3 +140,33 @@ def test_of_a_link_to_a_folder_only_the_link_is_removed(tmp_path, target):
     disk.remove_tree(tmp_path / "link")
     assert os.listdir(tmp_path) == ["shared"]
     assert os.listdir(tmp_path / "shared") == ["kept"]
+
+
+def test_what_is_no_file_to_read_is_hashed_by_its_kind_and_target(tmp_path):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    first = disk.HashCache().folder(tmp_path)
+    assert list(first) == ["dangling", "pipe"]
+    (tmp_path / "dangling").unlink()
+    (tmp_path / "dangling").symlink_to("elsewhere")
+    assert disk.HashCache().folder(tmp_path) != first
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "secret.parquet").write_text("x")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(disk, "sha256", refused)
+    with pytest.raises(InputError, match=r"secret\.parquet cannot be read \(Permission denied\); mend"):
+        disk.HashCache().folder(tmp_path)
+    with pytest.raises(InputError, match=r"gone\.parquet is missing"):
+        disk.HashCache().file(tmp_path / "gone.parquet")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every folder")
+def test_a_folder_that_cannot_be_read_does_not_count_as_empty(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(InputError, match="closed cannot be read"):
+        disk.HashCache().folder(tmp_path)

@@ -1,6 +1,8 @@
 """An exported folder loads everywhere it should, equal to what was exported."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -229,6 +231,30 @@ def test_a_run_that_did_not_record_what_an_arm_was_shown_says_which_stage_to_run
     (run / "tune" / "TR" / "shown.csv").unlink()
     with pytest.raises(InputError, match="run the stage tune for arm TR again"):
         card_of_run(run, System("TR", "TR"), read_base(run / "align"))
+
+
+def test_an_earlier_export_loses_its_name_before_its_files(tmp_path, tiny_vlm, monkeypatch):
+    """So a kill while it is deleted leaves no folder that is neither an export nor nothing."""
+    folder = tmp_path / "model"
+    export(*tiny_vlm, folder)
+    whole, seen = sorted(path.name for path in folder.iterdir()), []
+    delete = shutil.rmtree
+
+    def killed(path, *given, **named):
+        if ".removed-" in str(path):
+            seen.append(folder.exists())
+            (Path(path) / "config.json").unlink()
+            raise KeyboardInterrupt
+        return delete(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(*tiny_vlm, folder, overwrite=True)
+    assert seen == [False]
+    export(*tiny_vlm, folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_folder_that_is_no_earlier_export_is_never_replaced(tmp_path, tiny_vlm):

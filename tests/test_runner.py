@@ -1,5 +1,7 @@
 """Runs of a miniature chain: what is executed, what is kept and why, and what each kind of failure leaves behind."""
 
+import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -46,10 +48,12 @@ def repository(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "copy")
 
 
+def place_of(root, *overrides):
+    return plan.Place(root / "runs" / "tiny", root / "notebooks", overrides)
+
+
 def states(root, *overrides):
-    profile = profiles.load("tiny", root)
-    place = plan.Place(root / "runs" / "tiny", root / "notebooks", overrides)
-    found = plan.survey(profile, place, HashCache())
+    found = plan.survey(profiles.load("tiny", root), place_of(root, *overrides), HashCache())
     return {unit.name: state for unit, state in found.items() if state.state != "done"}
 
 
@@ -466,6 +470,59 @@ def test_a_stale_run_is_not_shipped(repository):
     edit(repository, "figures", "<svg>", "<svg >")
     with pytest.raises(RunError, match="figures is stale"):
         shipping.ship(repository / "runs/tiny", repository / "results" / "x", repository)
+
+
+def full(*given, **named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+FULL = "no space left on the disk; free some and run the same command again"
+
+
+@pytest.mark.parametrize(
+    "place", [(plan, "write_json"), (runner.children, "launch"), (runner.reporting.Report, "start")]
+)
+def test_a_disk_that_fills_during_a_run_is_one_line(repository, monkeypatch, place):
+    edit(repository, "figures", "<svg>", "<svg >")
+    monkeypatch.setattr(*place, full)
+    with pytest.raises(RunError) as caught:
+        runner.run("tiny", root=repository, report=quiet())
+    assert str(caught.value).endswith(FULL) and "\n" not in str(caught.value)
+
+
+def test_a_cache_of_hashes_that_finds_no_room_fails_no_run(repository, monkeypatch):
+    monkeypatch.setattr(HashCache, "save", full)
+    assert list(runner.run("tiny", root=repository, report=quiet()).units("kept")) == UNITS
+
+
+def test_a_unit_whose_notebook_finds_no_room_fails_with_that_reason(repository, monkeypatch):
+    run, unit = repository / "runs" / "tiny", Unit("figures")
+    state = plan.assess(profiles.load("tiny", repository), place_of(repository), unit, {}, HashCache())
+    source, given = repository / "notebooks" / unit.notebook, dataclasses.asdict(state.settings)
+    job = execution.Job(
+        unit.stage, None, "tiny", str(run), "runs/tiny", str(source), given, dataclasses.asdict(state.identity)
+    )
+    monkeypatch.setattr(execution.notebooks, "publish", full)
+    monkeypatch.setattr(execution, "_papermill", lambda *given: None)
+    assert execution.execute(job).message.endswith(FULL)
+    assert not (run / unit.folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("evidence", ["whole", "half"])
+def test_a_killed_unit_whose_evidence_finds_no_room_is_still_told(repository, monkeypatch, evidence):
+    run, unit = repository / "runs" / "tiny", Unit("figures")
+    part = run / "notebooks" / ".06_figures.part.ipynb"
+    text = (run / "notebooks" / "06_figures.ipynb").read_bytes()
+    part.write_bytes(text if evidence == "whole" else text[:100])
+    if evidence == "whole":
+        monkeypatch.setattr(notebooks, "write_json", full)
+    state = plan.assess(profiles.load("tiny", repository), place_of(repository), unit, {}, HashCache())
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(writer,))
+    os.close(writer)
+    process.kill()
+    child = runner.children.Child(state, process, os.fdopen(reader, "rb", buffering=0), 0.0, 1)
+    assert runner.children.verdict(child, run).message.startswith("its process was ended by SIGKILL")
 
 
 FAULTS = """

@@ -2,9 +2,9 @@
 
 Staging copies what papermill executed into the git-ignored ``book/_executed/``: it refuses a notebook with a failed or
 unexecuted cell, hides the cells papermill injected (by tag, never by position), and drops machine paths.  A stage that
-no run has executed appears as its source, under a note that says so.  The build is Jupyter Book 1 with warnings as
-errors; afterwards every page of the table of contents must exist, every picture must have an alternative text, and
-nothing may be loaded from another host.
+no run has executed appears as its source, under a note that says so; one whose result no longer stands says why.  The
+build is Jupyter Book 1 with warnings as errors; afterwards every page of the table of contents must exist, every
+picture must have an alternative text, and nothing may be loaded from another host.
 
     python -m textreg.book --run runs/laptop
 """
@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, config, figure_set, notebooks
+from textreg import book_pages, book_standing, config, figure_set, notebooks
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
 
@@ -91,6 +91,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         shutil.rmtree(target)
     target.mkdir(parents=True)
     pages: dict[str, Path | None] = {}
+    standing = book_standing.notes(root, run)
     for number, name in enumerate(config.stages()):
         page = f"{number:02d}_{name}"
         executed, others = _executed(run, page)
@@ -99,10 +100,12 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         content = notebooks.read(source)
         note = book_pages.backbone_note() if page == BACKBONE else NOT_EXECUTED
         content = staged_notebook(content, source, others, run) if executed else _source_notebook(content, note)
+        if executed and (stands := standing.page(executed.stem)):
+            _insert_note(content, stands)
         # Nothing else of a notebook's metadata concerns a reader, and without a language nothing is highlighted.
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    _stage_pages(target, run, results)
+    _stage_pages(target, run, results, standing.scores())
     return Staged(pages)
 
 
@@ -221,7 +224,9 @@ def _source_notebook(content: dict[str, Any], note: str) -> dict[str, Any]:
 
 def _insert_note(content: dict[str, Any], note: str) -> None:
     """Put a note below the title, which is the first cell."""
-    content["cells"].insert(1, {"cell_type": "markdown", "id": "book-note", "metadata": {}, "source": note})
+    number = sum(str(cell.get("id", "")).startswith("book-note") for cell in content["cells"])
+    cell = {"cell_type": "markdown", "id": f"book-note-{number}", "metadata": {}, "source": note}
+    content["cells"].insert(1, cell)
 
 
 def _keep_last_state(cell: dict[str, Any]) -> None:
@@ -232,7 +237,7 @@ def _keep_last_state(cell: dict[str, Any]) -> None:
             output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
-def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
+def _stage_pages(target: Path, run: Path | None, results: Path | None, standing: str) -> None:
     parts, folders = [], {}
     for origin, folder in (("Shipped results", results), ("This run", run)):
         if folder is None or folder == (results if origin == "This run" else None):
@@ -257,7 +262,9 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None) -> None:
         promised = target.parent / "claims.yml"
         # The claims are about the laptop profile; toy runs promise nothing.
         held = promised if promised.is_file() and folder.name != "smoke" else None
-        parts.append(book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held))
+        page = book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
+        heading, _, rest = page.partition("\n")
+        parts.append("\n".join([heading, "", standing if folder == run else "", rest]))
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "published.md").write_text(book_pages.published_page(), encoding="utf-8")

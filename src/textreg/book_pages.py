@@ -271,8 +271,14 @@ def backbone_note() -> str:
 
 def manifests(folder: Path) -> list[dict[str, Any]]:
     """The manifests below a run folder, or below the ``seed-*`` folders of a results folder, oldest first."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("manifest.json"))]
-    return sorted((record for record in records if "unit" in record), key=lambda record: record["started"])
+    records = []
+    for path in sorted(folder.rglob("manifest.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # its page says that it is damaged
+        records += [record] if isinstance(record, dict) and {"unit", "started", "seconds"} <= record.keys() else []
+    return sorted(records, key=lambda record: record["started"])
 
 
 def _seeds(results: Results) -> str:

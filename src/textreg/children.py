@@ -5,6 +5,7 @@ inherits it). A child that vanishes without a last word was killed from outside;
 kept as evidence.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from textreg import execution, notebooks, processes
+from textreg.errors import InputError
 from textreg.notebooks import Failure
 from textreg.plan import Place, State
 from textreg.profiles import Profile
@@ -142,7 +144,9 @@ def verdict(child: Child, run: Path) -> Failure | None:
     temporary = shelf / f".{child.unit.stem}.part.ipynb"
     if temporary.is_file():
         places = notebooks.machine_places(run, _display(run))
-        notebooks.publish(temporary, shelf / f"{child.unit.stem}.failed.ipynb", places, failure)
+        # On a full disk the evidence may be half written, or find no room; the failure itself must still be told.
+        with contextlib.suppress(OSError, InputError):
+            notebooks.publish(temporary, shelf / f"{child.unit.stem}.failed.ipynb", places, failure)
     return failure
 
 

@@ -6,10 +6,12 @@ do does not read gigabytes again.  Paths that come from files are resolved throu
 leave a folder.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -83,6 +85,13 @@ def require_room(folder: Path, free_bytes: int, cure: str = "choose another fold
         )
 
 
+def trouble(error: OSError, place: str) -> str:
+    """What a disk that refused something in ``place`` means for the user, in one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: no space left on the disk; free some and run the same command again"
+    return f"{error.filename or place}: {error.strerror or error}; mend that and run the same command again"
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file; over :data:`SAMPLED_OVER` bytes of its size, first and last MiB (prefixed
     ``sampled-``)."""
@@ -103,11 +112,17 @@ def sha256(path: Path) -> str:
 def files_under(folder: Path) -> Iterator[Path]:
     """Every file under ``folder`` in a fixed order, without hidden names, checkpoints, caches, TensorBoard's files and
     the manifest."""
-    for root, names, files in os.walk(folder):
+    for root, names, files in os.walk(folder, onerror=_refuse_unreadable):
         names[:] = sorted(name for name in names if not _passing(name))
         for name in sorted(files):
             if not _passing(name) and name != "manifest.json":
                 yield Path(root) / name
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """A folder that vanished has no files; one that cannot be read would count as empty."""
+    if isinstance(error, PermissionError):
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or move it away")
 
 
 def _passing(name: str) -> bool:
@@ -134,10 +149,26 @@ class HashCache:
                 self._known = {}
 
     def file(self, path: Path) -> str:
-        """Hash of one file."""
-        stat = path.stat()
+        """Hash of one file; a link to nothing, a pipe or a device counts by its kind and target, it is never opened.
+
+        Raises :class:`InputError` naming a file that cannot be read.
+        """
+        if not path.is_file():
+            if not os.path.lexists(path):
+                raise InputError(f"{path} is missing")
+            target = os.readlink(path) if path.is_symlink() else ""
+            return digest([stat.S_IFMT(path.lstat().st_mode), target])
+        try:
+            return self._content(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror or error}); mend its permissions or move it away"
+            ) from None
+
+    def _content(self, path: Path) -> str:
+        found = path.stat()
         key = str(path.resolve())
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = [found.st_size, found.st_mtime_ns]
         known = self._known.get(key)
         if not (isinstance(known, list) and known[:2] == stamp):
             known = [*stamp, sha256(path)]

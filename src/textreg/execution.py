@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from textreg import manifest, notebooks
-from textreg.disk import HashCache, read_json, remove_tree, write_text
+from textreg.disk import HashCache, read_json, remove_tree, trouble, write_text
 from textreg.errors import InputError, RunError
 from textreg.identity import Identity
 from textreg.notebooks import Failure
@@ -239,14 +239,23 @@ def execute(job: Job, tell: Callable[[Mapping[str, Any]], None] = lambda event: 
 
     ``tell`` is called with events: ``{"cell", "cells"}`` when a cell starts, ``{"line"}`` for a line of output.
     """
+    identity = Identity(**job.identity)
+    try:
+        resumed = prepare(Path(job.run) / job.unit.folder, identity, job.fresh)
+        return _run_and_publish(job, identity, resumed, tell)
+    except OSError as error:
+        return Failure(trouble(error, job.shown))
+
+
+def _run_and_publish(
+    job: Job, identity: Identity, resumed: bool, tell: Callable[[Mapping[str, Any]], None]
+) -> Failure | None:
     import resource
 
     run, unit = Path(job.run), job.unit
     folder, shelf = run / unit.folder, run / "notebooks"
     final, failed = shelf / f"{unit.stem}.ipynb", shelf / f"{unit.stem}.failed.ipynb"
     temporary = shelf / f".{unit.stem}.part.ipynb"
-    identity = Identity(**job.identity)
-    resumed = prepare(folder, identity, job.fresh)
     shelf.mkdir(exist_ok=True)
     for stale in (final, temporary):
         stale.unlink(missing_ok=True)

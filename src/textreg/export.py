@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg import disk
 from textreg.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def export(
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}): free space or choose another folder"
         ) from None
-    if folder.exists():
-        shutil.rmtree(folder)
+    disk.sweep(folder.parent, folder.name)
+    disk.remove_tree(folder)
     partial.rename(folder)
     if push_to:
         push(folder, push_to, private=private)

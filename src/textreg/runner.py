@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from textreg import children, config, manifest, plan, preflight, profiles, reporting
 from textreg import stages as graph
-from textreg.disk import HashCache, remove_tree, require_room, sweep, write_text
+from textreg.disk import HashCache, remove_tree, require_room, sweep, trouble, write_text
 from textreg.errors import InputError, RunError
 from textreg.notebooks import Failure
 from textreg.plan import Place, State
@@ -82,7 +82,8 @@ def run(
     chosen units even if they stand, from scratch.  ``root``: the repository, found by itself.
 
     Raises :class:`InputError` before anything starts, or when a notebook raised one; :class:`RunError` naming every
-    failed unit; ``KeyboardInterrupt`` after Ctrl-C, SIGTERM or SIGHUP, once every child has ended.
+    failed unit, or what the disk refused; ``KeyboardInterrupt`` after Ctrl-C, SIGTERM or SIGHUP, once every child has
+    ended.
     """
     root = root or graph.repository()
     chosen = profiles.load(profile, root)
@@ -101,10 +102,15 @@ def run(
             report.say(f"not yet: {line}", "yellow")
         return Result(folder, {unit: states[unit] for unit in units})
     _require_disk(chosen, place, units)
-    with _sole(folder), _clean_ending():
-        plan.claim(chosen, place, root)
-        run_of_units = _Run(chosen, place, units, force, report)
-        return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
+    try:
+        with _sole(folder), _clean_ending():
+            plan.claim(chosen, place, root)
+            run_of_units = _Run(chosen, place, units, force, report)
+            return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(trouble(error, shown(folder))) from None
 
 
 def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None:
@@ -231,7 +237,8 @@ class _Run:
                 raise
             finally:
                 children.end_all(self.running)
-                self.hashes.save()
+                with contextlib.suppress(OSError):  # the hashes only save time
+                    self.hashes.save()
         outcomes = {unit: self.ended[unit] for unit in self.units}
         result = Result(self.place.run, {unit: self.states[unit] for unit in self.units}, outcomes)
         self.report.close(outcomes, time.monotonic() - clock)
