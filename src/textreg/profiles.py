@@ -175,7 +175,12 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
             raise InputError(f"{path}: {stage} is a mapping of parameters, not {shown(given)}")
         sections[stage] = {key: _value(cls, key, value, f"{path}: {stage}") for key, value in given.items()}
     profile = Profile(name, path, scale, seed, tuple(chosen), sections, _arms(content.get("arms", []), path))
-    check(profile)
+    try:
+        check(profile)
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from None  # what two stages together show names no file
     return profile
 
 
