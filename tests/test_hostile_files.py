@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import profiles, row_files
+from textreg import profiles, row_files, strict_yaml
 from textreg.errors import InputError
 from textreg.features import ImageTable
 
@@ -147,7 +147,7 @@ def test_whatever_a_profile_file_holds_it_is_a_profile_or_one_line(tmp_path, con
 )
 def test_what_yaml_writes_the_strict_loader_reads_as_the_safe_one_does(value):
     text = yaml.safe_dump(value, default_flow_style=False)
-    assert yaml.load(text, Loader=profiles._Loader) == yaml.safe_load(text)
+    assert yaml.load(text, Loader=strict_yaml._Loader) == yaml.safe_load(text)
 
 
 # ------------------------------------------------------------------------------------------------- row files
