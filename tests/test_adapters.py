@@ -1,5 +1,7 @@
 """Adapters touch the language model and the projector alone, start at zero and survive a round trip."""
 
+import json
+
 import pytest
 import torch
 from test_assembly import pixel_inputs
@@ -80,3 +82,30 @@ def test_folding_gives_the_same_logits_and_leaves_no_trace(tiny_vlm):
 def test_a_folder_without_adapter_says_which_stage_to_run(tmp_path, tiny_vlm):
     with pytest.raises(InputError, match="tune"):
         load_adapter(tiny_vlm[0], tmp_path)
+
+
+CONFIGS = {
+    "another method": {"peft_type": "EVIL"},
+    "no method": {"peft_type": None},
+    "a list for a method": {"peft_type": ["LORA"]},
+    "a method of ours without": {"peft_type": "IA3"},
+    "a word for the rank": {"r": "many"},
+    "no rank": {"r": 0},
+    "a number for the layers": {"target_modules": 5},
+    "layers that are not there": {"target_modules": ["nowhere"]},
+    "a pattern that is none": {"target_modules": "("},
+    "a list for it all": [],
+    "a word for it all": "x",
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_damaged_adapter_is_one_line_that_names_the_stage(tmp_path, tiny_llm, tiny_tower, case):
+    model, _ = assemble(str(tiny_llm), str(tiny_tower))
+    save_adapter(attach(model, rank=2, alpha=4), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    content, changed = json.loads(path.read_text()), CONFIGS[case]
+    path.write_text(json.dumps({**content, **changed} if isinstance(changed, dict) else changed))
+    with pytest.raises(InputError, match="run the stage `tune` again") as failure:
+        load_adapter(assemble(str(tiny_llm), str(tiny_tower))[0], tmp_path)
+    assert str(tmp_path) in str(failure.value) and "\n" not in str(failure.value)

@@ -1,12 +1,13 @@
 """Assembly: parts with the hub's layouts become one model that reloads as it was."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from conftest import CHATML, write_llm, write_onevision, write_tower
 
-from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, save_aligned
+from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, read_base, save_aligned
 from textreg.chat import IMAGE_TOKEN
 from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
@@ -342,3 +343,48 @@ def test_a_content_list_is_rendered_like_a_string(tiny_vlm):
     _, processor = tiny_vlm
     parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     assert processor.apply_chat_template(parts) == "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"
+
+
+BASES = {
+    "a number for a model": ({"llm": 5}, "llm = 5"),
+    "nothing for a tower": ({"tower": None}, "tower = None"),
+    "a word for the seed": ({"seed": "x"}, "seed = 'x'"),
+    "true for the seed": ({"seed": True}, "seed = True"),
+    "a fraction for the seed": ({"seed": 1.5}, "seed = 1.5"),
+    "a seed below zero": ({"seed": -1}, "seed = -1"),
+    "a seed without end": ({"seed": 10**30}, "seed = 1000"),
+    "a list of revisions": ({"revisions": ["main"]}, "revisions = ['main']"),
+    "a number for a revision": ({"revisions": {"vlm": 1}}, "revisions.vlm = 1"),
+    "an unknown key": ({"towr": "shipped"}, "unknown key 'towr' (did you mean 'tower'?)"),
+    "a list": ([], "base.json: damaged"),
+    "a number": (7, "base.json: damaged"),
+    "nothing": (None, "base.json: damaged"),
+}
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_a_damaged_base_is_one_line_that_names_the_stage(tmp_path, case):
+    content, expected = BASES[case]
+    (tmp_path / "base.json").write_text(json.dumps(content))
+    refusal(lambda: read_base(tmp_path), expected, "base.json", "run the stage `align` again")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00"])
+def test_a_base_that_is_no_json_is_one_line_too(tmp_path, text):
+    (tmp_path / "base.json").write_text(text)
+    refusal(lambda: read_base(tmp_path), "base.json", "run the stage `align` again")
+
+
+def test_a_projector_of_another_model_is_one_line(tmp_path, tiny_llm, tiny_tower):
+    from safetensors.torch import load_file, save_file
+
+    base = Base(llm=str(tiny_llm), tower=str(tiny_tower))
+    save_aligned(assemble(base.llm, base.tower)[0], tmp_path, base)
+    state = load_file(tmp_path / "projector.safetensors")
+    for spoilt in (
+        {**state, "linear_1.weight": state["linear_1.weight"][:, :-1].contiguous()},
+        {name: tensor for name, tensor in state.items() if name != "linear_2.bias"},
+        {**state, "linear_3.weight": torch.zeros(2)},
+    ):
+        save_file(spoilt, tmp_path / "projector.safetensors")
+        refusal(lambda: load_aligned(tmp_path), "projector.safetensors: not the projector", "linear_", "align")

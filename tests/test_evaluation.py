@@ -294,3 +294,44 @@ def test_tables_are_written_beside_the_answers(asked, tmp_path):
     evaluation.write_tables(tmp_path / "evaluate", answers, {"fidelity": pd.DataFrame({"lf": [1 / 3]})})
     assert pd.read_parquet(tmp_path / "evaluate" / "answers.parquet").equals(answers)
     assert (tmp_path / "evaluate" / "fidelity.csv").read_text() == "lf\n0.333333\n"
+
+
+CHOICES = {
+    "a list": ("[]", "lambda = None"),
+    "nothing in it": ("{}", "lambda = None"),
+    "null": ("null", "lambda = None"),
+    "a word": ('{"lambda": "x"}', "lambda = 'x'"),
+    "a number alone": ("0.5", "lambda = None"),
+    "over one": ('{"lambda": 7}', "lambda = 7"),
+    "below zero": ('{"lambda": -0.1}', "lambda = -0.1"),
+    "no number": ('{"lambda": NaN}', "lambda = nan"),
+    "no end": ('{"lambda": Infinity}', "lambda = inf"),
+    "true": ('{"lambda": true}', "lambda = True"),
+    "a number past any float": (f'{{"lambda": {10**400}}}', "lambda = 1000"),
+    "empty": ("", "damaged"),
+    "torn": ('{"lambda": 0.', "damaged"),
+    "nested": ("[" * 100_000, "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_a_damaged_choice_of_lambda_is_one_line_that_names_the_stage(run, case):
+    content, expected = CHOICES[case]
+    path = run / "merge" / "TR+M" / "choice.json"
+    path.write_text(content)
+    with pytest.raises(InputError) as failure:
+        evaluation.chosen_lambda(run, "TR")
+    message = str(failure.value)
+    assert expected in message and str(path) in message and "stage merge for arm TR again" in message
+    assert "\n" not in message and len(message) < 500
+
+
+def test_an_answer_that_is_none_is_asked_for_again(asked, tmp_path):
+    settings, requests = asked
+    item = [(System("TR", "TR"), requests.iloc[:2], tmp_path / "part.jsonl")]
+    (before,) = evaluation.answer_arm(settings, item)
+    records = [json.loads(line) for line in (tmp_path / "part.jsonl").read_text().splitlines()]
+    records[1]["answer"] = 5
+    (tmp_path / "part.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (after,) = evaluation.answer_arm(settings, item)
+    assert after["answer"].tolist() == before["answer"].tolist()

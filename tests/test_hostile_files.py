@@ -4,6 +4,7 @@ Each case has its expected outcome; nothing raises anything but ``InputError``, 
 """
 
 import json
+import os
 import time
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import profiles, row_files
+from textreg import profiles, row_files, strict_yaml
 from textreg.errors import InputError
 from textreg.features import ImageTable
 
@@ -84,6 +85,7 @@ PROFILES = {
     "path in an arm": ("arms: [{arm: ../../x}]", "arm = '../../x'"),
     "line break in an arm": ('arms: [{arm: "TR\\n"}]', "arm = 'TR\\n'"),
     "run folder elsewhere": ("tune: {run: /etc}", "run is set by the run itself"),
+    "nothing, whose systems no arm makes": ("{}", "evaluate.systems names arm 'BM'"),
     "negative seed": ("seed: -1", "seed = -1"),
     "endless seed": ("seed: " + "9" * 5000, "not valid YAML"),
     "fraction for a seed": ("seed: 1.5", "seed = 1.5"),
@@ -145,7 +147,7 @@ def test_whatever_a_profile_file_holds_it_is_a_profile_or_one_line(tmp_path, con
 )
 def test_what_yaml_writes_the_strict_loader_reads_as_the_safe_one_does(value):
     text = yaml.safe_dump(value, default_flow_style=False)
-    assert yaml.load(text, Loader=profiles._Loader) == yaml.safe_load(text)
+    assert yaml.load(text, Loader=strict_yaml._Loader) == yaml.safe_load(text)
 
 
 # ------------------------------------------------------------------------------------------------- row files
@@ -320,3 +322,61 @@ def test_a_picture_named_by_a_row_file_lies_in_its_folder_or_is_refused(path, tm
     with pytest.raises(InputError, match="image 'x'") as failure:
         table.data("x")
     assert "secret" not in str(failure.value).replace(path, "")
+
+
+@pytest.mark.parametrize("path", ["notes.txt", "a\0b.png", "folder", "pipe.png", "loop.png"])
+def test_what_is_no_picture_in_the_folder_of_pictures_is_not_handed_out(path, tmp_path):
+    inside = tmp_path / "data"
+    (inside / "folder").mkdir(parents=True)
+    (inside / "notes.txt").write_text("secret")
+    (inside / "loop.png").symlink_to("loop.png")
+    os.mkfifo(inside / "pipe.png")
+    with pytest.raises(InputError, match="image 'x'") as failure:
+        ImageTable({}, {"x": path}, inside).data("x")
+    assert "secret" not in str(failure.value) and "\n" not in str(failure.value)
+
+
+ROOTS = {  # the folder that a file of pictures names for their paths, ~ being the home folder
+    "/": False,
+    "/etc": False,
+    "/etc/ssh": False,
+    "/proc/self": False,
+    "~": False,
+    "~/..": False,
+    "~/.ssh": False,
+    "~/photos/../.config/x": False,
+    "photos": False,
+    "a\0b": False,
+    "~/photos": True,
+    "~/.cache/huggingface": True,
+    "/srv/coco/train2017": True,
+}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_file_of_pictures_names_a_folder_of_pictures_or_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    named = root.replace("~", str(tmp_path / "home"))
+    table = tmp_path / "elsewhere" / "run" / "prepare_data" / "images.parquet"
+    row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": "etc/passwd"}, "scene": None}
+    with row_files.RowWriter(table, row_files.IMAGES, image_root=named) as writer:
+        writer.write(row)
+    if ROOTS[root]:
+        assert str(ImageTable.read(table).root) == named
+        return
+    with pytest.raises(InputError, match=r"prepare_data\.image_folder") as failure:
+        ImageTable.read(table)
+    assert "images.parquet" in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_a_run_may_keep_its_pictures_anywhere_in_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = tmp_path / ".local" / "run"
+    row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": "x.png"}, "scene": None}
+    for place in (run / "pictures", run / "prepare_data" / "pictures"):
+        with row_files.RowWriter(
+            run / "prepare_data" / "images.parquet", row_files.IMAGES, image_root=place
+        ) as writer:
+            writer.write(row)
+        assert ImageTable.read(run / "prepare_data" / "images.parquet").root == place

@@ -86,3 +86,22 @@ def test_every_record_that_was_appended_survives_a_kill(tmp_path):
     last = int(said[-2 if len(said) > 1 else -1]) if said else 19
     with Journal(path) as journal:
         assert all(f"k{number}" in journal for number in range(last + 1))
+
+
+OF_ANOTHER_FORM = [
+    '{"key": "b"}',
+    '{"key": "b", "answer": 5}',
+    '{"key": "b", "answer": null}',
+    '{"key": "b", "answr": "x"}',
+]
+
+
+@pytest.mark.parametrize("line", OF_ANOTHER_FORM)
+def test_a_record_without_what_is_needed_of_it_is_asked_for_again(tmp_path, line):
+    path = tmp_path / "j.jsonl"
+    path.write_text(f'{{"key": "a", "answer": "x"}}\n{line}\n{{"key": "c", "answer": ""}}\n')
+    with Journal(path, {"answer": str}) as journal:
+        assert "b" not in journal and len(journal) == 2
+        journal.append("b", {"answer": "again"})
+    with Journal(path, {"answer": str}) as journal:
+        assert [journal[key]["answer"] for key in "abc"] == ["x", "again", ""]

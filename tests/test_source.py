@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textreg import profiles
+from textreg import strict_yaml
 
 MODULES = sorted((Path(__file__).parents[1] / "src" / "textreg").glob("**/*.py"))
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -27,12 +27,12 @@ def offences(text: str) -> list[str]:
             continue
         name = ast.unparse(node.func)
         given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-        strict_yaml = {*map(ast.unparse, node.args[1:]), *given.values()} & {"_Loader", "loader"}
+        strict = {*map(ast.unparse, node.args[1:]), *given.values()} & {"_Loader", "loader"}
         checks = (
             (name, name in FORBIDDEN_CALLS),
             *((word, given.get(word, "False") != "False") for word in ("shell", "trust_remote_code", "allow_pickle")),
             ("torch.load without weights_only", name == "torch.load" and given.get("weights_only") != "True"),
-            ("yaml.load with another loader", name == "yaml.load" and not strict_yaml),
+            ("yaml.load with another loader", name == "yaml.load" and not strict),
         )
         found += [f"{node.lineno}: {what}" for what, wrong in checks if wrong]
     return found
@@ -63,4 +63,4 @@ def test_each_of_these_would_be_found(line):
 
 
 def test_the_loader_of_profiles_is_a_safe_one():
-    assert issubclass(profiles._Loader, yaml.SafeLoader)
+    assert issubclass(strict_yaml._Loader, yaml.SafeLoader)

@@ -9,13 +9,15 @@ extra passes, and the weights are put back bit for bit afterwards.
     >>> save_adapter(tuned, "tune/TR/adapter")
 """
 
+import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg.errors import InputError
+from textreg.errors import InputError, shown
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -72,18 +74,40 @@ def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
     from safetensors import SafetensorError
 
     folder = Path(folder)
+    cure = "run the stage `tune` again with --force"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name} here: run the stage `tune` for this arm first")
+    _check_lora(folder / "adapter_config.json", cure)
     try:
         with quiet_peft():
             return PeftModel.from_pretrained(model, str(folder)).eval()
     except SafetensorError as error:
-        raise InputError(f"{folder}: damaged adapter ({error}): run the stage `tune` again with --force") from None
+        raise InputError(f"{folder}: damaged adapter ({error}): {cure}") from None
     except RuntimeError as error:
         raise InputError(
-            f"{folder}: the adapter does not fit the aligned model ({str(error).splitlines()[0]})"
+            f"{folder}: the adapter does not fit the aligned model ({_first_line(error)}): {cure}"
         ) from None
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, re.error) as error:
+        # What peft makes of a value that it reads without looking, such as a rank that is a word.
+        raise InputError(
+            f"{folder}: adapter_config.json is damaged ({type(error).__name__}: {_first_line(error)}): {cure}"
+        ) from None
+
+
+def _check_lora(path: Path, cure: str) -> None:
+    """Raise InputError unless the file is the configuration of a LoRA."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({_first_line(error)}): {cure}") from None
+    kind = content.get("peft_type") if isinstance(content, dict) else None
+    if kind != "LORA":
+        raise InputError(f"{path}: peft_type = {shown(kind)}, only LORA is read: {cure}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def plain(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":

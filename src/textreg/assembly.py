@@ -14,12 +14,12 @@ patches (SigLIP).  Image processors are the Pillow ones, so that torchvision is 
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.chat import IMAGE_TOKEN
-from textreg.errors import InputError
+from textreg.errors import InputError, did_you_mean, shown
 from textreg.loading import (
     has_class_token,
     load_image_processor,
@@ -199,13 +199,29 @@ def save_aligned(model: "PreTrainedModel", folder: str | Path, base: Base) -> No
 
 def read_base(folder: str | Path) -> Base:
     """What the aligned model in ``folder`` is made of; raises as :func:`load_aligned` does."""
+    from pydantic import TypeAdapter, ValidationError
+
     path = Path(folder) / "base.json"
+    cure = "run the stage `align` again with --force"
     try:
-        return Base(**json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        base = TypeAdapter(Base).validate_json(text, strict=True)
+        unknown = json.loads(text).keys() - {each.name for each in fields(Base)}
     except FileNotFoundError:
         raise InputError(f"{folder}: no {path.name} here: run the stage `align` first") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{folder}: damaged ({error}): run the stage `align` again with --force") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        spot = ".".join(str(step)[:40] for step in first["loc"])
+        wrong = f"{spot} = {shown(first['input'])}" if spot else "not what align writes"
+        raise InputError(f"{path}: damaged ({wrong}: {first['msg']}): {cure}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}): {cure}") from None
+    if unknown:
+        known = [each.name for each in fields(Base)]
+        raise InputError(f"{path}: unknown key {shown(min(unknown))}{did_you_mean(min(unknown), known)}: {cure}")
+    if not 0 <= base.seed < 2**32:
+        raise InputError(f"{path}: damaged (seed = {shown(base.seed)}): {cure}")
+    return base
 
 
 def load_aligned(
@@ -228,7 +244,14 @@ def load_aligned(
     except SafetensorError as error:
         raise InputError(f"{folder}: damaged ({error}): run the stage `align` again with --force") from None
     model, processor = load_base(base, precision=precision, device=device)
-    model.model.multi_modal_projector.load_state_dict(state)
+    try:
+        model.model.multi_modal_projector.load_state_dict(state)
+    except RuntimeError as error:
+        first = [line.strip() for line in str(error).splitlines() if line.strip()][:2][-1]
+        raise InputError(
+            f"{folder / PROJECTOR}: not the projector of the model in base.json ({first[:160]}): run the stage "
+            "`align` again with --force"
+        ) from None
     return model, processor
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "answers.jsonl"
 ANSWERS = "answers.parquet"
+RECORD = {"answer": str, "finish": str, "tokens_in": int, "tokens_out": int}  # what the journal keeps of an answer
 MAX_TOKENS = 64
 AS_SERVED = 1.0  # the merge coefficient of a model that nobody merged here
 
@@ -62,7 +63,7 @@ def evaluate(
     options = {"temperature": 0, "max_tokens": max_tokens}
     keys = [request_key(service, options, probe) for probe in probes.probes]
     unanswered: Counter[str] = Counter()
-    with Journal(out / JOURNAL) as journal:
+    with Journal(out / JOURNAL, RECORD) as journal:
         pending = {key: probe for key, probe in zip(keys, probes.probes, strict=True) if key not in journal}
         kept = len(set(keys)) - len(pending)
         if pending:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.config import Evaluate, Merge
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, did_you_mean, shown
 from textreg.journal import Journal
 from textreg.processes import die_with_parent
 
@@ -61,11 +61,22 @@ def system(run: str | Path, name: str) -> System:
 
 
 def chosen_lambda(run: str | Path, arm: str) -> float:
-    """The lambda that ``04_merge`` chose for an arm on the validation split."""
+    """The lambda in 0..1 that ``04_merge`` chose for an arm on the validation split.
+
+    Raises :class:`InputError` where ``choice.json`` is missing or damaged, or holds no such lambda.
+    """
     path = Path(run) / "merge" / f"{arm}{MERGED}" / "choice.json"
     if not path.is_file():
         raise InputError(f"{path} is missing; run the stage merge for arm {arm} first")
-    return float(json.loads(path.read_text("utf-8"))["lambda"])
+    cure = f"run the stage merge for arm {arm} again with --force"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}); {cure}") from None
+    lam = content.get("lambda") if isinstance(content, dict) else None
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam <= 1:
+        raise InputError(f"{path}: lambda = {shown(lam)}, a number from 0 to 1 is expected; {cure}")
+    return float(lam)
 
 
 def sweep_requests(run: str | Path, split: str) -> "pd.DataFrame":
@@ -105,7 +116,7 @@ def answer_arm(
     for which, requests, part in items:
         plan = answer_plan(settings, which, requests)
         keys = (f"{plan}|" + requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
-        with Journal(part) as journal:
+        with Journal(part, {"answer": str}) as journal:
             missing = [position for position, key in enumerate(keys) if key not in journal]
             if missing:
                 if model is None:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from textreg.errors import InputError, RunError, did_you_mean
+from textreg.errors import InputError, RunError
+from textreg.image_table import BLANK, ImageTable
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from transformers import PreTrainedModel
 
-BLANK = "blank"
 IN_MEMORY = 2**30
 
 
@@ -37,89 +37,6 @@ class Features(Protocol):
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``image_features`` [images, tokens, width] or ``pixel_values`` [images, 3, side, side]."""
         ...
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """``images.parquet``: encoded pictures, or paths relative to ``root``, by image id.
-
-    The id ``blank`` is always known: the table's own row if it has one, else a uniform mid-grey picture.
-    """
-
-    encoded: dict[str, bytes]
-    paths: dict[str, str]
-    root: Path
-    blank_side: int = 48
-
-    @classmethod
-    def read(
-        cls, table: str | Path, root: str | Path | None = None, *, ids: Iterable[str] | None = None
-    ) -> "ImageTable":
-        """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path).
-
-        ``ids``: only these images and the blank one, because all pictures of a real run are gigabytes.
-
-        Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
-        Raises :class:`InputError` as :func:`textreg.row_files.opened` does, and for an image that is nowhere.
-        """
-        from textreg.row_files import CURE, image_root, opened
-
-        encoded: dict[str, bytes] = {}
-        paths: dict[str, str] = {}
-        wanted_ids = None if ids is None else {BLANK, *ids}
-        # Batch by batch: real pictures are gigabytes, and a whole table would hold them twice.
-        with opened(table, ["image_id", "image"]) as (file, wanted):
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for image_id, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    if wanted_ids is not None and image_id not in wanted_ids:
-                        continue
-                    if image is None or (image["bytes"] is None and image["path"] is None):
-                        raise InputError(f"{table}: image {image_id!r} has neither bytes nor a path; {CURE}")
-                    if image["bytes"] is not None:
-                        encoded[image_id] = image["bytes"]
-                    else:
-                        paths[image_id] = image["path"]
-        return cls(encoded, paths, Path(root) if root else image_root(table) or Path(table).parent)
-
-    def __len__(self) -> int:
-        return len(self.encoded) + len(self.paths)
-
-    @property
-    def ids(self) -> list[str]:
-        """All image ids, those with bytes first."""
-        return [*self.encoded, *self.paths]
-
-    def data(self, image_id: str) -> bytes:
-        """Encoded bytes of one image.
-
-        Raises:
-            InputError: unknown id, or a path that is missing or leads out of the data folder.
-        """
-        if image_id in self.encoded:
-            return self.encoded[image_id]
-        if image_id == BLANK and image_id not in self.paths:
-            from PIL import Image
-
-            from textreg.images import GREY, encode_png
-
-            return encode_png(Image.new("RGB", (self.blank_side, self.blank_side), GREY))
-        if image_id not in self.paths:
-            raise InputError(f"image {image_id!r} is not in the image table{did_you_mean(image_id, self.ids[:5000])}")
-        path = (self.root / self.paths[image_id]).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise InputError(
-                f"image {image_id!r}: its path leads out of {self.root}: use a path inside the data folder"
-            )
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise InputError(f"image {image_id!r}: {error.strerror} ({self.paths[image_id]} in {self.root})") from None
-
-    def image(self, image_id: str) -> "Image":
-        """The decoded picture, RGB, under the limits of :func:`textreg.images.open_image`."""
-        from textreg.images import open_image
-
-        return open_image(self.data(image_id), f"image {image_id!r}")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,19 @@ MAX_BYTES = 100 * 2**20
 GREY = (127, 127, 127)
 
 
+def is_image(data: bytes) -> bool:
+    """Whether the bytes begin as an image of a known format does; whether it is whole only :func:`open_image` says."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # known by its beginning, and damaged, or far too large
+        return True
+
+
 def open_image(source: str | Path | bytes, name: str = "", *, max_pixels: int = MAX_PIXELS) -> "Image":
     """The picture of a file or of encoded bytes: RGB, decoded to the last pixel.
 

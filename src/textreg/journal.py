@@ -1,6 +1,7 @@
 """Append-only JSON lines that survive a kill: what was paid for once is never asked for again.
 
-One record per line, under the key it was asked for.  A line is written with its line break in one call and handed to
+One record per line, under the key it was asked for.  A record that does not hold what the caller needs of one is left
+out, as if it had never been answered.  A line is written with its line break in one call and handed to
 the system at once, so a killed process leaves at most one torn last line, which the next one cuts off; damage anywhere
 else is an error, since somebody edited the file.  One process writes at a time, held by a lock beside the file.
 
@@ -12,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from io import BufferedRandom
 from pathlib import Path
+from types import MappingProxyType, UnionType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,10 +24,15 @@ KEY = "key"
 
 
 class Journal:
-    """Records by key, on disk and in memory.  Raises InputError when it is damaged, or open in another process."""
+    """Records by key, on disk and in memory.
 
-    def __init__(self, path: str | Path):
+    ``needs``: fields that a record has, and what they hold, such as ``{"answer": str}``; another one is passed over,
+    and its key is not known.  Raises InputError when the file is damaged, or open in another process.
+    """
+
+    def __init__(self, path: str | Path, needs: Mapping[str, type | UnionType] = MappingProxyType({})):
         self.path = Path(path)
+        self._needs = needs
         self._records: dict[str, dict[str, Any]] = {}
         self._file: BufferedRandom | None = None
         self._lock = FileLock(self.path.parent / f".{self.path.name}.lock")
@@ -89,6 +96,7 @@ class Journal:
                     f"{self.path}, line {number}: not a record of this journal; repair the line, or delete the file "
                     "and lose what it keeps"
                 ) from None
-            yield str(key), record
+            if all(name in record and isinstance(record[name], kind) for name, kind in self._needs.items()):
+                yield str(key), record
         self._file.seek(whole)
         self._file.truncate()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Row = tuple[str, str, str]
 MAX_CHARS = 4000
 MAX_TOKENS = 200
+RECORD = {"ok": bool, "reasons": str, "tokens_in": int, "tokens_out": int}  # what the journal keeps of a verdict
 POINTS = ("asked_language", "unmixed", "right_script")
 
 
@@ -113,7 +114,7 @@ class LLMJudge:
     def __call__(self, rows: Iterable[Row]) -> list[Verdict]:
         rows = list(rows)
         keys = [self.key(answer, language) for _, answer, language in rows]
-        with Journal(self.journal) as journal:
+        with Journal(self.journal, RECORD) as journal:
             pending, early = {}, set()
             for key, (_, answer, language) in zip(keys, rows, strict=True):
                 if key in journal:
@@ -129,7 +130,9 @@ class LLMJudge:
                     verdicts.append(undecided[key] if key not in counted else replace(undecided[key], cached=True))
                     counted.add(key)
                 else:
-                    verdicts.append(Verdict(**journal[key], cached=key in early or key in counted))
+                    verdicts.append(
+                        Verdict(**{name: journal[key][name] for name in RECORD}, cached=key in early or key in counted)
+                    )
                     counted.add(key)
         return verdicts
 

@@ -176,4 +176,4 @@ def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema, wanted: li
 def image_root(path: str | Path) -> Path | None:
     """The folder that the image paths of ``images.parquet`` are relative to; ``None`` where all images are bytes."""
     metadata = pq.read_schema(path).metadata or {}
-    return Path(metadata[ROOT_KEY].decode()) if ROOT_KEY in metadata else None
+    return Path(metadata[ROOT_KEY].decode("utf-8", "replace")) if ROOT_KEY in metadata else None
