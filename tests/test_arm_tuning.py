@@ -37,6 +37,7 @@ def run(tmp_path, tiny_llm, tiny_tower):
     file, folder = tmp_path / "pair.yaml", tmp_path / "run"
     file.write_text(PROFILE.format(llm=tiny_llm, tower=tiny_tower))
     profile, place = profiles.load(str(file)), plan.Place(folder, ROOT / "notebooks")
+    plan.claim(profile, place, ROOT)
     rows = [row | {"source": "tiny", "task": "caption", "language": "en"} for row in row_table().to_dict("records")]
     blank = {"split": "train", "scene": None}
     images = [
@@ -52,7 +53,6 @@ def run(tmp_path, tiny_llm, tiny_tower):
             writer.write_many(content)
     model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower))
     assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
-    plan.claim(profile, place, ROOT)
     for unit in (Unit("prepare_data"), Unit("align")):
         state = plan.assess(profile, place, unit, {}, HashCache())
         record = {"profile": "pair", "notebook": "", "started": "", "seconds": 0.0, "peak_memory_mb": 0.0}
@@ -135,7 +135,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 AGREE = """
 from textreg import ranks
-print("smallest", ranks.smallest(4 + 4 * ranks.leads(), "cpu"))
+print(f"smallest {ranks.smallest(4 + 4 * ranks.leads(), 'cpu')}\\n", end="", flush=True)
 ranks.leave()
 """
 

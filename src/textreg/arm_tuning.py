@@ -63,9 +63,9 @@ def tune(settings: Tune, out: Path) -> TrainLog:
     run = Path(settings.run)
     rows, order = tuning.arm_rows(settings)
     model, processor = assembly.load_aligned(run / "align", precision=settings.precision, device=how.device)
-    images = features.ImageTable.read(run / "prepare_data" / "images.parquet")
     ids = rows["image_id"].dropna().unique()
-    seen = features.open_features(model, processor, images, ids=ids, cache=settings.cache_features)
+    images = features.ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
+    seen = features.open_features(model, processor, images, run / "features", ids=ids, cache=settings.cache_features)
     model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
     log = train(model, processor, rows, seen, settings, out, order=order.positions)
     if ranks.leads():
