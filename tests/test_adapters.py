@@ -109,3 +109,15 @@ def test_a_damaged_adapter_is_one_line_that_names_the_stage(tmp_path, tiny_llm, 
     with pytest.raises(InputError, match="run the stage `tune` again") as failure:
         load_adapter(assemble(str(tiny_llm), str(tiny_tower))[0], tmp_path)
     assert str(tmp_path) in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_an_adapter_that_lacks_tensors_is_refused_and_not_half_loaded(tmp_path, tiny_llm, tiny_tower):
+    from safetensors.torch import load_file, save_file
+
+    save_adapter(attach(assemble(str(tiny_llm), str(tiny_tower))[0], rank=2, alpha=4), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    state = load_file(file)
+    state.pop(next(name for name in state if "lora_B" in name))
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"adapter_model.safetensors lacks .*lora_B.*tune.* again"):
+        load_adapter(assemble(str(tiny_llm), str(tiny_tower))[0], tmp_path)

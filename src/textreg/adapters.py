@@ -81,7 +81,12 @@ def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
     _check_lora(folder / "adapter_config.json", cure)
     try:
         with quiet_peft():
+            # peft only warns, and goes on with a half-trained model.
+            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
             return PeftModel.from_pretrained(model, str(folder)).eval()
+    except UserWarning as warning:
+        missing = _first_line(warning).rpartition(": ")[2]
+        raise InputError(f"{folder}: adapter_model.safetensors lacks {missing[:120]}: {cure}") from None
     except SafetensorError as error:
         raise InputError(f"{folder}: damaged adapter ({error}): {cure}") from None
     except RuntimeError as error:

@@ -206,7 +206,7 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
         some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(
             f"{shown(place.run)} holds {some} but no {RUN_FILE}: no run made it, and a run would replace what is "
-            "there; choose an empty folder with --run"
+            "there; choose an empty folder with --run, or delete it if notebooks run by hand have left it"
         )
     return mine
 
