@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import assets, book, book_pages, book_standing, config
+from textreg import assets, book, book_pages, book_standing, config, figure_set
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
 
@@ -56,10 +56,19 @@ def root(tmp_path):
     return root
 
 
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory):
+    """The figures of the miniature results, which every test would draw again."""
+    folder = tmp_path_factory.mktemp("drawn")
+    figure_set.draw_all(load_results(write_run(folder / "run")), folder / "figures")
+    return folder / "figures"
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A run folder with scores and one executed notebook per stage; ``tune`` ran for two arms."""
+def run(tmp_path, figures):
+    """A run folder with scores, figures and one executed notebook per stage; ``tune`` ran for two arms."""
     folder = write_run(tmp_path / "runs" / "mine")
+    shutil.copytree(figures, folder / "figures")
     (folder / "notebooks").mkdir()
     for page in PAGES[1:]:
         for name in [f"{page}-BM", f"{page}-TR"] if page == "03_tune" else [page]:
@@ -255,11 +264,18 @@ def test_questions_are_shown_by_kind_with_their_number(run):
 
 def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root, run):
     shipped = write_run(root / "results" / "laptop")
+    shutil.copytree(run / "figures", shipped / "figures")
     book.stage(root, run, shipped)
     page = (root / "book/_executed/results.md").read_text()
     first, second = page.split("## This run (mine)")
     assert first.count("{figure}") == 10 and "{figure}" not in second
     assert "Systems on image prompts" in second and "06_figures" in second
+
+
+def test_results_without_figures_are_drawn_for_the_book(root, run):
+    shutil.rmtree(run / "figures")
+    book.stage(root, run)
+    assert len(list((root / "book/_executed/figures-0").glob("*.svg"))) == 10
 
 
 def test_a_figure_has_a_caption_of_its_own_below_it(root, run):

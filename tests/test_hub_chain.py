@@ -57,7 +57,14 @@ def run(tmp_path_factory, tiny_llm, tiny_tower):
             "activation_checkpointing": True,
         },
         "merge": {**short, "lambdas": [0.5, 1.0]},
-        "evaluate": {**short, "systems": SYSTEMS, "frontier_lambdas": [0.25], "judge": "none", "bootstrap": 20},
+        "evaluate": {
+            **short,
+            "systems": SYSTEMS,
+            "frontier_lambdas": [0.25],
+            "judge": "none",
+            "bootstrap": 20,
+            "workers": 1,
+        },
         "mechanism": {"probe_images": 2, "batch_size": 4, "max_new_tokens": 4},
         "arms": [
             {"arm": "BM", "text": "none"},
