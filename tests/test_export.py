@@ -199,6 +199,17 @@ def test_a_card_tells_what_its_system_was_shown_and_its_test_results_at_its_lamb
     assert card_of_run(run, System("TR+M", "TR", 0.25), base).fidelity == []
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("none", {"text": "none"}), ("english", {"text": "english", "share": 0.25})]
+)
+def test_a_card_names_the_share_of_text_only_where_there_was_text(run, text, told):
+    record = {"parameters": {"text": text, "text_share": 0.25, "steps": 9}}
+    (run / "tune" / "TR" / "manifest.json").write_text(json.dumps(record))
+    settings = card_of_run(run, System("TR", "TR"), read_base(run / "align")).settings
+    assert settings["steps"] == 9
+    assert {name.removeprefix("text "): value for name, value in settings.items() if "text" in name} == told
+
+
 def test_a_card_made_before_the_evaluation_shows_the_validation_images_and_says_so(run):
     table = pd.DataFrame([{"language": "no", "arm": "image", "n": 4, "lf": 0.25}])
     card = card_of_run(run, System("TR", "TR"), read_base(run / "align"), table)

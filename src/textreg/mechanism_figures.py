@@ -101,6 +101,7 @@ def turning(table: pd.DataFrame, out: str | Path) -> Saved:
                 _curve(ax, shown[shown["system"] == system], "words", "kept", mark, behind)
             per_cent(ax, "still in the asked language (%)" if ax is axes[0] else "", axis="y")
             ax.set(xlabel="words of the answer", title=ARMS[arm].label, xlim=(-0.2, means["words"].max() + 0.2))
+            ax.set_xticks(range(0, int(means["words"].max()) + 1, 3))
             ax.grid(axis="both")
         legend_above(fig, axes[0], len(marks), [handle(mark, line=True) for mark in marks.values()])
     counts = [count for count in (1, 3, 6, means["words"].max()) if count in set(means["words"])]

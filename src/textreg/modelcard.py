@@ -140,5 +140,8 @@ def settings_of(run: Path, which: "System") -> dict[str, object]:
     manifest = folder / "manifest.json"
     if manifest.is_file():
         parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
-        found |= {name.replace("_", " "): parameters[name] for name in TOLD if name in parameters}
+        told = [name for name in TOLD if name in parameters]
+        if parameters.get("text") == "none":  # the share of rows that there are not
+            told = [name for name in told if name not in ("text_share", "text_phases")]
+        found |= {name.replace("_", " "): parameters[name] for name in told}
     return found
