@@ -232,6 +232,27 @@ def test_the_frontier_names_its_ends_and_the_backbone_once():
     assert sorted(annotations(figures.frontier(points))) == ["BM (λ = 1)", "TR (λ = 1)", "backbone"]
 
 
+def test_the_names_of_the_frontier_cover_neither_each_other_nor_a_point():
+    from matplotlib.text import Text
+
+    points = sweep_table(1)
+    for crowded in (points, points.assign(visual=0.9 + 0.02 * points["visual"])):
+        fig = figures.frontier(crowded)
+        for ax in fig.axes:
+            boxes = [Text.get_window_extent(label) for label in ax.texts if label.get_text()]
+            assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
+            dots = ax.transData.transform(np.column_stack([crowded["visual"], crowded["lf_plus"]]))
+            assert not any(box.contains(*dot) for box in boxes for dot in dots)
+
+
+def test_a_point_above_the_break_is_not_drawn_again_below_it():
+    points = sweep_table(1)
+    upper, lower = figures.frontier(points).axes
+    heights = [{y for line in ax.lines if line.get_marker() not in ("", "None") and line.get_linestyle() == "None"
+                for y in line.get_ydata()} for ax in (upper, lower)]  # fmt: skip
+    assert heights[0] and heights[1] and not heights[0] & heights[1]
+
+
 def test_the_frontier_breaks_its_axis_only_where_a_curve_comes_from_far_below():
     far, near = sweep_table(1), sweep_table(1).query("system == 'TR'")
     assert break_of(far, "lf_plus") == pytest.approx(0.85) and break_of(near, "lf_plus") is None
@@ -243,7 +264,8 @@ def test_the_frontier_breaks_its_axis_only_where_a_curve_comes_from_far_below():
 def test_a_curve_of_means_leaves_out_a_lambda_that_only_some_seeds_have():
     points = pd.concat([sweep_table(2), sweep_table(1).query("`lambda` == 0.5").assign(**{"lambda": 0.4})])
     own = points.query("system == 'TR'")
-    (curve,) = [line for line in figures.frontier(own).axes[0].lines if len(line.get_xdata()) == 4]
+    lines = [line for line in figures.frontier(own).axes[0].lines if line.get_linestyle() != "None"]
+    (curve,) = [line for line in lines if len(line.get_xdata()) == 4]
     assert sorted(curve.get_xdata()) == sorted(own.query("`lambda` != 0.4").groupby("lambda")["visual"].mean())
 
 

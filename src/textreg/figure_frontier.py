@@ -5,14 +5,18 @@ and not 0 to 100 %, and where a curve comes from far below, the vertical axis is
 curve of the system that keeps the language best, below it the way of the others.  ``figures`` re-exports the drawing.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from textreg.figure_data import require
 from textreg.figure_files import size, style
@@ -45,11 +49,13 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
         for column, seen in enumerate(panels):
             axes = grid[:, column]
             for ax, bounds in zip(axes, parts, strict=True):
-                _curves(ax, sweep, seen, fidelity, marks, chosen or {})
-                _scale(ax, "y", bounds)
+                # A point on the break belongs to the upper part alone.
+                shown = (bounds[0], 1.0 if ax is axes[0] else np.nextafter(bounds[1], 0.0))
+                _curves(ax, sweep, seen, fidelity, marks, chosen or {}, shown)
+                broken = (cut == bounds[0], cut == bounds[1])
+                _scale(ax, "y", bounds, broken)
                 _scale(ax, "x", _limits(sweep[seen]))
                 ax.grid(axis="both")
-            _name_ends(axes, sweep, seen, fidelity, marks, cut)
             axes[-1].set_xlabel(MEASURES["chrf" if seen == "visual" and not captions_judged(sweep) else seen])
             if cut is not None:
                 _show_break(*axes)
@@ -59,6 +65,9 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: Mapping[
             ring = {"markersize": 10, "markerfacecolor": "none", "markeredgecolor": "#222222"}
             handles.append(Line2D([], [], marker="o", linestyle="", label="chosen lambda", **ring))
         legend_above(fig, grid[0, 0], len(handles), handles)
+        fig.draw_without_rendering()  # names are placed by pixels, which the layout decides
+        for column, seen in enumerate(panels):
+            _name_ends(grid[:, column], sweep, seen, fidelity, marks, cut)
     return fig
 
 
@@ -84,46 +93,87 @@ def _curve(rows: pd.DataFrame, seen: str, fidelity: str) -> pd.DataFrame:
     return found.loc[complete, [(seen, "mean"), (fidelity, "mean")]].droplevel(1, axis=1).sort_index()
 
 
-def _curves(ax: Axes, sweep: pd.DataFrame, seen: str, fidelity: str, marks: Mapping, chosen: Mapping) -> None:
+def _curves(
+    ax: Axes,
+    sweep: pd.DataFrame,
+    seen: str,
+    fidelity: str,
+    marks: Mapping,
+    chosen: Mapping,
+    shown: tuple[float, float],
+) -> None:
+    """Every curve, and the points whose fidelity lies within ``shown``."""
     for system, rows in sweep.groupby("system", sort=False):
         look = marks[system]
         if rows["seed"].nunique() > 1:
-            ax.plot(rows[seen], rows[fidelity], look.marker, color=look.colour, alpha=0.22, markersize=4)
+            single = rows[rows[fidelity].between(*shown)]
+            ax.plot(single[seen], single[fidelity], look.marker, color=look.colour, alpha=0.22, markersize=4)
         curve = _curve(rows, seen, fidelity)
-        ax.plot(curve[seen], curve[fidelity], color=look.colour, linestyle=look.line, marker=look.marker)
-        if system in chosen and chosen[system] in curve.index:
+        ax.plot(curve[seen], curve[fidelity], color=look.colour, linestyle=look.line)
+        points = curve[curve[fidelity].between(*shown)]
+        ax.plot(points[seen], points[fidelity], look.marker, color=look.colour)
+        if system in chosen and chosen[system] in points.index:
             ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "#222222"}
-            ax.plot(*curve.loc[chosen[system]], "o", **ring)
-        if 0.0 in curve.index:
+            ax.plot(*points.loc[chosen[system]], "o", **ring)
+        if 0.0 in points.index:
             base = SYSTEMS["backbone"]
-            ax.plot(*curve.loc[0.0], base.marker, color=base.colour, markersize=8, zorder=4)
+            ax.plot(*points.loc[0.0], base.marker, color=base.colour, markersize=8, zorder=4)
 
 
 def _name_ends(
     axes: np.ndarray, sweep: pd.DataFrame, seen: str, fidelity: str, marks: Mapping, cut: float | None
 ) -> None:
     """Both ends of every curve by name, with a thin line to the point; the backbone, where curves meet, once."""
-    left, right = axes[0].get_xlim()
+    drawn = {system: _curve(rows, seen, fidelity) for system, rows in sweep.groupby("system", sort=False)}
+    curves = {system: curve for system, curve in drawn.items() if len(curve)}
+    taken: dict[Axes, list[Bbox]] = {ax: _covered(ax, curves.values(), seen, fidelity) for ax in axes}
     named = set()
-    for system, rows in sweep.groupby("system", sort=False):
-        curve = _curve(rows, seen, fidelity)
+    for system, curve in curves.items():
         for lam in (curve.index[0], curve.index[-1]):
-            x, y = curve.loc[lam]
+            point = curve.loc[lam]
             # Lambda 1 is the arm itself, under the name that it has everywhere else.
             text = {0.0: "backbone", 1.0: f"{system.removesuffix('+M')} (λ = 1)"}.get(lam, f"λ = {lam:g}")
-            if text in named:
-                continue
-            named.add(text)
-            ax = axes[0] if cut is None or y >= cut else axes[-1]
-            side = 1 if (right - x) / (right - left) > 0.33 else -1  # where a label has room
-            low, high = ax.get_ylim()
-            rise = 1 if (y - low) / (high - low) < 0.25 or 0 < lam < 1 else -1
-            ax.annotate(
-                text, (x, y), (18 * side, 20 * rise), textcoords="offset points",
-                ha="left" if side > 0 else "right", va="center",
-                color=marks[system].colour if lam else SYSTEMS["backbone"].colour,
-                arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
-            )  # fmt: skip
+            if text not in named:
+                named.add(text)
+                ax = axes[0] if cut is None or point[fidelity] >= cut else axes[-1]
+                colour = marks[system].colour if lam else SYSTEMS["backbone"].colour
+                taken[ax].append(_name(ax, text, (point[seen], point[fidelity]), colour, taken[ax]))
+
+
+def _covered(ax: Axes, curves: Iterable[pd.DataFrame], seen: str, fidelity: str) -> list[Bbox]:
+    """Small boxes (pixels) along the curves of an axes, which a name should not cover."""
+    boxes = []
+    for curve in curves:
+        points = ax.transData.transform(curve[[seen, fidelity]].to_numpy(float))  # (lambdas, 2)
+        for first, second in itertools.pairwise(points):
+            for share in np.linspace(0, 1, 24):
+                x, y = first + share * (second - first)
+                boxes.append(Bbox.from_bounds(x - 4, y - 4, 8, 8))
+    return boxes
+
+
+def _name(ax: Axes, text: str, point: tuple[float, float], colour: str, taken: list[Bbox]) -> Bbox:
+    """Write ``text`` near ``point``, inside, where it covers least of what is ``taken``; its place (pixels)."""
+    renderer = FigureCanvasAgg(ax.figure).get_renderer()
+    best, least, place = None, np.inf, None
+    for distance, (side, rise) in itertools.product((1.0, 1.6, 2.3), itertools.product((1, -1), (-1, 1, 0))):
+        label = ax.annotate(
+            text, point, (18 * side * distance, 20 * rise * distance), textcoords="offset points",
+            ha="left" if side > 0 else "right", va="center", color=colour,
+            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
+        )  # fmt: skip
+        label.set_in_layout(False)
+        label.update_positions(renderer)
+        box = Text.get_window_extent(label, renderer)
+        outside = not (ax.bbox.contains(box.x0, box.y0) and ax.bbox.contains(box.x1, box.y1))
+        cost = sum(box.overlaps(other) for other in taken) + 50 * outside + distance
+        if cost < least:
+            if best is not None:
+                best.remove()
+            best, least, place = label, cost, box
+        else:
+            label.remove()
+    return place
 
 
 def _limits(values: pd.Series) -> tuple[float, float]:
@@ -132,14 +182,14 @@ def _limits(values: pd.Series) -> tuple[float, float]:
     return max(float(low), 0.0), min(float(np.ceil((values.max() + 0.005) / GRID) * GRID), 1.0)
 
 
-def _scale(ax: Axes, axis: str, bounds: tuple[float, float]) -> None:
+def _scale(ax: Axes, axis: str, bounds: tuple[float, float], broken: tuple[bool, bool] = (False, False)) -> None:
     low, high = bounds
-    room = 0.03 * (high - low)  # for a marker at either end
+    below, above = (0.0 if end else 0.03 * (high - low) for end in broken)  # room for a marker at an end of the data
     which = ax.xaxis if axis == "x" else ax.yaxis
     step = next((step for step in (0.05, 0.1, 0.2) if (high - low) / step <= 6), 0.2)
     which.set_major_locator(MultipleLocator(step))
     which.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-    ax.set(**{f"{axis}lim": (low - room, high + room)})
+    ax.set(**{f"{axis}lim": (low - below, high + above)})
 
 
 def _show_break(upper: Axes, lower: Axes) -> None:
