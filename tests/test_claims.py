@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from result_folders import fidelity_table, write_run
 
@@ -9,7 +10,8 @@ from textreg import claims
 from textreg.errors import InputError
 from textreg.figure_data import load_results
 
-FILE = Path(__file__).parents[1] / "book" / "claims.yml"
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "book" / "claims.yml"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,10 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path, line):
     path.write_text("- {claim: c, origin: ours, of: [BM, image, lf], at_least: 0}\n- " + line)
     with pytest.raises(InputError, match="claim 2"):
         claims.load(path)
+
+
+@pytest.mark.parametrize("seed", sorted(path.name for path in (ROOT / "results/laptop").glob("seed-*")))
+def test_what_the_mechanism_notebook_says_of_the_shipped_runs_is_what_their_files_say(seed):
+    """In words there: the first-word account fails, and the probe still reads the asked language."""
+    verdicts = pd.read_csv(ROOT / "results/laptop" / seed / "mechanism/verdicts.csv")
+    assert verdicts["held"].tolist() == [False, False, False, True]
