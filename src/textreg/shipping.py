@@ -31,6 +31,7 @@ FILES = (
     "prepare_data/mixture.csv",
     "align/log.csv",
     "tune/*/log.csv",
+    "tune/*/shown.csv",
     "merge/*/*.csv",
     "merge/*/*.json",
     "evaluate/*.csv",
