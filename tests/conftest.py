@@ -17,6 +17,16 @@ CORPUS = (
 )
 
 
+#: Files of minutes, the longest first: a process that began one last would leave the other idle.
+LONG = ("test_jobs", "test_kills", "test_training", "test_hub_chain", "test_stage_kills", "test_runner")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file stays."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False):
     """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
