@@ -10,6 +10,13 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+#: A template that takes the content of a turn as a list of parts.
+LISTS = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
 CORPUS = (
     "Describe the image in one sentence. A small red square above a large blue circle. Describe la imagen. "
     "Un cuadrado rojo pequeño. What colour is the circle? Blue. Ein kleines gelbes Quadrat. Πράσινος κύκλος. "
@@ -135,6 +142,25 @@ def write_onevision(folder: Path, llm: Path, tower: Path) -> Path:
         size={"height": 24, "width": 24}, image_grid_pinpoints=config.image_grid_pinpoints
     ).save_pretrained(folder)
     return folder
+
+
+def pixel_inputs(processor, side=24):
+    """A red picture and a question about it, as the model takes them."""
+    from PIL import Image
+
+    return processor(images=Image.new("RGB", (side, side), "red"), text="<image>\nWhat?", return_tensors="pt")
+
+
+def disturbed(model):
+    """An adapter far from zero."""
+    import torch
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
 
 
 @pytest.fixture(scope="session")

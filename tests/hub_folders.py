@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from textreg.config import PrepareData
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 
@@ -113,3 +115,39 @@ def messages(path: Path, rows: int = 6, language: str | None = None) -> Path:
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines), "utf-8")
     return path
+
+
+def visual_folder(folder, shades, names=None, **extra):
+    """A LLaVA-like folder whose pictures 0.png, 1.png, ... have these shades."""
+    folder.mkdir(parents=True)
+    names = names or [f"{number}.png" for number in range(len(shades))]
+    records = []
+    for number, (name, shade) in enumerate(zip(names, shades, strict=True)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(shade))
+        records.append({"id": name, "image": name, "conversations": conversation(number), **extra})
+    (folder / "rows.json").write_text(json.dumps(records), "utf-8")
+    return str(folder)
+
+
+def settings(tmp_path: Path, **changes) -> PrepareData:
+    """Settings of ``prepare_data`` whose every source is a small folder below ``tmp_path``."""
+    values = {
+        "scale": "hub",
+        "align_data": str(pretrain(tmp_path / "lcs", archive=True)),
+        "visual_data": [str(onevision(tmp_path / "ov"))],
+        "text_data": [
+            str(aya(tmp_path / "aya")),
+            str(messages(tmp_path / "more" / "chat.jsonl")),
+        ],
+        "evaluation_data": str(crossmodal(tmp_path / "xm3600")),
+        "languages": ["en", "de", "quz"],
+        "text_languages": ["es", "ga"],
+        "held_out": [],
+        "align_rows": 6,
+        "visual_rows": 5,
+        "text_rows": 8,
+        "validation_images": 2,
+        "test_images": 3,
+    }
+    return PrepareData(**(values | changes))

@@ -4,21 +4,11 @@ import json
 
 import pytest
 import torch
-from test_assembly import pixel_inputs
+from conftest import disturbed, pixel_inputs
 
 from textreg.adapters import attach, folded, load_adapter, lora_layers, save_adapter
 from textreg.assembly import assemble
 from textreg.errors import InputError
-
-
-def disturbed(model):
-    """An adapter far from zero."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    return model
 
 
 def test_a_fresh_adapter_changes_nothing(tiny_vlm):

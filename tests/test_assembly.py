@@ -5,18 +5,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import CHATML, write_llm, write_onevision, write_tower
+from conftest import CHATML, pixel_inputs, write_llm, write_onevision, write_tower
 
 from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, read_base, save_aligned
 from textreg.chat import IMAGE_TOKEN
 from textreg.errors import InputError, RunError
 from textreg.features import image_tokens
-
-
-def pixel_inputs(processor, side=24):
-    from PIL import Image
-
-    return processor(images=Image.new("RGB", (side, side), "red"), text="<image>\nWhat?", return_tensors="pt")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_chat import LISTS
+from conftest import LISTS
 
 from textreg.batches import IGNORE, Sample, StepBatches, encode, padded, shuffled_order
 from textreg.errors import InputError

@@ -1,17 +1,11 @@
 """Chat rendering and the spans that are learnt, on templates of the shapes found on the hub."""
 
 import pytest
-from conftest import CHATML, tiny_tokenizer
+from conftest import CHATML, LISTS, tiny_tokenizer
 
 from textreg.chat import accept_both_styles, content_style, render, scored_spans
 from textreg.errors import InputError
 
-LISTS = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
-    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
 FORGETFUL = (
     "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"

@@ -7,10 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import write_llm, write_onevision, write_tower
+from conftest import disturbed, pixel_inputs, write_llm, write_onevision, write_tower
 from safetensors import safe_open
-from test_adapters import disturbed
-from test_assembly import pixel_inputs
 
 from textreg import row_files, status
 from textreg.adapters import attach, load_adapter, save_adapter

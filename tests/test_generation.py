@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_adapters import disturbed
+from conftest import disturbed
 
 from textreg import generation
 from textreg.adapters import attach

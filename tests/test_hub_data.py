@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from textreg import hub_data, hub_images, hub_prepare, hubs, row_files
-from textreg.config import PrepareData
 from textreg.errors import InputError
 
 
@@ -205,32 +204,10 @@ def test_pickled_weights_are_refused(tmp_path):
         hubs.resolve(str(tmp_path))
 
 
-def hub_settings(tmp_path, **changes):
-    values = {
-        "scale": "hub",
-        "align_data": str(hub_folders.pretrain(tmp_path / "lcs", archive=True)),
-        "visual_data": [str(hub_folders.onevision(tmp_path / "ov"))],
-        "text_data": [
-            str(hub_folders.aya(tmp_path / "aya")),
-            str(hub_folders.messages(tmp_path / "more" / "chat.jsonl")),
-        ],
-        "evaluation_data": str(hub_folders.crossmodal(tmp_path / "xm3600")),
-        "languages": ["en", "de", "quz"],
-        "text_languages": ["es", "ga"],
-        "held_out": [],
-        "align_rows": 6,
-        "visual_rows": 5,
-        "text_rows": 8,
-        "validation_images": 2,
-        "test_images": 3,
-    }
-    return PrepareData(**(values | changes))
-
-
 @pytest.fixture
 def prepared(tmp_path):
     lines = []
-    result = hub_prepare.prepare(hub_settings(tmp_path), tmp_path / "out", lines.append)
+    result = hub_prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "out", lines.append)
     return tmp_path / "out", result, "\n".join(lines)
 
 
@@ -263,14 +240,14 @@ def test_the_text_rows_follow_the_plan_and_the_control_is_english(prepared):
 
 def test_preparing_twice_gives_the_same_bytes(tmp_path, prepared):
     folder, _, _ = prepared
-    hub_prepare.prepare(hub_settings(tmp_path), tmp_path / "again", lambda line: None)
+    hub_prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "again", lambda line: None)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def test_the_image_table_opens_with_the_folder_its_paths_are_relative_to(tmp_path):
     images = hub_folders.pretrain(tmp_path / "lcs") / "images"
-    settings = hub_settings(tmp_path, align_data=str(tmp_path / "lcs"), image_folder=str(images))
+    settings = hub_folders.settings(tmp_path, align_data=str(tmp_path / "lcs"), image_folder=str(images))
     (tmp_path / "lcs" / "images.zip").unlink()
     hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
     root = row_files.image_root(tmp_path / "out" / "images.parquet")
@@ -281,7 +258,7 @@ def test_the_image_table_opens_with_the_folder_its_paths_are_relative_to(tmp_pat
 
 def test_no_english_text_for_the_control_is_an_error(tmp_path):
     only_irish = str(hub_folders.messages(tmp_path / "ga" / "chat.jsonl", language="gle"))
-    settings = hub_settings(tmp_path, text_data=[only_irish], text_languages=["ga"])
+    settings = hub_folders.settings(tmp_path, text_data=[only_irish], text_languages=["ga"])
     with pytest.raises(InputError, match="no English text row for the control"):
         hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
 
@@ -289,7 +266,7 @@ def test_no_english_text_for_the_control_is_an_error(tmp_path):
 def test_a_text_language_that_no_source_has_is_left_out_and_said(tmp_path):
     lines = []
     plan = hub_prepare.text_plan(
-        hub_settings(tmp_path, text_languages=["es", "ca"]), {("aya", "es"): 20}, lines.append
+        hub_folders.settings(tmp_path, text_languages=["es", "ca"]), {("aya", "es"): 20}, lines.append
     )
     assert plan.languages == ("es",)
     assert lines == ["no text row in ca in any source: left out of the mixture"]

@@ -7,8 +7,8 @@ import hub_folders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_hub_data import hub_settings
-from test_hub_names import visual_folder
+from hub_folders import settings as hub_settings
+from hub_folders import visual_folder
 
 from textreg import hub_data, hub_images, hub_prepare, hubs, row_files
 from textreg.errors import InputError

@@ -4,23 +4,11 @@ import json
 
 import hub_folders
 import pytest
-from test_hub_data import hub_settings
+from hub_folders import settings as hub_settings
+from hub_folders import visual_folder
 
 from textreg import hub_data, hub_prepare, row_files
 from textreg.errors import InputError
-
-
-def visual_folder(folder, shades, names=None, **extra):
-    """A LLaVA-like folder whose pictures 0.png, 1.png, ... have these shades."""
-    folder.mkdir(parents=True)
-    names = names or [f"{number}.png" for number in range(len(shades))]
-    records = []
-    for number, (name, shade) in enumerate(zip(names, shades, strict=True)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(hub_folders.png(shade))
-        records.append({"id": name, "image": name, "conversations": hub_folders.conversation(number), **extra})
-    (folder / "rows.json").write_text(json.dumps(records), "utf-8")
-    return str(folder)
 
 
 def stored(folder):
