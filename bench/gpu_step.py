@@ -24,8 +24,8 @@ import torch
 from textreg import planning, profiles, shapes
 from textreg.adapters import attach
 from textreg.assembly import llava_processor
-from textreg.config import Align, PrepareData, Tune
 from textreg.errors import InputError
+from textreg.settings import Align, PrepareData, Tune
 from textreg.shapes import LanguageModel, Tower
 from textreg.training import train
 

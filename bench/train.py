@@ -24,9 +24,9 @@ import torch
 
 from textreg.adapters import attach
 from textreg.assembly import assemble
-from textreg.config import Tune
 from textreg.features import ImageTable, open_features
 from textreg.generation import Request, answer
+from textreg.settings import Tune
 from textreg.training import train
 
 WORDS = [f"w{number}" for number in range(1490)]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import image_table, row_table
 
-from textreg import assembly, config, profiles
+from textreg import assembly, profiles
 from textreg.errors import InputError
 from textreg.notebooks import source
 from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
+from textreg.settings import Align, Tune, value_of
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_align.ipynb"
 
@@ -64,10 +65,10 @@ def test_the_notebook_trains_when_it_takes_steps(run, tiny_llm, tiny_tower):
 
 def test_no_steps_without_a_published_model_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"steps = 0 .* vlm"):
-        config.Align(steps=0)
+        Align(steps=0)
     path = tmp_path / "none.yaml"
     path.write_text("name: none\nscale: scenes\nseed: 0\nalign: {steps: 0}\narms: [{arm: BM, text: none}]\n")
     with pytest.raises(InputError, match=r"none\.yaml.*align.*steps = 0 .* vlm"):
         profiles.check(profiles.load(str(path)))
     with pytest.raises(InputError, match="steps"):
-        config.value_of(config.Tune, "steps", 0, "tune")
+        value_of(Tune, "steps", 0, "tune")

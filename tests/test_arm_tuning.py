@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from textreg import arm_tuning, assembly, compute, manifest, plan, probing, profiles, ranks, resume
 from textreg.adapters import attach
-from textreg.disk import HashCache
 from textreg.errors import InputError
+from textreg.files import HashCache
 from textreg.learner import Learner
 from textreg.row_files import IMAGES, ROWS, RowWriter
 from textreg.stages import Unit
@@ -154,7 +154,7 @@ def test_processes_agree_on_the_smallest_micro_batch(tmp_path):
 def test_the_probe_takes_what_all_processes_can_take(monkeypatch, tiny_vlm, tiny_rows):
     """CUDA is a stand-in: eight rows fit here, two in the other process."""
     from textreg.batches import encode
-    from textreg.config import Tune
+    from textreg.settings import Tune
 
     model, processor = tiny_vlm
     samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from textreg import assembly, assets, backbone, languages, tower
-from textreg.config import Backbone
 from textreg.errors import InputError
+from textreg.settings import Backbone
 
 SIZES = {"hidden": 32, "layers": 1, "heads": 2, "tower_hidden": 16, "tower_layers": 1, "tower_heads": 2}
 TINY = Backbone(vocabulary=400, image_size=24, patch_size=6, **SIZES)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textreg import backbone, languages
-from textreg.config import Backbone
 from textreg.grammar import caption
 from textreg.scenes import COLOURS, MAX_OBJECTS, SHAPES, SIZES, Group, Scene, sample
+from textreg.settings import Backbone
 
 TINY = Backbone(vocabulary=600, hidden=32, layers=1, heads=2, llm_steps=200, llm_batch=8)
 

@@ -9,12 +9,13 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import assets, book, book_pages, book_standing, config, figure_set
+from textreg import assets, book, book_pages, book_standing, figure_set
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
+from textreg.settings import stages
 
 ROOT = Path(__file__).parents[1]
-PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(config.stages())]
+PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(stages())]
 
 
 def notebook(title, *cells):

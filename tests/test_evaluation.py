@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from textreg import adapters, assembly, evaluation
-from textreg.config import Evaluate
 from textreg.errors import InputError
 from textreg.evaluation import System
+from textreg.settings import Evaluate
 
 REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
 

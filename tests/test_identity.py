@@ -5,12 +5,13 @@ import json
 import hub_folders
 import pytest
 
-from textreg import config, identity
-from textreg.disk import HashCache
+from textreg import identity
+from textreg.files import HashCache
+from textreg.settings import Align, PrepareData
 
 
 def hashed(**settings):
-    return identity.local_data(config.PrepareData(scale="hub", **settings), HashCache())
+    return identity.local_data(PrepareData(scale="hub", **settings), HashCache())
 
 
 def test_a_changed_visual_check_is_another_input(tmp_path):
@@ -46,7 +47,7 @@ def test_data_below_the_home_folder_counts_by_content(tmp_path, monkeypatch):
     first = hashed(text_data=["~/chat.jsonl"])
     hub_folders.messages(tmp_path / "chat.jsonl", rows=7)
     assert first and hashed(text_data=["~/chat.jsonl"]) != first
-    place = identity.parameters(config.PrepareData(text_data=["~/chat.jsonl"]))["text_data"]
+    place = identity.parameters(PrepareData(text_data=["~/chat.jsonl"]))["text_data"]
     assert place == ["local:chat.jsonl"]
 
 
@@ -62,5 +63,5 @@ def test_two_folders_of_one_name_both_count(tmp_path):
 
 @pytest.mark.parametrize("name", ["owner/name", "owner/name@v1:data/*.parquet", "shipped", "", "./nowhere"])
 def test_a_hub_id_and_what_is_not_there_name_no_local_content(name):
-    assert identity.local_data(config.Align(llm=name), HashCache()) == {}
-    assert identity.parameters(config.Align(llm=name))["llm"] == name
+    assert identity.local_data(Align(llm=name), HashCache()) == {}
+    assert identity.parameters(Align(llm=name))["llm"] == name

@@ -40,19 +40,22 @@ arms:
   - {arm: TR}
 """
 PREPARE = """
-from textreg import config, prepare
-prepare.write(config.collect(config.PrepareData, globals()))
+from textreg import prepare
+from textreg.settings import PrepareData, collect
+prepare.write(collect(PrepareData, globals()))
 """
 OPEN = """
 from pathlib import Path
-from textreg import {names}, assembly, config, features, training
+from textreg import assembly, features, training
+from textreg.settings import STAGE, collect
 from textreg.compute import set_up
-settings = config.collect(config.{stage}, globals())
+settings = collect(STAGE, globals())
 folder = Path(settings.run)
 set_up(settings.threads, precision=settings.precision)
 images = features.ImageTable.read(folder / "prepare_data" / "images.parquet")
 """
-ALIGN = OPEN.format(names="row_files", stage="Align") + """
+ALIGN = OPEN.replace("STAGE", "Align") + """
+from textreg import row_files
 base = assembly.Base(settings.llm, settings.tower, settings.vlm, settings.seed)
 model, processor = assembly.load_base(base, precision=settings.precision)
 rows = row_files.read_rows(folder / "prepare_data" / "align.parquet")
@@ -60,7 +63,8 @@ seen = features.open_features(model, processor, images, ids=rows["image_id"].uni
 training.train(model, processor, rows, seen, settings, folder / "align")
 assembly.save_aligned(model, folder / "align", base)
 """  # fmt: skip
-TUNE = OPEN.format(names="adapters, tuning", stage="Tune") + """
+TUNE = OPEN.replace("STAGE", "Tune") + """
+from textreg import adapters, tuning
 out = folder / "tune" / settings.arm
 rows, order = tuning.arm_rows(settings)
 out.mkdir(parents=True, exist_ok=True)
@@ -73,8 +77,9 @@ adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
-from textreg import config, evaluation, fidelity
-settings = config.collect(config.Evaluate, globals())
+from textreg import evaluation, fidelity
+from textreg.settings import Evaluate, collect
+settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
 requests = evaluation.read_requests(settings.run, "test", settings.arms)
 work = [(evaluation.system(settings.run, name), requests) for name in settings.systems]

@@ -19,8 +19,8 @@ import pytest
 import tiny_chain
 
 from textreg import execution, runner
-from textreg.disk import HashCache
 from textreg.errors import InputError
+from textreg.files import HashCache
 from textreg.stages import Unit
 
 COMMAND = """

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from textreg import config, identity, manifest
-from textreg.disk import HashCache, write_json
+from textreg import identity, manifest
 from textreg.errors import InputError
+from textreg.files import HashCache, write_json
 from textreg.identity import Identity
+from textreg.settings import Align, Tune, stages
 from textreg.stages import Unit
 
 MINE = Identity({"seed": 0, "steps": 5}, {"03_tune.ipynb": "aa", "textreg.training": "bb"}, {"align": "cc"})
@@ -107,14 +108,14 @@ def test_each_kind_of_change_is_told_in_its_own_words():
 
 @pytest.mark.parametrize("key", sorted(identity.WITHOUT_EFFECT))
 def test_settings_without_effect_are_settings_that_exist(key):
-    assert any(key in vars(cls()) for cls in config.stages().values())
+    assert any(key in vars(cls()) for cls in stages().values())
 
 
 def test_where_and_how_fast_do_not_identify_a_result_and_what_is_computed_does():
-    here = identity.parameters(config.Tune())
-    assert identity.parameters(config.Tune(run="elsewhere", threads=8, workers=3, log_steps=1)) == here
-    assert identity.parameters(config.Tune(seed=1)) != here
-    assert identity.parameters(config.Tune(rank=4)) != here
+    here = identity.parameters(Tune())
+    assert identity.parameters(Tune(run="elsewhere", threads=8, workers=3, log_steps=1)) == here
+    assert identity.parameters(Tune(seed=1)) != here
+    assert identity.parameters(Tune(rank=4)) != here
 
 
 def test_a_local_folder_counts_by_its_content_and_not_by_its_place(tmp_path):
@@ -123,7 +124,7 @@ def test_a_local_folder_counts_by_its_content_and_not_by_its_place(tmp_path):
         folder = tmp_path / place / "llm"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
-        settings = config.Align(llm=str(folder))
+        settings = Align(llm=str(folder))
         found.append((identity.parameters(settings), identity.local_data(settings, HashCache())))
     assert found[0] == found[1]
     assert found[0][0]["llm"] == "local:llm"

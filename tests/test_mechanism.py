@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from textreg import adapters, assembly, features, generation, languages, mechanism, row_files, scenes
-from textreg.config import Mechanism
 from textreg.errors import InputError
 from textreg.grammar import caption, parse
 from textreg.prepare import images, requests
+from textreg.settings import Mechanism
 
 CODES = ["en", "es", "el"]
 

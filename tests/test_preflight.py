@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from textreg import config, hubs, planning, preflight, profiles, runner
+from textreg import hubs, planning, preflight, profiles, runner
 from textreg.errors import InputError
 from textreg.planned_sizes import Size
 from textreg.planning import Plan
 from textreg.reporting import Report
+from textreg.settings import Evaluate, Merge, Tune
 
 REPOSITORY = Path(__file__).parents[1]
 MIB = 2**20
@@ -28,15 +29,15 @@ def nothing_optional(monkeypatch):
 
 def test_a_missing_package_is_one_line_with_the_unit_and_what_to_install(nothing_optional):
     settings = {
-        "tune[TR]": config.Tune(precision="4bit"),
-        "merge[TR]": config.Merge(precision="4bit"),
-        "evaluate": config.Evaluate(identifier="glotlid"),
+        "tune[TR]": Tune(precision="4bit"),
+        "merge[TR]": Merge(precision="4bit"),
+        "evaluate": Evaluate(identifier="glotlid"),
     }
     assert preflight.missing_packages(settings) == [
         "tune[TR]: precision = 4bit needs a package: pip install 'textreg[gpu]', or change precision",
         "evaluate: identifier = glotlid needs a package: pip install 'textreg[glotlid]', or change identifier",
     ]
-    assert preflight.missing_packages({"evaluate": config.Evaluate()}) == []
+    assert preflight.missing_packages({"evaluate": Evaluate()}) == []
 
 
 def test_a_run_without_its_package_ends_before_its_first_stage_and_a_dry_run_says_so(
@@ -54,7 +55,7 @@ def test_a_run_without_its_package_ends_before_its_first_stage_and_a_dry_run_say
 def disks(tmp_path, monkeypatch):
     """A run folder and a hub cache with 100 MiB free each; what ``require_room`` was asked for."""
     free = shutil.disk_usage(tmp_path)._replace(free=100 * MIB)
-    monkeypatch.setattr("textreg.disk.shutil.disk_usage", lambda place: free)
+    monkeypatch.setattr("textreg.files.shutil.disk_usage", lambda place: free)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return tmp_path / "run", tmp_path / "cache"

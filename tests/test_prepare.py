@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from textreg import grammar, instructions, languages, prepare, scenes
-from textreg.config import PrepareData
 from textreg.errors import InputError
 from textreg.row_files import IMAGES, RowWriter, read_rows
+from textreg.settings import PrepareData
 
 SMALL = {
     "languages": ["en", "es", "eu", "el"],

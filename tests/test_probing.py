@@ -7,10 +7,10 @@ from textreg import compute, training
 from textreg.adapters import attach
 from textreg.assembly import assemble
 from textreg.batches import StepBatches, encode
-from textreg.config import Tune
 from textreg.features import open_features
 from textreg.learner import Learner
 from textreg.probing import largest, one_pass
+from textreg.settings import Tune
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from textreg import config, profiles, stages
+from textreg import profiles, stages
+from textreg import settings as config
 from textreg.errors import InputError
 
 ROOT = Path(__file__).parents[1]

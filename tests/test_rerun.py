@@ -21,9 +21,9 @@ from result_folders import answers_table
 from rich.console import Console
 
 from textreg import evaluation, fidelity, manifest, plan, profiles, runner
-from textreg.config import Evaluate
 from textreg.identity import parameters
 from textreg.reporting import Report
+from textreg.settings import Evaluate
 from textreg.stages import Unit, shown
 
 ROOT = Path(__file__).parents[1]

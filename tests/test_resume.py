@@ -11,8 +11,8 @@ from conftest import image_table, row_table
 from textreg import resume, training
 from textreg.adapters import attach
 from textreg.assembly import assemble
-from textreg.config import Tune
 from textreg.features import open_features
+from textreg.settings import Tune
 
 SETTINGS = Tune(steps=6, batch_size=8, learning_rate=5e-3, log_steps=2, checkpoint_steps=2)
 

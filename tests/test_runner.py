@@ -14,9 +14,9 @@ import tiny_chain
 from filelock import FileLock
 from rich.console import Console
 
-from textreg import config, execution, manifest, notebooks, plan, profiles, runner, shipping, stages, status
-from textreg.disk import HashCache
+from textreg import execution, manifest, notebooks, plan, profiles, runner, settings, shipping, stages, status
 from textreg.errors import InputError, RunError
+from textreg.files import HashCache
 from textreg.reporting import Report
 from textreg.stages import Unit
 
@@ -187,7 +187,7 @@ def test_a_run_clears_what_a_killed_removal_left(repository):
     assert not any(folder.exists() for folder in left)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in config.stages() if stage != "backbone"])
+@pytest.mark.parametrize("stage", [stage for stage in settings.stages() if stage != "backbone"])
 def test_a_folder_with_nothing_but_the_note_of_an_attempt_lacks_its_artefacts(tmp_path, stage):
     (tmp_path / execution.ATTEMPT).write_text("a digest")
     assert stages.missing_artefacts(Unit(stage), tmp_path) == list(stages.ARTEFACTS[stage])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from textreg.disk import HashCache
+from textreg.files import HashCache
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """

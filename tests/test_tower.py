@@ -8,9 +8,9 @@ import torch
 from transformers import SiglipImageProcessorPil
 
 from textreg import tower
-from textreg.config import Backbone
 from textreg.errors import InputError
 from textreg.scenes import COLOURS, SHAPES, SIZES, Group, Scene, render, sample
+from textreg.settings import Backbone
 
 TINY = Backbone(
     tower_hidden=16, tower_layers=1, tower_heads=2, image_size=24, patch_size=6, tower_steps=200, tower_batch=8

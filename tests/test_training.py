@@ -16,9 +16,9 @@ from textreg import resume, training
 from textreg.adapters import attach
 from textreg.assembly import assemble
 from textreg.batches import IGNORE, StepBatches, encode
-from textreg.config import Align, Tune
 from textreg.errors import InputError, RunError
 from textreg.features import open_features, projected
+from textreg.settings import Align, Tune
 from textreg.training import Learner, train
 
 SETTINGS = Tune(steps=6, batch_size=8, learning_rate=5e-3, log_steps=2)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from textreg import row_files, tuning
-from textreg.config import Tune
 from textreg.errors import InputError
+from textreg.settings import Tune
 
 
 @pytest.fixture

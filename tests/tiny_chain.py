@@ -8,7 +8,7 @@ itself.
 import json
 from pathlib import Path
 
-from textreg import config, notebooks, stages
+from textreg import notebooks, settings, stages
 
 PROFILE = """
 name: tiny
@@ -87,7 +87,7 @@ def cell(text: str, *tags: str) -> dict:
 
 def parameters_cell(stage: str) -> dict:
     """The parameters cell of a stage, with the defaults of its settings class."""
-    values = notebooks.defaults(config.stages()[stage])
+    values = notebooks.defaults(settings.stages()[stage])
     return cell("\n".join(f"{name} = {value!r}" for name, value in values.items()), "parameters")
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from textreg.adapters import attach
 from textreg.assembly import assemble
 from textreg.batches import StepBatches, encode
-from textreg.config import Tune
 from textreg.features import open_features
+from textreg.settings import Tune
 from textreg.training import train
 
 

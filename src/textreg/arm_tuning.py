@@ -25,10 +25,10 @@ import typer
 from filelock import FileLock, Timeout
 
 from textreg import adapters, assembly, compute, execution, features, manifest, plan, ranks, resume, stages, tuning
-from textreg.config import Tune
-from textreg.disk import HashCache, remove_tree
 from textreg.errors import InputError, RunError
+from textreg.files import HashCache, remove_tree
 from textreg.learner import Learner
+from textreg.settings import Tune
 from textreg.tables import atomic_write
 from textreg.training import TrainLog, train
 

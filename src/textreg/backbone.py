@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textreg import instructions, languages
-from textreg.config import Backbone
 from textreg.grammar import caption
 from textreg.scenes import Scene, sample
+from textreg.settings import Backbone
 
 if TYPE_CHECKING:
     import torch

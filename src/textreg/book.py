@@ -25,9 +25,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, book_standing, config, figure_set, notebooks
+from textreg import book_pages, book_standing, figure_set, notebooks
 from textreg.errors import InputError, RunError
 from textreg.figure_data import load_results
+from textreg.settings import stages
 
 STAGED = Path("book/_executed")
 SHIPPED = Path("results/laptop")
@@ -92,7 +93,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
     target.mkdir(parents=True)
     pages: dict[str, Path | None] = {}
     standing = book_standing.notes(root, run)
-    for number, name in enumerate(config.stages()):
+    for number, name in enumerate(stages()):
         page = f"{number:02d}_{name}"
         executed, others = _executed(run, page)
         pages[page] = executed

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg import assets, claims, config, outcome, published
+from textreg import assets, claims, outcome, published, settings
 from textreg.figure_data import (
     Results,
     headline,
@@ -183,7 +183,7 @@ def costs_table(folders: dict[str, Path]) -> str:
 def _costs(label: str, records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
-    rows, total, stages = [], 0.0, list(config.stages())
+    rows, total, stages = [], 0.0, list(settings.stages())
     arms = system_order(_arm(record["unit"]) for record in records)
     place = {arm: number for number, arm in enumerate(arms)}
     units = {record["unit"]: record for record in records}

@@ -18,10 +18,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg.config import Evaluate, Merge
 from textreg.errors import InputError, did_you_mean, shown
 from textreg.journal import Journal
 from textreg.processes import die_with_parent
+from textreg.settings import Evaluate, Merge
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from textreg import manifest, notebooks
-from textreg.disk import HashCache, read_json, remove_tree, trouble, write_text
 from textreg.errors import InputError, RunError
+from textreg.files import HashCache, read_json, remove_tree, trouble, write_text
 from textreg.identity import Identity
 from textreg.notebooks import Failure
 from textreg.stages import Unit, missing_artefacts, shown

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg import disk
+from textreg import files
 from textreg.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def export(
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}): free space or choose another folder"
         ) from None
-    disk.sweep(folder.parent, folder.name)
-    disk.remove_tree(folder)
+    files.sweep(folder.parent, folder.name)
+    files.remove_tree(folder)
     partial.rename(folder)
     if push_to:
         push(folder, push_to, private=private)

@@ -23,12 +23,12 @@ from typing import Any
 
 import yaml
 
-from textreg.disk import digest, sha256
 from textreg.errors import InputError
+from textreg.files import digest, sha256
 
 PACKAGE = Path(__file__).parent
 #: Modules that reach results only through what is in the identity already: settings arrive resolved, errors end a run.
-NEUTRAL = frozenset({"textreg", "textreg.config", "textreg.errors"})
+NEUTRAL = frozenset({"textreg", "textreg.settings", "textreg.errors"})
 LENGTH = 16  # hex digits kept: 64 bits
 #: Decorators that change how a function is called, not who calls it; any other one may register it somewhere.
 PLAIN_DECORATORS = frozenset(

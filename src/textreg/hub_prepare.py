@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from textreg import crossmodal, hub_data, hub_images, images, mixture, row_files, visual_check
-from textreg.config import PrepareData
 from textreg.errors import InputError
 from textreg.hub_data import Row, Source
+from textreg.settings import PrepareData
 
 Say = Callable[[str], None]
 IMAGE_GROUP = 256  # rows of images.parquet held in memory at a time

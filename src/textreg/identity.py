@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import config, hubs
-from textreg.disk import HashCache, digest, files_under
+from textreg import hubs
 from textreg.errors import InputError
+from textreg.files import HashCache, digest, files_under
 from textreg.fingerprint import LENGTH, code
+from textreg.settings import Stage
 
 #: Settings that never change a result: where, how fast, how often told.
 WITHOUT_EFFECT = frozenset(
@@ -54,7 +55,7 @@ class Identity:
         return digest({"parameters": self.parameters, "code": self.code, "inputs": self.inputs})
 
 
-def parameters(settings: config.Stage) -> dict[str, Any]:
+def parameters(settings: Stage) -> dict[str, Any]:
     """The settings that change results, as JSON values; a local folder is shown by its name alone."""
     values: dict[str, Any] = {}
     for field in fields(settings):
@@ -81,7 +82,7 @@ def _place(word: str) -> str:
     return f"local:{parts.short}" if parts else word
 
 
-def local_data(settings: config.Stage, hashes: HashCache) -> dict[str, str]:
+def local_data(settings: Stage, hashes: HashCache) -> dict[str, str]:
     """Setting -> hash of the local file or folder that it names."""
     found: dict[str, str] = {}
     for field in fields(settings):
@@ -110,7 +111,7 @@ def _content(parts: hubs.Name, hashes: HashCache) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): hashes.file(file) for file in sorted(used)}
 
 
-def of(settings: config.Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashCache) -> Identity:
+def of(settings: Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashCache) -> Identity:
     """Identity of the unit that runs ``notebook`` with ``settings`` on ``inputs`` (upstream unit -> hash of its
     files)."""
     return Identity(parameters(settings), code(notebook), {**inputs, **local_data(settings, hashes)})

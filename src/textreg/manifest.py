@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from textreg.disk import HashCache, digest, inside, read_json, write_json
 from textreg.errors import InputError
+from textreg.files import HashCache, digest, inside, read_json, write_json
 from textreg.identity import Identity
 from textreg.stages import Unit
 

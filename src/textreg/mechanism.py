@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg.config import Mechanism
 from textreg.errors import InputError
 from textreg.evaluation import BACKBONE, read_requests
 from textreg.grammar import caption, frame_count
 from textreg.scenes import Group, Scene
+from textreg.settings import Mechanism
 
 if TYPE_CHECKING:
     import numpy as np

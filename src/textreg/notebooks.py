@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import config
-from textreg.disk import write_json
 from textreg.errors import InputError
+from textreg.files import write_json
+from textreg.settings import Stage, stages
 
 MAX_CELL_LINES = 25
 SECRET_NAME = re.compile(
@@ -93,12 +93,12 @@ def _code_cells(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in content["cells"] if cell.get("cell_type") == "code"]
 
 
-def defaults(cls: type[config.Stage]) -> dict[str, Any]:
+def defaults(cls: type[Stage]) -> dict[str, Any]:
     """Field -> default of a settings class."""
     return asdict(cls())
 
 
-def require_parameters(path: Path, settings: config.Stage) -> None:
+def require_parameters(path: Path, settings: Stage) -> None:
     """Refuse a notebook whose parameters cell does not name exactly the settings it will be given."""
     here = set(parameters(path))
     wanted = {field.name for field in fields(settings)}
@@ -119,7 +119,7 @@ def check_notebook(path: str | Path) -> list[str]:
     content = read(path)
     problems: list[str] = []
     stage = path.stem.partition("_")[2]
-    if stage not in config.stages():
+    if stage not in stages():
         problems.append(f"its name does not end in a stage: {path.stem}")
     if content.get("nbformat") != 4:
         problems.append("it is not nbformat 4")
@@ -133,7 +133,7 @@ def check_notebook(path: str | Path) -> list[str]:
     except InputError as error:
         problems.append(str(error).partition(": ")[2] or str(error))
     else:
-        expected = defaults(config.stages()[stage]) if stage in config.stages() else given
+        expected = defaults(stages()[stage]) if stage in stages() else given
         problems += [f"parameter {name} is not assigned" for name in expected if name not in given]
         problems += [f"parameter {name} is unknown to {stage}" for name in given if name not in expected]
         problems += [

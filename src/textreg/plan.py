@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textreg import config, identity, manifest, notebooks, profiles
+from textreg import identity, manifest, notebooks, profiles
 from textreg import stages as graph
-from textreg.disk import HashCache, read_json, write_json, write_text
 from textreg.errors import InputError, did_you_mean
+from textreg.files import HashCache, read_json, write_json, write_text
 from textreg.profiles import Profile
+from textreg.settings import Stage
 from textreg.stages import Unit, order, shown
 
 RUN_FILE = "run.json"
@@ -45,7 +46,7 @@ class State:
     unit: Unit
     state: str
     reasons: tuple[str, ...]
-    settings: config.Stage
+    settings: Stage
     identity: identity.Identity
     seconds: float | None = None
     peak_memory_mb: float | None = None

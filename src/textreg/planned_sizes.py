@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textreg import hubs, shapes
-from textreg.config import Align, Evaluate, PrepareData, Training, Tune
+from textreg.settings import Align, Evaluate, PrepareData, Training, Tune
 from textreg.shapes import LanguageModel, Tower
 
 PICTURE = 100_000  # bytes of a picture of a data set without known size

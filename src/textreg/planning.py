@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from textreg import hubs, planned_sizes, shapes
-from textreg.config import Align, Evaluate, Merge, PrepareData, Training, Tune
 from textreg.errors import InputError
 from textreg.planned_sizes import Size
+from textreg.settings import Align, Evaluate, Merge, PrepareData, Training, Tune
 from textreg.shapes import LanguageModel, Tower, Unplannable
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import config
-from textreg.disk import require_room
+from textreg.files import require_room
+from textreg.settings import Stage
 
 if TYPE_CHECKING:
     from textreg.planning import Plan
@@ -28,7 +28,7 @@ PACKAGES = {
 WITHOUT_MODEL = ("prepare_data", "figures")
 
 
-def missing_packages(settings: Mapping[str, config.Stage]) -> list[str]:
+def missing_packages(settings: Mapping[str, Stage]) -> list[str]:
     """One line per optional package that is not installed; ``settings``: unit name -> its settings."""
     found: dict[str, str] = {}
     for unit, chosen in settings.items():

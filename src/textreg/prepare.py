@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textreg import instructions, languages, mixture, row_files
-from textreg.config import PrepareData
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
 from textreg.grammar import caption
@@ -25,6 +24,7 @@ from textreg.images import open_image
 from textreg.instructions import Instruction
 from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.scenes import Scene, blank, canonical, render, sample, to_json
+from textreg.settings import PrepareData
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,8 +20,8 @@ from textreg.batches import StepBatches
 from textreg.errors import RunError
 
 if TYPE_CHECKING:
-    from textreg.config import Training
     from textreg.features import Features
+    from textreg.settings import Training
 
 USABLE = 0.9
 

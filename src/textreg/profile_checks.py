@@ -9,41 +9,41 @@ over it.
 import re
 from dataclasses import fields
 
-from textreg import config
 from textreg.errors import InputError, did_you_mean
+from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune
 
 #: A name or a query in an address, and keys that say what they are.
 CREDENTIALS = re.compile(r"://[^/\s@]+@|://\S*\?|\b(sk|hf|ghp)[-_][A-Za-z0-9_-]{12,}")
 
 
-def check_settings(settings: config.Stage, where: str) -> None:
+def check_settings(settings: Stage, where: str) -> None:
     """Raises :class:`InputError`, beginning with ``where``, for settings of one unit that cannot work together."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and CREDENTIALS.search(text):
                 raise InputError(f"{where}: {field.name} looks like a credential; put it into an environment variable")
-    if isinstance(settings, config.PrepareData):
+    if isinstance(settings, PrepareData):
         _check_languages(settings, where)
-    if isinstance(settings, config.Training) and settings.micro_batch:
+    if isinstance(settings, Training) and settings.micro_batch:
         rows, part = settings.batch_size, settings.micro_batch
         if rows % part:
             raise InputError(
                 f"{where}: batch_size {rows} is no multiple of micro_batch {part}; change one, or set micro_batch 0"
             )
-    if isinstance(settings, config.Tune) and settings.text != "none" and settings.text_share == 0:
+    if isinstance(settings, Tune) and settings.text != "none" and settings.text_share == 0:
         raise InputError(f"{where}: text = {settings.text} with text_share 0; say text: none, or give it a share")
-    if isinstance(settings, config.Merge) and 1.0 not in settings.lambdas:
+    if isinstance(settings, Merge) and 1.0 not in settings.lambdas:
         raise InputError(
             f"{where}: lambdas lack 1.0, the tuned model that the others are compared with; add it to the list"
         )
-    if isinstance(settings, config.Evaluate) and settings.judge == "llm":
+    if isinstance(settings, Evaluate) and settings.judge == "llm":
         for key in ("judge_endpoint", "judge_model"):
             if not getattr(settings, key):
                 raise InputError(f"{where}: judge = llm needs {key}; set it, or take another judge")
 
 
-def _check_languages(settings: config.PrepareData, where: str) -> None:
+def _check_languages(settings: PrepareData, where: str) -> None:
     from textreg import languages
 
     known = set(languages.codes())

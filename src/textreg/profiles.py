@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import config, profile_checks, stages, strict_yaml
+from textreg import profile_checks, stages, strict_yaml
+from textreg import settings as config
 from textreg.errors import InputError, did_you_mean, shown
 from textreg.profile_checks import CREDENTIALS
 

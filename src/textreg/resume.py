@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textreg.disk import sha256, write_json
 from textreg.errors import RunError
+from textreg.files import sha256, write_json
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from textreg.batches import Sample
-    from textreg.config import Training
+    from textreg.settings import Training
 
 WEIGHTS = "model.safetensors"
 STAGING = "staging"

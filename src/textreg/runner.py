@@ -21,13 +21,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from textreg import children, config, manifest, plan, preflight, profiles, reporting
+from textreg import children, manifest, plan, preflight, profiles, reporting
 from textreg import stages as graph
-from textreg.disk import HashCache, remove_tree, require_room, sweep, trouble, write_text
 from textreg.errors import InputError, RunError
+from textreg.files import HashCache, remove_tree, require_room, sweep, trouble, write_text
 from textreg.notebooks import Failure
 from textreg.plan import Place, State
 from textreg.profiles import Profile
+from textreg.settings import Evaluate, Stage
 from textreg.stages import Unit, shown
 
 #: Free disk space asked for before a run, in bytes; at hub scale beside what its plan counts.
@@ -294,6 +295,6 @@ class _Run:
         raise RunError(f"{text} (the failed notebook is in {shown(self.place.run / 'notebooks')})")
 
 
-def _weight(settings: config.Stage) -> int:
+def _weight(settings: Stage) -> int:
     threads = getattr(settings, "threads", 1)
-    return int(threads * (settings.workers if isinstance(settings, config.Evaluate) else 1))
+    return int(threads * (settings.workers if isinstance(settings, Evaluate) else 1))

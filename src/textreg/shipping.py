@@ -20,8 +20,8 @@ import typer
 
 from textreg import manifest, plan
 from textreg import stages as graph
-from textreg.disk import HashCache, read_json, remove_tree, write_json
 from textreg.errors import InputError, RunError
+from textreg.files import HashCache, read_json, remove_tree, write_json
 from textreg.plan import Place
 
 #: What is shipped, below the run folder.

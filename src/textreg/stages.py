@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textreg import config
+from textreg import settings
 from textreg.errors import InputError, did_you_mean
 
 PER_ARM = ("tune", "merge")
@@ -68,7 +68,7 @@ class Unit:
 
 def order() -> tuple[str, ...]:
     """Stage names in the order in which they run; the position is the notebook's number."""
-    return tuple(config.stages())
+    return tuple(settings.stages())
 
 
 def units(stages: Sequence[str], arms: Sequence[Mapping[str, Any]]) -> tuple[Unit, ...]:

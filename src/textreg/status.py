@@ -10,7 +10,7 @@ from rich.console import Console
 
 from textreg import plan, reporting
 from textreg import stages as graph
-from textreg.disk import HashCache
+from textreg.files import HashCache
 from textreg.plan import Place, State
 from textreg.stages import Unit
 

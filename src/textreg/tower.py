@@ -17,9 +17,9 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from textreg.config import Backbone
 from textreg.errors import InputError
 from textreg.scenes import COLOURS, SHAPES, SIZES, Scene, render, sample
+from textreg.settings import Backbone
 
 if TYPE_CHECKING:
     import torch

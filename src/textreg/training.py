@@ -33,8 +33,8 @@ from textreg.training_log import StepLog
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textreg.config import Training
     from textreg.features import Features
+    from textreg.settings import Training
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def train(
         model: from :mod:`textreg.assembly`, or :func:`textreg.adapters.attach` of it.
         rows: row file (``messages``, ``image_id``); see :func:`textreg.batches.encode`.
         features: where images come from; None when no row has one.
-        settings: :class:`textreg.config.Align` or :class:`textreg.config.Tune`.
+        settings: :class:`textreg.settings.Align` or :class:`textreg.settings.Tune`.
         out: folder for ``log.csv``, TensorBoard ``events`` and ``checkpoints``; an unfinished training of the same
             plan in it is resumed, one of another plan is discarded with a word in the log.
         order: row positions in training order, at least ``steps * batch_size``; None: shuffled epochs from ``seed``.

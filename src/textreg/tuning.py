@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textreg import mixture
-from textreg.config import Tune
 from textreg.errors import InputError
 from textreg.row_files import read_rows
+from textreg.settings import Tune
 
 if TYPE_CHECKING:
     import pandas as pd

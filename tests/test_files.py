@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg import disk
+from textreg import files
 from textreg.errors import InputError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
     path = tmp_path / "a.json"
-    disk.write_json(path, {"old": 1})
+    files.write_json(path, {"old": 1})
     with pytest.raises(TypeError):
-        disk.write_json(path, {"new": object()})
+        files.write_json(path, {"new": object()})
     with pytest.raises(UnicodeEncodeError):
-        disk.write_text(path, "\ud800")
-    assert disk.read_json(path) == {"old": 1}
+        files.write_text(path, "\ud800")
+    assert files.read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
@@ -26,7 +26,7 @@ def test_a_torn_json_file_is_named_with_the_cure(tmp_path, text):
     path = tmp_path / "torn.json"
     path.write_text(text)
     with pytest.raises(InputError, match=r"torn\.json is damaged .*run the stage again"):
-        disk.read_json(path)
+        files.read_json(path)
 
 
 @pytest.mark.parametrize("relative", ["../x", "a/../../x", "/etc/passwd", "link/x", ".."])
@@ -35,14 +35,14 @@ def test_a_path_from_a_file_cannot_leave_its_folder(tmp_path, relative):
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(InputError, match="leaves the folder"):
-        disk.inside(folder, relative)
+        files.inside(folder, relative)
 
 
 @given(st.lists(st.sampled_from(["..", "a", "b", ".", "/", ""]), max_size=6))
 def test_whatever_is_accepted_lies_inside(tmp_path_factory, parts):
     folder = tmp_path_factory.getbasetemp()
     try:
-        path = disk.inside(folder, "/".join(parts))
+        path = files.inside(folder, "/".join(parts))
     except InputError:
         return
     assert path.resolve().is_relative_to(folder.resolve())
@@ -51,7 +51,7 @@ def test_whatever_is_accepted_lies_inside(tmp_path_factory, parts):
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*choose another folder with --run"):
-        disk.require_room(tmp_path / "file" / "run", 0)
+        files.require_room(tmp_path / "file" / "run", 0)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs the proc file system")
@@ -59,29 +59,29 @@ def test_a_read_only_file_system_is_said_so():
     from pathlib import Path
 
     with pytest.raises(InputError, match="cannot write to"):
-        disk.require_room(Path("/proc/self/run"), 0)
+        files.require_room(Path("/proc/self/run"), 0)
 
 
 def test_a_full_disk_is_said_before_anything_starts(tmp_path):
     with pytest.raises(InputError, match=r"MiB free, this run needs about"):
-        disk.require_room(tmp_path, 2**62)
+        files.require_room(tmp_path, 2**62)
 
 
 def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path):
     path = tmp_path / "a"
     path.write_text("one")
-    cache = disk.HashCache(tmp_path / "hashes.json")
+    cache = files.HashCache(tmp_path / "hashes.json")
     first = cache.file(path)
     cache.save()
     path.write_text("two!")
-    assert disk.HashCache(tmp_path / "hashes.json").file(path) == disk.sha256(path) != first
+    assert files.HashCache(tmp_path / "hashes.json").file(path) == files.sha256(path) != first
 
 
 def test_a_damaged_hash_cache_only_costs_time(tmp_path):
     (tmp_path / "a").write_text("one")
     for text in ("{", "[]", '{"x": 3}'):
         (tmp_path / "hashes.json").write_text(text)
-        assert disk.HashCache(tmp_path / "hashes.json").file(tmp_path / "a") == disk.sha256(tmp_path / "a")
+        assert files.HashCache(tmp_path / "hashes.json").file(tmp_path / "a") == files.sha256(tmp_path / "a")
 
 
 def test_results_are_hashed_without_checkpoints_hidden_files_events_and_the_manifest(tmp_path):
@@ -98,25 +98,25 @@ def test_results_are_hashed_without_checkpoints_hidden_files_events_and_the_mani
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    assert list(disk.HashCache().folder(tmp_path)) == ["a.csv", "b/c.txt"]
+    assert list(files.HashCache().folder(tmp_path)) == ["a.csv", "b/c.txt"]
 
 
 def test_a_large_file_is_told_from_one_that_differs_at_either_end_or_in_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "SAMPLED_OVER", 2**21)
+    monkeypatch.setattr(files, "SAMPLED_OVER", 2**21)
     body = bytes(3 * 2**20)
     found = set()
     for number, content in enumerate((body, b"x" + body[1:], body[:-1] + b"x", body + b"\0")):
         path = tmp_path / str(number)
         path.write_bytes(content)
-        found.add(disk.sha256(path))
+        found.add(files.sha256(path))
     assert len(found) == 4
     assert all(value.startswith("sampled-") for value in found)
 
 
 def test_a_removed_folder_is_gone_at_once(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    disk.remove_tree(tmp_path / "a")
-    disk.remove_tree(tmp_path / "never")
+    files.remove_tree(tmp_path / "a")
+    files.remove_tree(tmp_path / "never")
     assert os.listdir(tmp_path) == []
 
 
@@ -124,11 +124,11 @@ def test_a_folder_is_removed_whatever_a_killed_removal_left_beside_it(tmp_path):
     left = tmp_path / f".a.removed-{os.getpid()}"
     for folder in (left, tmp_path / "a", tmp_path / ".other.removed-x"):
         (folder / "b").mkdir(parents=True)
-    disk.remove_tree(tmp_path / "a")
+    files.remove_tree(tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == [left.name, ".other.removed-x"]
-    disk.sweep(tmp_path, "a")
+    files.sweep(tmp_path, "a")
     assert os.listdir(tmp_path) == [".other.removed-x"]
-    disk.sweep(tmp_path)
+    files.sweep(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -137,7 +137,7 @@ def test_of_a_link_to_a_folder_only_the_link_is_removed(tmp_path, target):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "kept").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / target)
-    disk.remove_tree(tmp_path / "link")
+    files.remove_tree(tmp_path / "link")
     assert os.listdir(tmp_path) == ["shared"]
     assert os.listdir(tmp_path / "shared") == ["kept"]
 
@@ -145,11 +145,11 @@ def test_of_a_link_to_a_folder_only_the_link_is_removed(tmp_path, target):
 def test_what_is_no_file_to_read_is_hashed_by_its_kind_and_target(tmp_path):
     (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    first = disk.HashCache().folder(tmp_path)
+    first = files.HashCache().folder(tmp_path)
     assert list(first) == ["dangling", "pipe"]
     (tmp_path / "dangling").unlink()
     (tmp_path / "dangling").symlink_to("elsewhere")
-    assert disk.HashCache().folder(tmp_path) != first
+    assert files.HashCache().folder(tmp_path) != first
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -158,15 +158,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(disk, "sha256", refused)
+    monkeypatch.setattr(files, "sha256", refused)
     with pytest.raises(InputError, match=r"secret\.parquet cannot be read \(Permission denied\); mend"):
-        disk.HashCache().folder(tmp_path)
+        files.HashCache().folder(tmp_path)
     with pytest.raises(InputError, match=r"gone\.parquet is missing"):
-        disk.HashCache().file(tmp_path / "gone.parquet")
+        files.HashCache().file(tmp_path / "gone.parquet")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every folder")
 def test_a_folder_that_cannot_be_read_does_not_count_as_empty(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(InputError, match="closed cannot be read"):
-        disk.HashCache().folder(tmp_path)
+        files.HashCache().folder(tmp_path)
