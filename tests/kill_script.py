@@ -16,22 +16,9 @@ from pathlib import Path
 import pandas.io.formats.style  # noqa: F401  (all that a notebook loads, before the first fork)
 import sklearn.linear_model  # noqa: F401
 
-from textreg import (  # noqa: F401
-    adapters,
-    crossmodal,
-    evaluation,
-    export,
-    fidelity,
-    figure_set,
-    mechanism,
-    mechanism_figures,
+from textreg import (
     notebooks,
-    prepare,
     profiles,
-    published,
-    training,
-    tuning,
-    visual_check,
 )
 from textreg.stages import Unit
 

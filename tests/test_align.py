@@ -8,9 +8,9 @@ import torch
 from conftest import image_table, row_table
 
 from textreg import assembly, profiles
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.notebooks import source
-from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.settings import Align, Tune, value_of
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_align.ipynb"

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from textreg import arm_tuning, assembly, compute, manifest, plan, probing, profiles, ranks, resume
 from textreg.adapters import attach
+from textreg.data.rows import IMAGES, ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.files import HashCache
 from textreg.learner import Learner
-from textreg.row_files import IMAGES, ROWS, RowWriter
 from textreg.stages import Unit
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from faulty_server import FaultyServer, last_text
 
+from textreg.data.images import open_image
 from textreg.endpoint import evaluate, sentences
 from textreg.errors import InputError, RunError
-from textreg.images import open_image
 from textreg.probe_sets import scene_set
 from textreg.service import Service
 from textreg.tables import ANSWERS, check_table

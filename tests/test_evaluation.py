@@ -161,7 +161,7 @@ def asked(tmp_path_factory, tiny_llm, tiny_tower):
     """A run folder with an aligned model and a tuned arm, both untrained; four requests about two pictures."""
     from conftest import image_table
 
-    from textreg import row_files
+    from textreg.data import rows as row_files
 
     folder = tmp_path_factory.mktemp("asked")
     model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)

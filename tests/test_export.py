@@ -10,9 +10,10 @@ import torch
 from conftest import disturbed, pixel_inputs, write_llm, write_onevision, write_tower
 from safetensors import safe_open
 
-from textreg import row_files, status
+from textreg import status
 from textreg.adapters import attach, load_adapter, save_adapter
 from textreg.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
+from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.evaluation import System
 from textreg.export import export, export_system, require_standing
@@ -181,7 +182,7 @@ def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_
 
 
 def write_align_rows(run):
-    with row_files.RowWriter(run / "prepare_data" / "align.parquet", row_files.ROWS) as writer:
+    with RowWriter(run / "prepare_data" / "align.parquet", ROWS) as writer:
         turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a cat"}]
         row = {"row_id": "0", "source": "lcs", "task": "align", "language": "en", "image_id": "0", "messages": turns}
         writer.write(row)

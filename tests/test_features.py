@@ -6,8 +6,8 @@ import torch
 from conftest import write_tower
 
 from textreg import features as feature_module
-from textreg import row_files
 from textreg.assembly import assemble
+from textreg.data.rows import IMAGES, RowWriter
 from textreg.errors import InputError, RunError
 from textreg.features import ImageTable, open_features, projected
 
@@ -76,7 +76,7 @@ def test_the_blank_image_is_always_there_and_uniform(tiny_images):
 
 
 def image_rows(table, images):
-    with row_files.RowWriter(table, row_files.IMAGES) as writer:
+    with RowWriter(table, IMAGES) as writer:
         for name, image in images.items():
             writer.write({"image_id": name, "split": "train", "image": image, "scene": None})
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from textreg import grammar, languages
 from textreg.annotation import annotate
+from textreg.data.images import open_image
 from textreg.display import escape_answer, well_formed
 from textreg.errors import InputError
 from textreg.identifiers import open_identifier
-from textreg.images import open_image
 from textreg.judges import exact, user_prompt
 from textreg.scoring import score_file
 

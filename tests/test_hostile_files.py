@@ -14,7 +14,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import profiles, row_files, strict_yaml
+from textreg import profiles, strict_yaml
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
 from textreg.features import ImageTable
 
@@ -162,8 +163,8 @@ ROW = {
 }
 
 
-def written(path, rows=5, schema=row_files.ROWS, **changes):
-    with row_files.RowWriter(path, schema) as writer:
+def written(path, rows=5, schema=ROWS, **changes):
+    with RowWriter(path, schema) as writer:
         writer.write_many({**ROW, **changes, "row_id": f"visual-{number}"} for number in range(rows))
 
 
@@ -233,7 +234,7 @@ ROW_FILES = {
             lambda table: table.set_column(
                 table.schema.get_field_index("messages"),
                 "messages",
-                pa.array([[], [], None, [], []], row_files.ROWS.field("messages").type),
+                pa.array([[], [], None, [], []], ROWS.field("messages").type),
             )
         ),
         "column 'messages' is empty in row 3",
@@ -242,7 +243,7 @@ ROW_FILES = {
     "one column more": (_rewritten(lambda table: table.append_column("note", pa.array(["x"] * 5))), None),
     "requests under the name of rows": (
         lambda path: pq.write_table(
-            pa.Table.from_pylist([dict.fromkeys(row_files.REQUESTS.names, "x")], row_files.REQUESTS), path
+            pa.Table.from_pylist([dict.fromkeys(REQUESTS.names, "x")], REQUESTS), path
         ),
         "column 'row_id' is missing",
     ),
@@ -256,10 +257,10 @@ def test_a_row_file_is_read_or_refused_in_one_line(case, tmp_path):
     written(path)
     spoil(path)
     if expected is None:
-        assert list(row_files.read_rows(path).columns) == row_files.ROWS.names
+        assert list(read_rows(path).columns) == ROWS.names
         return
     with pytest.raises(InputError) as failure:
-        row_files.read_rows(path)
+        read_rows(path)
     message = str(failure.value)
     assert expected in message
     assert str(path) in message and "prepare_data" in message
@@ -279,7 +280,7 @@ def test_a_row_file_with_a_flipped_byte_is_read_or_refused(tmp_path, data):
     spoilt = tmp_path / "spoilt.parquet"
     spoilt.write_bytes(bytes(good[:place]) + bytes([good[place] ^ data.draw(st.integers(1, 255))]) + good[place + 1 :])
     try:
-        row_files.read_rows(spoilt)
+        read_rows(spoilt)
     except InputError as failure:
         assert "spoilt.parquet" in str(failure) and "\n" not in str(failure)
 
@@ -292,14 +293,14 @@ def test_a_column_name_that_is_no_text_is_refused_in_one_line(tmp_path):
     data[data.find(b"messages", footer)] = 0xE5
     path.write_bytes(bytes(data))
     with pytest.raises(InputError, match="visual"):
-        row_files.read_rows(path)
+        read_rows(path)
 
 
 def test_a_row_that_does_not_fit_is_refused_before_it_is_written(tmp_path):
     for row in ({**ROW, "extra": 1}, {"row_id": "x"}, {}):
         with (
             pytest.raises(InputError, match="do not fit"),
-            row_files.RowWriter(tmp_path / "x.parquet", row_files.ROWS) as w,
+            RowWriter(tmp_path / "x.parquet", ROWS) as w,
         ):
             w.write(row)
     assert list(tmp_path.iterdir()) == []
@@ -316,7 +317,7 @@ def test_a_picture_named_by_a_row_file_lies_in_its_folder_or_is_refused(path, tm
     (inside / "link").symlink_to(tmp_path)
     (inside / "link.png").symlink_to(tmp_path / "secret.png")
     row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": path}, "scene": None}
-    with row_files.RowWriter(tmp_path / "images.parquet", row_files.IMAGES, image_root=inside) as writer:
+    with RowWriter(tmp_path / "images.parquet", IMAGES, image_root=inside) as writer:
         writer.write(row)
     table = ImageTable.read(tmp_path / "images.parquet")
     with pytest.raises(InputError, match="image 'x'") as failure:
@@ -360,7 +361,7 @@ def test_a_file_of_pictures_names_a_folder_of_pictures_or_is_refused(root, tmp_p
     named = root.replace("~", str(tmp_path / "home"))
     table = tmp_path / "elsewhere" / "run" / "prepare_data" / "images.parquet"
     row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": "etc/passwd"}, "scene": None}
-    with row_files.RowWriter(table, row_files.IMAGES, image_root=named) as writer:
+    with RowWriter(table, IMAGES, image_root=named) as writer:
         writer.write(row)
     if ROOTS[root]:
         assert str(ImageTable.read(table).root) == named
@@ -375,8 +376,6 @@ def test_a_run_may_keep_its_pictures_anywhere_in_itself(tmp_path, monkeypatch):
     run = tmp_path / ".local" / "run"
     row = {"image_id": "x", "split": "train", "image": {"bytes": None, "path": "x.png"}, "scene": None}
     for place in (run / "pictures", run / "prepare_data" / "pictures"):
-        with row_files.RowWriter(
-            run / "prepare_data" / "images.parquet", row_files.IMAGES, image_root=place
-        ) as writer:
+        with RowWriter(run / "prepare_data" / "images.parquet", IMAGES, image_root=place) as writer:
             writer.write(row)
         assert ImageTable.read(run / "prepare_data" / "images.parquet").root == place

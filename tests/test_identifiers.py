@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from textreg import hub_data, languages
+from textreg import languages
+from textreg.data import sources
 from textreg.errors import InputError
 from textreg.grammar import caption
 from textreg.identifiers import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
@@ -202,7 +203,7 @@ ON_PURPOSE = {"nno", "que"}
 
 
 def test_what_data_sets_spell_is_what_answer_files_are_corrected_to():
-    for spelled, code in hub_data._codes()["codes"].items():
+    for spelled, code in sources._codes()["codes"].items():
         if code in code_book():
             with pytest.raises(InputError, match=f"did you mean '{code}'"):
                 check_code(spelled)
@@ -214,4 +215,4 @@ def test_a_language_has_one_code_whichever_table_reads_its_name(code):
     three_letters = [word for word in entry.mistaken if len(word) == 3 and word not in ON_PURPOSE]
     name = "Cusco Quechua" if code == "quz" else entry.name
     for spelled in (code, name, *entry.glotlid[:1], *three_letters):
-        assert hub_data.language_code(spelled) == code
+        assert sources.language_code(spelled) == code

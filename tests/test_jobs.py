@@ -55,16 +55,17 @@ set_up(settings.threads, precision=settings.precision)
 images = features.ImageTable.read(folder / "prepare_data" / "images.parquet")
 """
 ALIGN = OPEN.replace("STAGE", "Align") + """
-from textreg import row_files
+from textreg.data.rows import read_rows
 base = assembly.Base(settings.llm, settings.tower, settings.vlm, settings.seed)
 model, processor = assembly.load_base(base, precision=settings.precision)
-rows = row_files.read_rows(folder / "prepare_data" / "align.parquet")
+rows = read_rows(folder / "prepare_data" / "align.parquet")
 seen = features.open_features(model, processor, images, ids=rows["image_id"].unique())
 training.train(model, processor, rows, seen, settings, folder / "align")
 assembly.save_aligned(model, folder / "align", base)
 """  # fmt: skip
 TUNE = OPEN.replace("STAGE", "Tune") + """
-from textreg import adapters, tuning
+from textreg import adapters
+from textreg.data import tuning
 out = folder / "tune" / settings.arm
 rows, order = tuning.arm_rows(settings)
 out.mkdir(parents=True, exist_ok=True)

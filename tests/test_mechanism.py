@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textreg import adapters, assembly, features, generation, languages, mechanism, row_files, scenes
+from textreg import adapters, assembly, features, generation, languages, mechanism, scenes
+from textreg.data.rows import IMAGES, REQUESTS, RowWriter
 from textreg.errors import InputError
 from textreg.grammar import caption, parse
 from textreg.prepare import images, requests
@@ -130,10 +131,10 @@ def opened(tmp_path_factory, tiny_llm, tiny_tower):
     folder, rng = tmp_path_factory.mktemp("run"), random.Random(0)
     drawn = {"validation": [scenes.sample(rng, canonical=True) for _ in range(3)]}
     for name, schema, rows in (
-        ("images", row_files.IMAGES, images(drawn, 0)),
-        ("requests", row_files.REQUESTS, requests(drawn, CODES, 0)),
+        ("images", IMAGES, images(drawn, 0)),
+        ("requests", REQUESTS, requests(drawn, CODES, 0)),
     ):
-        with row_files.RowWriter(folder / "prepare_data" / f"{name}.parquet", schema) as writer:
+        with RowWriter(folder / "prepare_data" / f"{name}.parquet", schema) as writer:
             writer.write_many(rows)
     model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)
     assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))

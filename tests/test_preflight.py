@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from textreg import hubs, planning, preflight, profiles, runner
+from textreg import planning, preflight, profiles, runner
+from textreg.data import hub
 from textreg.errors import InputError
 from textreg.planned_sizes import Size
 from textreg.planning import Plan
@@ -122,4 +123,4 @@ def test_a_disk_that_a_download_fills_is_one_line_naming_the_cache(monkeypatch, 
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(InputError, match=rf"o/name: cannot be stored in .*{said}.*set HF_HOME"):
-        hubs.resolve("o/name")
+        hub.resolve("o/name")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from textreg import grammar, instructions, languages, prepare, scenes
+from textreg.data.rows import IMAGES, RowWriter, read_rows
 from textreg.errors import InputError
-from textreg.row_files import IMAGES, RowWriter, read_rows
 from textreg.settings import PrepareData
 
 SMALL = {

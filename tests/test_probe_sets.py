@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from textreg import grammar, languages
+from textreg.data.images import open_image
 from textreg.errors import InputError
-from textreg.images import open_image
 from textreg.instructions import is_right
 from textreg.probe_sets import ARMS, folder_set, png, probe_set, scene_set
 

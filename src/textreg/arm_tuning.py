@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from filelock import FileLock, Timeout
 
-from textreg import adapters, assembly, compute, execution, features, manifest, plan, ranks, resume, stages, tuning
+from textreg import adapters, assembly, compute, execution, features, manifest, plan, ranks, resume, stages
+from textreg.data import tuning
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, remove_tree
 from textreg.learner import Learner

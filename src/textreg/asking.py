@@ -1,7 +1,7 @@
 """One question about one picture, to a checkpoint or to a system of a run: the work of ``textreg ask``.
 
 A folder with ``tune/`` and ``align/`` is a run, and its systems are asked through their adapters; anything else is a
-LLaVA checkpoint, a folder or a hub id.  The picture is opened as untrusted input (:mod:`textreg.images`).
+LLaVA checkpoint, a folder or a hub id.  The picture is opened as untrusted input (:mod:`textreg.data.images`).
 
 Use: ``answer, label = ask("photo.png", "¿Qué hay en la imagen?", "runs/laptop")``.
 """
@@ -23,8 +23,9 @@ def ask(
 
     Raises :class:`InputError` for a picture, a model, a system or a prompt that cannot be used.
     """
-    from textreg import adapters, assembly, evaluation, features, generation, images
+    from textreg import adapters, assembly, evaluation, features, generation
     from textreg.compute import set_up
+    from textreg.data import images
     from textreg.identifiers import open_identifier
     from textreg.sweep import scaled_adapter
 

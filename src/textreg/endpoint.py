@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg.data.images import data_url
 from textreg.errors import InputError
-from textreg.images import data_url
 from textreg.journal import Journal
 from textreg.probe_sets import IMAGE_TURN, Probe, ProbeSet, png
 from textreg.progress import counting

@@ -87,7 +87,7 @@ def sweep_requests(run: str | Path, split: str) -> "pd.DataFrame":
 
 def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":
     """Requests of one split and some arms, in file order; ``tasks`` empty means all."""
-    from textreg.row_files import read_rows
+    from textreg.data.rows import read_rows
 
     table = read_rows(Path(run) / "prepare_data" / "requests.parquet")
     wanted = (table["split"] == split) & table["arm"].isin(list(arms))
@@ -233,7 +233,7 @@ def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) ->
     """
     import pandas as pd
 
-    from textreg.crossmodal import caption_scores
+    from textreg.data.crossmodal import caption_scores
 
     rows = []
     shown = scored[scored["arm"] == "image"]

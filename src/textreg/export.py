@@ -47,7 +47,8 @@ def export_system(
     else that nothing was measured.  ``precision`` is that of the weights, by default that of the tuning; a 4-bit run
     is merged into bf16.  Works on CPU: a large model needs its own size in memory.  Raises as :func:`export` does.
     """
-    from textreg import adapters, assembly, hubs, modelcard, sweep
+    from textreg import adapters, assembly, modelcard, sweep
+    from textreg.data import hub
 
     run, folder = Path(run), Path(folder)
     check_place(folder, overwrite)
@@ -60,7 +61,7 @@ def export_system(
         model,
         processor,
         folder,
-        published=hubs.resolve(base.vlm, revision=base.revisions.get("vlm")) if base.vlm else None,
+        published=hub.resolve(base.vlm, revision=base.revisions.get("vlm")) if base.vlm else None,
         card=modelcard.card_of_run(run, which, base, validation),
         push_to=push_to,
         private=private,

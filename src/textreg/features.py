@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from textreg.data.image_table import BLANK, ImageTable
 from textreg.errors import InputError, RunError
-from textreg.image_table import BLANK, ImageTable
 
 if TYPE_CHECKING:
     import torch

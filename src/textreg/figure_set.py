@@ -42,7 +42,7 @@ def mixture(results: Results, out: Path) -> Saved | None:
     """Counterpart of the paper's Fig. 2: the languages of the text rows, beside the shares its caption names."""
     if results.mixture.empty:
         return None
-    from textreg.mixture import paper_mixture
+    from textreg.data.mixture import paper_mixture
 
     named = {entry.language: entry.share / 100 for entry in paper_mixture() if entry.paper}
     grouped = group_small(results.mixture)

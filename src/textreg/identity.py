@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import hubs
+from textreg.data import hub
 from textreg.errors import InputError
 from textreg.files import HashCache, digest, files_under
 from textreg.fingerprint import LENGTH, code
@@ -68,10 +68,10 @@ def parameters(settings: Stage) -> dict[str, Any]:
     return values
 
 
-def _local(word: str) -> hubs.Name | None:
+def _local(word: str) -> hub.Name | None:
     """The parts of a name that is a file or folder here; ``None`` for a hub id and for a path that is not there."""
     try:
-        parts = hubs.parse(word) if word else None
+        parts = hub.parse(word) if word else None
     except InputError:  # no such folder: the stage itself says so
         return None
     return parts if parts is not None and parts.local else None
@@ -100,14 +100,14 @@ def local_data(settings: Stage, hashes: HashCache) -> dict[str, str]:
     return found
 
 
-def _content(parts: hubs.Name, hashes: HashCache) -> dict[str, str]:
+def _content(parts: hub.Name, hashes: HashCache) -> dict[str, str]:
     path = Path(parts.base).expanduser()
     if not path.is_dir():
         return {path.name: hashes.file(path)}
     if not parts.glob:
         return hashes.folder(path)
     used = {file for file in path.glob(parts.glob) if file.is_file()}
-    used |= {file for file in files_under(path) if file.suffix not in hubs.DATA_SUFFIXES}  # pictures, archives
+    used |= {file for file in files_under(path) if file.suffix not in hub.DATA_SUFFIXES}  # pictures, archives
     return {file.relative_to(path).as_posix(): hashes.file(file) for file in sorted(used)}
 
 

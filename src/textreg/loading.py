@@ -1,8 +1,8 @@
 """Models, towers, tokenizers and image processors from a hub id, a folder, or the package itself.
 
-Every name first becomes a folder (:mod:`textreg.hubs`), and what is wrong inside it, damaged weights or a tower with
-another tower's image processor, ends in one line that names the cure.  safetensors only, no remote code; a model with
-a missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
+Every name first becomes a folder (:mod:`textreg.data.hub`), and what is wrong inside it, damaged weights or a tower
+with another tower's image processor, ends in one line that names the cure.  safetensors only, no remote code; a model
+with a missing weight is refused instead of being completed with random numbers.  Image processors are the Pillow ones:
 torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``.
 """
 
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg import assets, hubs
+from textreg import assets
 from textreg.chat import IMAGE_TOKEN, accept_both_styles
+from textreg.data import hub
 from textreg.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def source(name: str, role: str, revision: str | None = None) -> str:
-    """The folder of a model: the package's own for ``shipped``, once it is found whole, else what :mod:`textreg.hubs`
-    makes of it.
+    """The folder of a model: the package's own for ``shipped``, once it is found whole, else what
+    :mod:`textreg.data.hub` makes of it.
 
     Raises:
         InputError: it is missing, gated, out of reach or has no safetensors; ``role`` says what it was wanted for.
     """
     if name != "shipped":
         try:
-            return str(hubs.resolve(name, kind="model", revision=revision))
+            return str(hub.resolve(name, kind="model", revision=revision))
         except InputError as error:
             raise InputError(f"{role}={error}") from error.__cause__
     if role not in ("llm", "tower"):

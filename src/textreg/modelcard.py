@@ -119,7 +119,7 @@ def shown(run: Path, which: "System") -> "pd.DataFrame":
     import pandas as pd
 
     if not which.arm:
-        from textreg.row_files import read_rows
+        from textreg.data.rows import read_rows
 
         rows = read_rows(run / "prepare_data" / "align.parquet", ["source", "language"])
         table = rows.groupby(["source", "language"]).size().rename("rows").reset_index()

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textreg import hubs, shapes
+from textreg import shapes
+from textreg.data import hub
 from textreg.settings import Align, Evaluate, PrepareData, Training, Tune
 from textreg.shapes import LanguageModel, Tower
 
@@ -34,25 +35,25 @@ class Size:
 
 def facts(name: str) -> dict[str, Any]:
     """What ``known_sizes.yaml`` says of a data set (or of the configuration that its glob chooses); maybe nothing."""
-    parts = hubs.parse(name)
-    known = hubs.known()["datasets"]
+    parts = hub.parse(name)
+    known = hub.known()["datasets"]
     return known.get(f"{parts.base}:{parts.glob}") or known.get(parts.base) or {}
 
 
 def downloads(align: Align, data: PrepareData, evaluate: Evaluate | None) -> Iterator[Size]:
     """Every hub repository that the profile names, models first.  What is stored already is listed too."""
     for name in sorted({align.vlm} if align.vlm else {align.llm, align.tower}):
-        parts = hubs.parse(name)
+        parts = hub.parse(name)
         if not parts.local and name != "shipped":
-            yield _download(name, hubs.known()["models"].get(parts.base), "align", f"models/{parts.base}")
+            yield _download(name, hub.known()["models"].get(parts.base), "align", f"models/{parts.base}")
     for name in dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data]):
-        parts = hubs.parse(name)
+        parts = hub.parse(name)
         if not parts.local:
             yield _download(name, facts(name), "prepare_data", f"datasets/{parts.base}")
-    if evaluate is not None and evaluate.identifier in hubs.known()["identifiers"]:
-        known = hubs.known()["identifiers"][evaluate.identifier]
+    if evaluate is not None and evaluate.identifier in hub.known()["identifiers"]:
+        known = hub.known()["identifiers"][evaluate.identifier]
         model = getattr(evaluate, "identifier_model", "") or known["name"]
-        if not model.endswith(".bin") and not hubs.parse(model).local:
+        if not model.endswith(".bin") and not hub.parse(model).local:
             yield _download(model, known if model == known["name"] else None, "merge", f"models/{model}")
 
 

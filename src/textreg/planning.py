@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from textreg import hubs, planned_sizes, shapes
+from textreg import planned_sizes, shapes
+from textreg.data import hub
 from textreg.errors import InputError
 from textreg.planned_sizes import Size
 from textreg.settings import Align, Evaluate, Merge, PrepareData, Training, Tune
@@ -196,7 +197,7 @@ def _cards(
     tower: Tower,
     data: PrepareData,
 ) -> Iterator[Card]:
-    for name, facts in hubs.known()["gpus"].items():
+    for name, facts in hub.known()["gpus"].items():
         capacity = facts["memory"] * 1e9
         micro, memory = _largest(training, llm, tower, data, capacity * USABLE)
         answer = (

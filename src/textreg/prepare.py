@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import instructions, languages, mixture, row_files
+from textreg import instructions, languages
+from textreg.data import mixture
+from textreg.data.images import open_image
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
 from textreg.grammar import caption
-from textreg.images import open_image
 from textreg.instructions import Instruction
-from textreg.row_files import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.scenes import Scene, blank, canonical, render, sample, to_json
 from textreg.settings import PrepareData
 
@@ -42,9 +43,9 @@ def write(settings: PrepareData) -> dict[str, int]:
     """Write every file of the stage, at either scale; returns the rows per file."""
     if settings.scale == "scenes":
         return write_scenes(settings)
-    from textreg import hub_prepare
+    from textreg.data import prepare
 
-    return dict(hub_prepare.prepare(settings, folder(settings)).rows)
+    return dict(prepare.prepare(settings, folder(settings)).rows)
 
 
 def write_scenes(settings: PrepareData) -> dict[str, int]:
@@ -235,10 +236,10 @@ def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, colu
 
 def _first_pictures(path: Path, split: str, count: int) -> tuple[list["Image"], bool]:
     """The first pictures of a split, without the blank one, and whether all of them are drawn scenes."""
-    root = row_files.image_root(path)
+    root = image_root(path)
     pictures: list[Image] = []
     drawn = True
-    with row_files.opened(path) as (file, names):
+    with opened(path) as (file, names):
         batches = file.iter_batches(batch_size=64, columns=names)
         for record in (record for batch in batches for record in batch.to_pylist()):
             if record["split"] != split or record["image_id"] == mixture.BLANK:

@@ -49,7 +49,7 @@ def _check_languages(settings: PrepareData, where: str) -> None:
     known = set(languages.codes())
     evaluated = known
     if settings.scale == "hub":
-        from textreg import crossmodal
+        from textreg.data import crossmodal
 
         evaluated = set(crossmodal.languages())
         known = known | evaluated

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from textreg import crossmodal
+from textreg.data import crossmodal
 
 if TYPE_CHECKING:
     import pandas as pd

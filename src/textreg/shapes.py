@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from textreg import hubs
+from textreg.data import hub
 from textreg.errors import InputError
 
 BF16 = 2
@@ -174,10 +174,10 @@ def find(name: str, kind: Literal["llm", "tower"]) -> LanguageModel | Tower | No
     ``None`` for a hub id of which nothing is known here; nothing is downloaded.  Raises ``Unplannable`` for a
     configuration of an unknown type or one that lacks what is counted from.
     """
-    parts = hubs.parse(name)
+    parts = hub.parse(name)
     cls = LanguageModel if kind == "llm" else Tower
     if not parts.local:
-        facts = hubs.known()["models"].get(parts.base)
+        facts = hub.known()["models"].get(parts.base)
         if facts is not None:
             if facts["kind"] not in (kind, "vlm"):
                 raise InputError(f"{name} is a {facts['kind']}, a {kind} is needed here")

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textreg import crossmodal, hub_data, hub_images, images, mixture, row_files, visual_check
+from textreg.data import crossmodal, images, mixture
+from textreg.data import pictures as hub_images
+from textreg.data import questions as visual_check
+from textreg.data import sources as hub_data
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
+from textreg.data.sources import Row, Source
 from textreg.errors import InputError
-from textreg.hub_data import Row, Source
 from textreg.settings import PrepareData
 
 Say = Callable[[str], None]
@@ -37,7 +41,7 @@ class Prepared:
 class _Images:
     """The one writer of ``images.parquet``; a picture that two rows share is written once."""
 
-    def __init__(self, writer: row_files.RowWriter):
+    def __init__(self, writer: RowWriter):
         self._writer = writer
         self._seen: set[str] = set()
 
@@ -78,9 +82,7 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
 
     written: dict[str, int] = {}
     root = Path(settings.image_folder).expanduser().resolve() if settings.image_folder else None
-    with row_files.RowWriter(
-        folder / "images.parquet", row_files.IMAGES, image_root=root, group=IMAGE_GROUP
-    ) as image_file:
+    with RowWriter(folder / "images.parquet", IMAGES, image_root=root, group=IMAGE_GROUP) as image_file:
         table = _Images(image_file)
         table.add(blank_image())
         stages = (("align", [align], settings.align_rows), ("visual", visual, settings.visual_rows))
@@ -182,7 +184,7 @@ def _write_visual(
 ) -> int:
     """Sources share the rows by size."""
     whole = [sizes[source.name] for source in sources]
-    with row_files.RowWriter(path, row_files.ROWS) as writer:
+    with RowWriter(path, ROWS) as writer:
         for source, size, part in zip(sources, whole, mixture.fill(whole, whole, rows), strict=True):
             chosen = hub_data.choose(source, "visual", {"en": part}, {"en": size}, settings.seed)
             writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem, say))
@@ -193,7 +195,7 @@ def _write_visual(
 
 
 def _write_text(path: Path, sources: Sequence[Source], plan: mixture.MixturePlan, seed: int) -> int:
-    with row_files.RowWriter(path, row_files.ROWS) as writer:
+    with RowWriter(path, ROWS) as writer:
         for source in sources:
             quotas = [quota for quota in plan.quotas if quota.source == source.name]
             wanted = {quota.language: quota.rows for quota in quotas}
@@ -211,7 +213,7 @@ def _write_requests(path: Path, folder: Path, settings: PrepareData, table: _Ima
     for record in crossmodal.read_images(folder, wanted[0], items):
         table.add(record)
     say(f"requests: {len(items)} images, {len(wanted)} languages, {sum(captions.values())} reference captions")
-    with row_files.RowWriter(path, row_files.REQUESTS) as writer:
+    with RowWriter(path, REQUESTS) as writer:
         writer.write_many(crossmodal.requests(items, wanted, settings.prompt_condition))
         if settings.visual_check:
             writer.write_many(_questions(settings, table))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg import visual_check
+from textreg.data import questions as visual_check
 from textreg.errors import InputError
 
 

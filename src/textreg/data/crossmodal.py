@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import yaml
 
-from textreg import hubs
+from textreg.data import hub
+from textreg.data.mixture import BLANK, PLACEHOLDER
 from textreg.errors import InputError, did_you_mean
-from textreg.mixture import BLANK, PLACEHOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ class Item:
 @cache
 def prompts() -> dict[str, Prompts]:
     """Language code -> prompts, for the 36 languages, from ``crossmodal_prompts.yaml``."""
-    data = yaml.safe_load(resources.files("textreg").joinpath("crossmodal_prompts.yaml").read_text("utf-8"))
+    data = yaml.safe_load(resources.files(__package__).joinpath("crossmodal_prompts.yaml").read_text("utf-8"))
     return {
         code: Prompts(
             entry["english_name"], tuple(entry["native"]), data["english"].format(language=entry["english_name"])
@@ -218,4 +218,4 @@ def caption_means(scores: "pd.DataFrame") -> "pd.DataFrame":
 
 def resolve(name: str) -> Path:
     """The folder of the data set, from a hub id or a local folder."""
-    return hubs.resolve(name, kind="dataset")
+    return hub.resolve(name, kind="dataset")

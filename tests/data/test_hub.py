@@ -10,17 +10,17 @@ import hub_folders
 import hub_server
 import pytest
 
-from textreg import hubs
+from textreg.data import hub as hubs
 from textreg.errors import InputError
 
 RESOLVE = """
 import json, sys
-from textreg import hubs
+from textreg.data import hub
 from textreg.errors import InputError
 found = {}
 for name, kind in json.loads(sys.argv[1]):
     try:
-        found[name] = str(hubs.resolve(name, kind=kind))
+        found[name] = str(hub.resolve(name, kind=kind))
     except InputError as error:
         found[name] = f"InputError: {error}"
 print(json.dumps(found))

@@ -10,7 +10,9 @@ import pytest
 from hub_folders import settings as hub_settings
 from hub_folders import visual_folder
 
-from textreg import hub_data, hub_images, hub_prepare, hubs, row_files
+from textreg.data import hub, prepare, sources
+from textreg.data import pictures as hub_images
+from textreg.data.rows import read_rows
 from textreg.errors import InputError
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
@@ -39,35 +41,35 @@ MALFORMED = {
 def test_a_malformed_row_is_counted_under_its_reason_and_the_next_is_read(tmp_path, record, reason):
     lines = [GOOD, record, GOOD]
     (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps(line) for line in lines), "utf-8")
-    source = hub_data.source(str(tmp_path / "chat.jsonl"))
-    assert [row.number for row in hub_data.read(source)] == [0, 2]
+    source = sources.source(str(tmp_path / "chat.jsonl"))
+    assert [row.number for row in sources.read(source)] == [0, 2]
     assert source.skipped == {reason: 1}
 
 
 def test_numbers_for_questions_are_counted(tmp_path):
     table = pa.table({"inputs": [1, 2], "targets": ["a", "b"]})
     pq.write_table(table, tmp_path / "train.parquet")
-    source = hub_data.source(str(tmp_path))
-    assert list(hub_data.read(source)) == [] and source.skipped == {"inputs or targets that are no text": 2}
+    source = sources.source(str(tmp_path))
+    assert list(sources.read(source)) == [] and source.skipped == {"inputs or targets that are no text": 2}
 
 
 def test_a_list_of_one_image_is_that_image(tmp_path):
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": ASKED, "image": ["a.png"]}), "utf-8")
-    assert next(hub_data.read(str(tmp_path / "chat.jsonl"), "visual")).image == "a.png"
+    assert next(sources.read(str(tmp_path / "chat.jsonl"), "visual")).image == "a.png"
 
 
 def test_an_empty_text_part_is_no_image(tmp_path):
     parts = [{"type": "text", "text": ""}, {"type": "text", "text": "hi"}]
     turns = [{"role": "user", "content": parts}, GOOD["messages"][1]]
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
-    assert next(hub_data.read(str(tmp_path / "chat.jsonl"))).messages[0]["content"] == "hi"
+    assert next(sources.read(str(tmp_path / "chat.jsonl"))).messages[0]["content"] == "hi"
 
 
 def test_embedded_pictures_without_a_path_member_are_read(tmp_path):
     pictures = pa.array([{"bytes": hub_folders.png(1)}, None], pa.struct([("bytes", pa.binary())]))
     turns = pa.array([hub_folders.conversation(0), hub_folders.conversation(1, image=False)], hub_folders.TURNS)
     pq.write_table(pa.table({"image": pictures, "conversations": turns}), tmp_path / "train.parquet")
-    assert hub_data.count(hub_data.source(str(tmp_path)), "visual") == {"en": 1}
+    assert sources.count(sources.source(str(tmp_path)), "visual") == {"en": 1}
 
 
 def test_a_zip_that_was_cut_off_is_named_with_the_cure(tmp_path):
@@ -95,22 +97,22 @@ def test_a_path_too_long_for_a_file_system_is_one_broken_picture(tmp_path):
 def test_a_full_copy_of_a_known_data_set_is_read_from_its_own_file(tmp_path):
     folder = hub_folders.pretrain(tmp_path / "lcs")
     (folder / "blip_laion_cc_sbu_558k_meta.json").write_text('[{"id": "1", "blip_caption": "x"}]', "utf-8")
-    files = hubs.data_files(str(folder), folder)
+    files = hub.data_files(str(folder), folder)
     assert [path.name for path in files] == ["blip_laion_cc_sbu_558k.json"]
-    assert len(list(hub_data.read(str(folder), "visual"))) == 12
+    assert len(list(sources.read(str(folder), "visual"))) == 12
 
 
 def test_a_file_that_is_not_the_data_is_refused_with_the_way_to_choose(tmp_path):
     (tmp_path / "meta.json").write_text('[{"id": "1", "caption": "x"}]', "utf-8")
     with pytest.raises(InputError, match=r"meta\.json: no column .*choose the files that are by FOLDER:PATTERN"):
-        list(hub_data.read(str(tmp_path)))
+        list(sources.read(str(tmp_path)))
 
 
 def test_visual_rows_that_are_not_english_are_refused_before_anything_is_written(tmp_path):
     french = visual_folder(tmp_path / "french", [1, 2, 3], language="fra")
     settings = hub_settings(tmp_path, visual_data=[french])
     with pytest.raises(InputError, match=r"french: 3 of 3 rows with an image are not English \(3 are 'fr'\)"):
-        hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
+        prepare.prepare(settings, tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -118,7 +120,7 @@ def test_visual_rows_of_no_stated_language_are_taken_as_english_and_it_is_said(t
     stated = visual_folder(tmp_path / "stated", [1, 2, 3], language="English")
     unstated = visual_folder(tmp_path / "unstated", [1, 2, 3])
     lines = []
-    hub_prepare.prepare(hub_settings(tmp_path, visual_data=[stated, unstated]), tmp_path / "out", lines.append)
+    prepare.prepare(hub_settings(tmp_path, visual_data=[stated, unstated]), tmp_path / "out", lines.append)
     assert "unstated: no column language, its rows are taken as English" in lines
     assert not any(line.startswith("stated: no column language") for line in lines)
-    assert set(row_files.read_rows(tmp_path / "out" / "visual.parquet")["language"]) == {"en"}
+    assert set(read_rows(tmp_path / "out" / "visual.parquet")["language"]) == {"en"}

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from textreg import hub_data, hub_images, hub_prepare, hubs, row_files
+from textreg.data import hub, prepare, sources
+from textreg.data import pictures as hub_images
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, read_rows
 from textreg.errors import InputError
 
 
 def test_a_llava_json_list_is_read_row_by_row_with_one_placeholder_each(tmp_path):
-    rows = list(hub_data.read(str(hub_folders.pretrain(tmp_path / "lcs")), "visual"))
+    rows = list(sources.read(str(hub_folders.pretrain(tmp_path / "lcs")), "visual"))
     assert len(rows) == 12
     assert rows[3].image == "00003/000000003.png"
     assert [turn["role"] for turn in rows[3].messages] == ["user", "assistant"]
@@ -22,25 +24,25 @@ def test_a_llava_json_list_is_read_row_by_row_with_one_placeholder_each(tmp_path
 
 
 def test_embedded_pictures_are_not_read_until_asked_for(tmp_path):
-    source = hub_data.source(str(hub_folders.onevision(tmp_path / "ov")))
-    assert {row.image for row in map(without_dict, hub_data.read(source, "visual"))} == {"embedded"}
-    first = next(hub_data.read(source, "visual", images=True))
+    source = sources.source(str(hub_folders.onevision(tmp_path / "ov")))
+    assert {row.image for row in map(without_dict, sources.read(source, "visual"))} == {"embedded"}
+    first = next(sources.read(source, "visual", images=True))
     assert first.image["bytes"] == hub_folders.png(0)
 
 
 def without_dict(row):
-    return hub_data.Row(row.number, row.source, row.language, "embedded" if row.image == {} else "read", row.messages)
+    return sources.Row(row.number, row.source, row.language, "embedded" if row.image == {} else "read", row.messages)
 
 
 def test_text_only_rows_of_a_visual_source_are_left_out_and_counted(tmp_path):
-    source = hub_data.source(str(hub_folders.onevision(tmp_path / "ov")))
-    assert len(list(hub_data.read(source, "visual"))) == 8
+    source = sources.source(str(hub_folders.onevision(tmp_path / "ov")))
+    assert len(list(sources.read(source, "visual"))) == 8
     assert source.skipped == {"text-only": 2}
 
 
 def test_aya_is_read_from_its_training_split_with_two_letter_codes(tmp_path):
-    source = hub_data.source(str(hub_folders.aya(tmp_path / "aya")))
-    assert hub_data.count(source) == {"en": 9, "es": 8, "ga": 3, "ar": 4}
+    source = sources.source(str(hub_folders.aya(tmp_path / "aya")))
+    assert sources.count(source) == {"en": 9, "es": 8, "ga": 3, "ar": 4}
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,12 @@ def test_aya_is_read_from_its_training_split_with_two_letter_codes(tmp_path):
     [("eng", "en"), ("pt-BR", "pt"), ("fra_Latn", "fr"), ("Irish", "ga"), ("nob", "no"), ("quz", "quz"), (None, "en")],
 )
 def test_language_spellings_map_to_the_projects_codes(spelled, code):
-    assert hub_data.language_code(spelled) == code
+    assert sources.language_code(spelled) == code
 
 
 def test_messages_in_jsonl_keep_their_language(tmp_path):
     path = hub_folders.messages(tmp_path / "chat.jsonl", language="glg")
-    assert [row.language for row in hub_data.read(str(path))] == ["gl"] * 6
+    assert [row.language for row in sources.read(str(path))] == ["gl"] * 6
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,8 @@ def test_messages_in_jsonl_keep_their_language(tmp_path):
 )
 def test_unusable_rows_are_counted_under_their_reason(tmp_path, turns, reason):
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
-    source = hub_data.source(str(tmp_path / "chat.jsonl"))
-    assert list(hub_data.read(source)) == []
+    source = sources.source(str(tmp_path / "chat.jsonl"))
+    assert list(sources.read(source)) == []
     assert source.skipped == {reason: 1}
 
 
@@ -90,7 +92,7 @@ def test_a_system_turn_may_open_and_space_around_words_is_left_out(tmp_path):
     words = {"system": "Be brief. ", "user": "\n hi", "assistant": "\n\nx y\n"}
     turns = [{"role": role, "content": text} for role, text in words.items()]
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
-    (row,) = hub_data.read(str(tmp_path / "chat.jsonl"))
+    (row,) = sources.read(str(tmp_path / "chat.jsonl"))
     assert [turn["content"] for turn in row.messages] == ["Be brief.", "hi", "x y"]
 
 
@@ -99,36 +101,36 @@ def test_a_wrong_column_is_named_with_the_file_and_the_columns_expected(tmp_path
     with pytest.raises(
         InputError, match=r"train\.parquet: no column targets; found inputs, .*expected .*inputs\+targets"
     ):
-        next(hub_data.read(str(tmp_path)))
+        next(sources.read(str(tmp_path)))
 
 
 def test_a_damaged_line_is_named_by_its_number(tmp_path):
     path = hub_folders.messages(tmp_path / "chat.jsonl")
     path.write_text(path.read_text("utf-8") + '\n{"messages": [', "utf-8")
     with pytest.raises(InputError, match=r"chat\.jsonl, line 7: not a JSON object"):
-        list(hub_data.read(str(path)))
+        list(sources.read(str(path)))
 
 
 def test_a_json_list_that_was_cut_off_is_an_error_not_a_short_data_set(tmp_path):
     path = hub_folders.pretrain(tmp_path) / "blip_laion_cc_sbu_558k.json"
     path.write_text(path.read_text("utf-8")[:-40], "utf-8")
     with pytest.raises(InputError, match="not a complete JSON list"):
-        list(hub_data.read(str(tmp_path), "visual"))
+        list(sources.read(str(tmp_path), "visual"))
 
 
 def test_a_seeded_choice_takes_the_quota_of_each_language_and_repeats_exactly(tmp_path):
-    source = hub_data.source(str(hub_folders.aya(tmp_path)))
-    pool = hub_data.count(source)
-    chosen = [[row.number for row in hub_data.choose(source, "text", {"es": 5, "ga": 3}, pool, s)] for s in (1, 1, 2)]
-    languages = [row.language for row in hub_data.choose(source, "text", {"es": 5, "ga": 3}, pool, 1)]
+    source = sources.source(str(hub_folders.aya(tmp_path)))
+    pool = sources.count(source)
+    chosen = [[row.number for row in sources.choose(source, "text", {"es": 5, "ga": 3}, pool, s)] for s in (1, 1, 2)]
+    languages = [row.language for row in sources.choose(source, "text", {"es": 5, "ga": 3}, pool, 1)]
     assert languages.count("es") == 5 and languages.count("ga") == 3
     assert chosen[0] == chosen[1] != chosen[2]
     assert chosen[0] == sorted(set(chosen[0]))
 
 
 def pictures_of(tmp_path, **options):
-    source = hub_data.source(str(hub_folders.pretrain(tmp_path / "lcs", **options)))
-    return list(hub_data.read(source, "visual")), source
+    source = sources.source(str(hub_folders.pretrain(tmp_path / "lcs", **options)))
+    return list(sources.read(source, "visual")), source
 
 
 def test_pictures_are_found_in_a_zip_archive_as_in_a_folder(tmp_path):
@@ -168,8 +170,8 @@ def test_a_picture_path_cannot_leave_its_folder(tmp_path):
 
 
 def test_an_unfinished_row_file_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), row_files.RowWriter(tmp_path / "rows.parquet", row_files.ROWS) as writer:
-        writer.write(dict.fromkeys(row_files.ROWS.names))
+    with pytest.raises(ZeroDivisionError), RowWriter(tmp_path / "rows.parquet", ROWS) as writer:
+        writer.write(dict.fromkeys(ROWS.names))
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -177,9 +179,9 @@ def test_an_unfinished_row_file_leaves_nothing_behind(tmp_path):
 def test_a_missing_folder_and_an_unreachable_hub_are_one_clear_line_each(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"\./nowhere: no such file or folder"):
-        hubs.resolve("./nowhere", kind="dataset")
+        hub.resolve("./nowhere", kind="dataset")
     with pytest.raises(InputError, match="nobody/never-stored: not stored here and the hub was not reached; connect"):
-        hubs.resolve("nobody/never-stored", kind="dataset")
+        hub.resolve("nobody/never-stored", kind="dataset")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_missing_folder_and_an_unreachable_hub_are_one_clear_line_each(monkeyp
     ],
 )
 def test_a_name_splits_into_id_revision_and_files(name, parts):
-    found = hubs.parse(name)
+    found = hub.parse(name)
     assert (found.base, found.revision, found.glob) == parts
 
 
@@ -201,13 +203,13 @@ def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"only pytorch_model\.bin and no \*\.safetensors; convert"):
-        hubs.resolve(str(tmp_path))
+        hub.resolve(str(tmp_path))
 
 
 @pytest.fixture
 def prepared(tmp_path):
     lines = []
-    result = hub_prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "out", lines.append)
+    result = prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "out", lines.append)
     return tmp_path / "out", result, "\n".join(lines)
 
 
@@ -216,31 +218,31 @@ def test_prepare_writes_every_file_of_the_contract(prepared):
     names = {"align", "visual", "text", "text_control", "images", "requests"}
     assert {path.stem for path in folder.glob("*.parquet")} == names
     assert result.rows == {"align": 6, "visual": 5, "text": 8, "text_control": 8, "requests": 45, "images": 17}
-    for name, schema in (("align", row_files.ROWS), ("images", row_files.IMAGES), ("requests", row_files.REQUESTS)):
+    for name, schema in (("align", ROWS), ("images", IMAGES), ("requests", REQUESTS)):
         assert pq.read_schema(folder / f"{name}.parquet").names == schema.names
 
 
 def test_every_image_a_row_or_request_names_is_in_the_image_table(prepared):
     folder, _, _ = prepared
-    ids = set(row_files.read_rows(folder / "images.parquet", ["image_id"])["image_id"])
+    ids = set(read_rows(folder / "images.parquet", ["image_id"])["image_id"])
     for name in ("align", "visual", "requests"):
-        asked = row_files.read_rows(folder / f"{name}.parquet")["image_id"].dropna()
+        asked = read_rows(folder / f"{name}.parquet")["image_id"].dropna()
         assert len(asked) and set(asked) <= ids
 
 
 def test_the_text_rows_follow_the_plan_and_the_control_is_english(prepared):
     folder, _, said = prepared
-    text = row_files.read_rows(folder / "text.parquet")
+    text = read_rows(folder / "text.parquet")
     assert text["language"].value_counts().to_dict() == {"es": 5, "ga": 3}
     assert text["image_id"].isna().all()
-    assert set(row_files.read_rows(folder / "text_control.parquet")["language"]) == {"en"}
+    assert set(read_rows(folder / "text_control.parquet")["language"]) == {"en"}
     assert pd.read_csv(folder / "mixture.csv")["rows"].sum() == 8
     assert "text mixture: 8 rows in 2 languages" in said
 
 
 def test_preparing_twice_gives_the_same_bytes(tmp_path, prepared):
     folder, _, _ = prepared
-    hub_prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "again", lambda line: None)
+    prepare.prepare(hub_folders.settings(tmp_path), tmp_path / "again", lambda line: None)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
@@ -249,9 +251,9 @@ def test_the_image_table_opens_with_the_folder_its_paths_are_relative_to(tmp_pat
     images = hub_folders.pretrain(tmp_path / "lcs") / "images"
     settings = hub_folders.settings(tmp_path, align_data=str(tmp_path / "lcs"), image_folder=str(images))
     (tmp_path / "lcs" / "images.zip").unlink()
-    hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
-    root = row_files.image_root(tmp_path / "out" / "images.parquet")
-    stored = row_files.read_rows(tmp_path / "out" / "images.parquet")["image"]
+    prepare.prepare(settings, tmp_path / "out", lambda line: None)
+    root = image_root(tmp_path / "out" / "images.parquet")
+    stored = read_rows(tmp_path / "out" / "images.parquet")["image"]
     paths = [image["path"] for image in stored if image["path"]]
     assert len(paths) == 6 and all((root / path).is_file() for path in paths)
 
@@ -260,12 +262,12 @@ def test_no_english_text_for_the_control_is_an_error(tmp_path):
     only_irish = str(hub_folders.messages(tmp_path / "ga" / "chat.jsonl", language="gle"))
     settings = hub_folders.settings(tmp_path, text_data=[only_irish], text_languages=["ga"])
     with pytest.raises(InputError, match="no English text row for the control"):
-        hub_prepare.prepare(settings, tmp_path / "out", lambda line: None)
+        prepare.prepare(settings, tmp_path / "out", lambda line: None)
 
 
 def test_a_text_language_that_no_source_has_is_left_out_and_said(tmp_path):
     lines = []
-    plan = hub_prepare.text_plan(
+    plan = prepare.text_plan(
         hub_folders.settings(tmp_path, text_languages=["es", "ca"]), {("aya", "es"): 20}, lines.append
     )
     assert plan.languages == ("es",)
@@ -279,8 +281,8 @@ def test_reading_and_writing_need_no_more_memory_for_five_times_the_rows(tmp_pat
         turns = [{"from": "human", "value": "ask " * 20}, {"from": "gpt", "value": "say " * 20}]
         path.write_text("[" + ",".join([json.dumps({"id": "x", "conversations": turns})] * rows) + "]", "utf-8")
         tracemalloc.start()
-        with row_files.RowWriter(tmp_path / "rows.parquet", row_files.ROWS, group=128) as writer:
-            writer.write_many(row.as_record(task="text", image_id=None) for row in hub_data.read(str(path)))
+        with RowWriter(tmp_path / "rows.parquet", ROWS, group=128) as writer:
+            writer.write_many(row.as_record(task="text", image_id=None) for row in sources.read(str(path)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert writer.rows == rows

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from textreg import hub_records, hubs
+from textreg.data import hub, records
+from textreg.data.mixture import PLACEHOLDER, behind_image
 from textreg.errors import InputError
-from textreg.mixture import PLACEHOLDER, behind_image
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Image = str | dict[str, Any]  # a path as the data set spells it, or a hub image: {"bytes": ..., "path": ...}
@@ -81,9 +81,9 @@ class Source:
 
 def source(name: str) -> Source:
     """Resolve a hub id or local folder (see ``hubs.parse``) into a source."""
-    path = hubs.resolve(name, kind="dataset")
-    files = hubs.data_files(name, path)
-    return Source(hubs.parse(name).short, path if path.is_dir() else path.parent, tuple(files))
+    path = hub.resolve(name, kind="dataset")
+    files = hub.data_files(name, path)
+    return Source(hub.parse(name).short, path if path.is_dir() else path.parent, tuple(files))
 
 
 def check_names(sources: Mapping[str, Sequence[str]]) -> None:
@@ -96,7 +96,7 @@ def check_names(sources: Mapping[str, Sequence[str]]) -> None:
     for setting, names in sources.items():
         here: set[str] = set()
         for name in names:
-            parts = hubs.parse(name)
+            parts = hub.parse(name)
             place = str(Path(parts.base).expanduser().resolve()) if parts.local else f"{parts.base}@{parts.revision}"
             known, first = places.setdefault(parts.short, (place, name))
             if known != place:
@@ -111,7 +111,7 @@ def check_names(sources: Mapping[str, Sequence[str]]) -> None:
 
 @cache
 def _codes() -> dict[str, dict[str, str]]:
-    return yaml.safe_load(resources.files("textreg").joinpath("language_codes.yaml").read_text("utf-8"))
+    return yaml.safe_load(resources.files(__package__).joinpath("language_codes.yaml").read_text("utf-8"))
 
 
 def language_code(value: str | None) -> str:
@@ -127,7 +127,7 @@ def language_code(value: str | None) -> str:
 
 def layout(path: Path) -> Layout:
     """The layout of a data file.  Raises ``InputError`` with the columns found and expected when none fits."""
-    names = hub_records.columns(path)
+    names = records.columns(path)
     for candidate in LAYOUTS:
         if names.issuperset(candidate.needs):
             return candidate
@@ -143,7 +143,7 @@ def layout(path: Path) -> Layout:
 
 def names_language(data: Source) -> bool:
     """Whether the rows of a source say what language they are in; those that do not are taken as English."""
-    return any({"language", "language_code"} & hub_records.columns(path) for path in data.files)
+    return any({"language", "language_code"} & records.columns(path) for path in data.files)
 
 
 def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images: bool = False) -> Iterator[Row]:
@@ -158,11 +158,11 @@ def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images
     for path in data.files:
         form = layout(path)
         columns = [*form.needs, *form.takes]
-        embedded = path.suffix == ".parquet" and hub_records.is_struct(path, "image")
+        embedded = path.suffix == ".parquet" and records.is_struct(path, "image")
         if embedded and not images:
             columns = [name for name in columns if name != "image"]
-        has = hub_records.has_image(path) if embedded and not images else None
-        for record in hub_records.records(path, columns):
+        has = records.has_image(path) if embedded and not images else None
+        for record in records.records(path, columns):
             number += 1
             if not isinstance(record, dict):
                 data.skipped["no JSON object"] += 1

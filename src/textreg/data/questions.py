@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg.data.mixture import BLANK, PLACEHOLDER
 from textreg.errors import InputError
-from textreg.mixture import BLANK, PLACEHOLDER
 
 if TYPE_CHECKING:
     import pandas as pd

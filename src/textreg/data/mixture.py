@@ -224,7 +224,7 @@ def plan(
 @cache
 def paper_mixture() -> tuple[LanguageShare, ...]:
     """The shares of ``mixture_paper.yaml``, in percent, largest first as in the file."""
-    data = yaml.safe_load(resources.files("textreg").joinpath("mixture_paper.yaml").read_text("utf-8"))
+    data = yaml.safe_load(resources.files(__package__).joinpath("mixture_paper.yaml").read_text("utf-8"))
     return tuple(LanguageShare(code, float(v["share"]), bool(v["paper"])) for code, v in data["shares"].items())
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from textreg.data.images import blank_like, data_url, encode_png, find_images, open_image, shrink
 from textreg.errors import InputError
-from textreg.images import blank_like, data_url, encode_png, find_images, open_image, shrink
 
 RED = (255, 0, 0)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from textreg import row_files, tuning
+from textreg.data import tuning
+from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.settings import Tune
 
@@ -13,7 +14,7 @@ from textreg.settings import Tune
 def run(tmp_path):
     """A run folder with the three row files that arms draw from."""
     for name, count, image in (("visual", 20, "i"), ("text", 9, None), ("text_control", 9, None)):
-        with row_files.RowWriter(tmp_path / "prepare_data" / f"{name}.parquet", row_files.ROWS) as writer:
+        with RowWriter(tmp_path / "prepare_data" / f"{name}.parquet", ROWS) as writer:
             for i in range(count):
                 turns = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": "it"}]
                 row = {"row_id": f"{name}{i}", "source": name, "task": "t", "language": "en", "messages": turns}

@@ -43,10 +43,10 @@ class ImageTable:
         ``ids``: only these images and the blank one, because all pictures of a real run are gigabytes.
 
         Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
-        Raises :class:`InputError` as :func:`textreg.row_files.opened` does, for an image that is nowhere, and for
+        Raises :class:`InputError` as :func:`textreg.data.rows.opened` does, for an image that is nowhere, and for
         metadata that name no folder of pictures (:func:`picture_folder`).
         """
-        from textreg.row_files import CURE, image_root, opened
+        from textreg.data.rows import CURE, image_root, opened
 
         encoded: dict[str, bytes] = {}
         paths: dict[str, str] = {}
@@ -84,7 +84,7 @@ class ImageTable:
         if image_id == BLANK and image_id not in self.paths:
             from PIL import Image
 
-            from textreg.images import GREY, encode_png
+            from textreg.data.images import GREY, encode_png
 
             return encode_png(Image.new("RGB", (self.blank_side, self.blank_side), GREY))
         if image_id not in self.paths:
@@ -92,7 +92,7 @@ class ImageTable:
         return self._read(image_id, self.paths[image_id])
 
     def _read(self, image_id: str, name: str) -> bytes:
-        from textreg.images import is_image
+        from textreg.data.images import is_image
 
         try:
             path = (self.root / name).resolve()
@@ -116,8 +116,8 @@ class ImageTable:
         return data
 
     def image(self, image_id: str) -> "Image":
-        """The decoded picture, RGB, under the limits of :func:`textreg.images.open_image`."""
-        from textreg.images import open_image
+        """The decoded picture, RGB, under the limits of :func:`textreg.data.images.open_image`."""
+        from textreg.data.images import open_image
 
         return open_image(self.data(image_id), f"image {image_id!r}")
 

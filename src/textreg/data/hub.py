@@ -47,7 +47,7 @@ class Name:
 @cache
 def known() -> dict[str, dict[str, Any]]:
     """The counted facts of ``known_sizes.yaml``: models, data sets, processors of the plan."""
-    return yaml.safe_load(resources.files("textreg").joinpath("known_sizes.yaml").read_text("utf-8"))
+    return yaml.safe_load(resources.files(__package__).joinpath("known_sizes.yaml").read_text("utf-8"))
 
 
 def parse(name: str) -> Name:

@@ -2,8 +2,8 @@
 
 Two choices are not obvious.  A text share *replaces* visual rows: every arm takes the same number of steps over the
 same number of rows, so that TR and its English control differ in the language of their text alone.  The order is
-planned before training (:func:`textreg.mixture.compose`) and the training follows it, so a resumed arm sees exactly
-the rows it would have seen.
+planned before training (:func:`textreg.data.mixture.compose`) and the training follows it, so a resumed arm sees
+exactly the rows it would have seen.
 
 Use: ``rows, order = arm_rows(settings)``.
 """
@@ -11,9 +11,9 @@ Use: ``rows, order = arm_rows(settings)``.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import mixture
+from textreg.data import mixture
+from textreg.data.rows import read_rows
 from textreg.errors import InputError
-from textreg.row_files import read_rows
 from textreg.settings import Tune
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
+from textreg.data.images import open_image
+from textreg.data.sources import Image, Row
 from textreg.errors import InputError
-from textreg.hub_data import Image, Row
-from textreg.images import open_image
 
 
 class BrokenImage(Exception):

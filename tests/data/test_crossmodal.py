@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from textreg import crossmodal
+from textreg.data import crossmodal
 from textreg.errors import InputError
 
 LANGUAGES = ("en", "de", "quz")

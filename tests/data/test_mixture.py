@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg import mixture
+from textreg.data import mixture
 from textreg.errors import InputError
 
 POOL = {("aya", "es"): 900, ("aya", "ga"): 10, ("aya", "fr"): 300, ("dolly", "es"): 100}
