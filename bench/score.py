@@ -22,7 +22,7 @@ WORDS_EACH = 14
 
 def write_answers(path: Path, count: int, items: bool) -> None:
     """Distinct answers of fourteen words, drawn from the scene vocabulary of each language."""
-    from textreg.grammar import words
+    from textreg.scenes.grammar import words
 
     rng = random.Random(0)
     vocabulary = {code: sorted(words(code)) for code in LANGUAGES}

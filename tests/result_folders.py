@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pandas as pd
 
-from textreg import instructions, prepare
+from textreg.scenes import instructions
+from textreg.scenes import rows as prepare
 
 LANGUAGES = ("en", "de", "el", "eu", "fr", "it", "pl", "sv", "uk")
 LEVELS = {"BM": 0.35, "TR": 0.95, "TR+M": 0.98, "BM+M": 0.7, "EN": 0.36, "backbone": 0.99}

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import fidelity, instructions
+from textreg import fidelity
 from textreg.annotation import Rules, annotate, lf_plus
 from textreg.errors import InputError
-from textreg.grammar import caption
 from textreg.identifiers import open_identifier
 from textreg.judges import Verdict
 from textreg.linewise import LineRules
-from textreg.scenes import Group, Scene, canonical, to_json
+from textreg.scenes import instructions
+from textreg.scenes.grammar import caption
+from textreg.scenes.scene import Group, Scene, canonical, to_json
 
 SCENE = Scene((Group("red", "circle", "small"), Group("blue", "square", "large")), "above")
 OTHER_SCENE = Scene((Group("green", "star", "small"), Group("blue", "square", "large")), "above")

@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from textreg import languages
 from textreg.data import sources
 from textreg.errors import InputError
-from textreg.grammar import caption
 from textreg.identifiers import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
-from textreg.scenes import sample
+from textreg.scenes import languages
+from textreg.scenes.grammar import caption
+from textreg.scenes.scene import sample
 
 CROSSMODAL = (
     "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt quz ro ru sv sw te th tr uk vi zh"

@@ -40,9 +40,9 @@ arms:
   - {arm: TR}
 """
 PREPARE = """
-from textreg import prepare
+from textreg.scenes.scene import rows
 from textreg.settings import PrepareData, collect
-prepare.write(collect(PrepareData, globals()))
+rows.write(collect(PrepareData, globals()))
 """
 OPEN = """
 from pathlib import Path

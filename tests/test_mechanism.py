@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textreg import adapters, assembly, features, generation, languages, mechanism, scenes
+from textreg import adapters, assembly, features, generation, mechanism
 from textreg.data.rows import IMAGES, REQUESTS, RowWriter
 from textreg.errors import InputError
-from textreg.grammar import caption, parse
-from textreg.prepare import images, requests
+from textreg.scenes import languages
+from textreg.scenes.grammar import caption, parse
+from textreg.scenes.rows import images, requests
+from textreg.scenes.scene import sample
 from textreg.settings import Mechanism
 
 CODES = ["en", "es", "el"]
@@ -29,7 +31,7 @@ class Letters:
 def test_every_caption_begins_with_a_word_of_the_openings(code):
     rng, first = random.Random(0), {text.split()[0] for text in mechanism.openings(code)}
     for _ in range(100):
-        assert caption(scenes.sample(rng), code, rng=rng).split()[0] in first
+        assert caption(sample(rng), code, rng=rng).split()[0] in first
 
 
 def test_the_first_token_mass_counts_what_opens_one_language_alone():
@@ -129,7 +131,7 @@ def test_an_arm_that_was_not_asked_is_left_out_of_the_probe():
 def opened(tmp_path_factory, tiny_llm, tiny_tower):
     """Settings, and the tuned arm of a run as the notebook opens it."""
     folder, rng = tmp_path_factory.mktemp("run"), random.Random(0)
-    drawn = {"validation": [scenes.sample(rng, canonical=True) for _ in range(3)]}
+    drawn = {"validation": [sample(rng, canonical=True) for _ in range(3)]}
     for name, schema, rows in (
         ("images", IMAGES, images(drawn, 0)),
         ("requests", REQUESTS, requests(drawn, CODES, 0)),
@@ -239,7 +241,7 @@ def test_an_answer_turns_at_its_first_word_that_the_asked_language_does_not_have
 @pytest.mark.parametrize("code", languages.codes())
 def test_a_caption_of_the_grammar_never_turns(code):
     rng = random.Random(1)
-    told = [caption(scenes.sample(rng), code, rng=rng) for _ in range(40)]
+    told = [caption(sample(rng), code, rng=rng) for _ in range(40)]
     assert set(mechanism.turning(pd.DataFrame({"language": code, "arm": "text", "answer": told}))["kept"]) == {1.0}
 
 
@@ -277,6 +279,6 @@ def test_a_prediction_about_a_system_that_was_not_looked_into_is_left_out():
 
 
 def test_the_reference_answer_is_a_caption_of_the_asked_language():
-    told = caption(scenes.sample(random.Random(0)), "es", frame=1)
+    told = caption(sample(random.Random(0)), "es", frame=1)
     cell = json.dumps(["meaning", told], ensure_ascii=False)
     assert parse(mechanism.reference(cell), "es") is not None

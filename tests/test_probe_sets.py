@@ -5,11 +5,11 @@ import json
 import pytest
 from PIL import Image
 
-from textreg import grammar, languages
 from textreg.data.images import open_image
 from textreg.errors import InputError
-from textreg.instructions import is_right
 from textreg.probe_sets import ARMS, folder_set, png, probe_set, scene_set
+from textreg.scenes import grammar, languages
+from textreg.scenes.instructions import is_right
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from rich.console import Console
 from textreg import answer_files, score_figures, score_report, scoring
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError
-from textreg.grammar import caption
 from textreg.identifiers import code_book, open_identifier
 from textreg.judges import LLMJudge, Price
-from textreg.scenes import sample
+from textreg.scenes.grammar import caption
+from textreg.scenes.scene import sample
 from textreg.service import Service
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from textreg import assets
 from textreg.endpoint import evaluate
 from textreg.errors import InputError, RunError
 from textreg.judges import LLMJudge
+from textreg.micro import assets
 from textreg.probe_sets import scene_set
 from textreg.scoring import score_file
 from textreg.service import Service

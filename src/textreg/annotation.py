@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from textreg import grammar, instructions, languages
 from textreg.errors import InputError
 from textreg.identifiers import NO_LANGUAGE, UNDETERMINED, Identifier, clean
 from textreg.linewise import LineRules, kept_lines, line_pass, tokens, word_pass
+from textreg.scenes import grammar, instructions, languages
 
 ENGLISH, OTHER = "en", "other"
 Judge = Callable[[Sequence[tuple[str, str, str]]], Sequence[object]]

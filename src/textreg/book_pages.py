@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg import assets, claims, outcome, published, settings
+from textreg import claims, outcome, published, settings
 from textreg.figure_data import (
     Results,
     headline,
@@ -29,6 +29,7 @@ from textreg.figure_data import (
     with_scored,
 )
 from textreg.figure_marks import language_names, language_order
+from textreg.micro import assets
 
 UNDEFINED = "–"
 NARROW = "\u00a0"  # between the ends of a range, which stays on one line where a cell is broken

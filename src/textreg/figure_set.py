@@ -286,7 +286,7 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
             rows = pd.read_parquet(path, filters=[("image_id", "in", list(wanted))]).to_dict("records")
             break
     else:
-        from textreg import prepare
+        from textreg.scenes import rows as prepare
 
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
         rows = prepare.images({"test": prepare.draw_scenes(seed, "test", count)}, seed)

@@ -21,11 +21,11 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import grammar, languages
 from textreg.display import JOINERS
 from textreg.errors import InputError
 from textreg.journal import Journal
 from textreg.progress import counting
+from textreg.scenes import grammar, languages
 from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
 
 if TYPE_CHECKING:

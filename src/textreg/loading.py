@@ -8,19 +8,18 @@ torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm")
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg import assets
 from textreg.chat import IMAGE_TOKEN, accept_both_styles
 from textreg.data import hub
 from textreg.errors import InputError, RunError
+from textreg.micro import assets
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = assets.FOLDER
 
 
 def source(name: str, role: str, revision: str | None = None) -> str:

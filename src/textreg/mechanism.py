@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from textreg.errors import InputError
 from textreg.evaluation import BACKBONE, read_requests
-from textreg.grammar import caption, frame_count
-from textreg.scenes import Group, Scene
+from textreg.scenes.grammar import caption, frame_count
+from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def turning(answers: "pd.DataFrame", most: int = WORDS) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from textreg.grammar import split_words
-    from textreg.grammar import words as listed
+    from textreg.scenes.grammar import split_words
+    from textreg.scenes.grammar import words as listed
 
     rows = []
     for (code, arm), group in answers.groupby(["language", "arm"], sort=False):
@@ -162,7 +162,7 @@ def forced_prefix(
     """
     import pandas as pd
 
-    from textreg.grammar import parse
+    from textreg.scenes.grammar import parse
 
     table = answers[answers["arm"] == "image"].reset_index(drop=True)
     right = [reference(row) for row in table["reference"]]

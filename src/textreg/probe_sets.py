@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from textreg import grammar, instructions, languages, scenes
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
+from textreg.scenes import grammar, instructions, languages
+from textreg.scenes import scene as scenes
 
 IMAGE_TURN = "<image>\n"
 CAPTIONS = "captions.jsonl"

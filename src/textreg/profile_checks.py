@@ -44,7 +44,7 @@ def check_settings(settings: Stage, where: str) -> None:
 
 
 def _check_languages(settings: PrepareData, where: str) -> None:
-    from textreg import languages
+    from textreg.scenes import languages
 
     known = set(languages.codes())
     evaluated = known

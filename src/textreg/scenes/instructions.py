@@ -15,11 +15,11 @@ Use: ``description(scene, "eu", random.Random(0))``.  The tasks are ours.
 import random
 from dataclasses import dataclass
 
-from textreg import languages
 from textreg.errors import InputError, did_you_mean
-from textreg.grammar import ANSWER_TASKS, grammar, parse_any
-from textreg.languages import QUESTIONS
-from textreg.scenes import COLOURS, SHAPES, SIZES, Group, Scene, canonical, flip, to_json
+from textreg.scenes import languages
+from textreg.scenes.grammar import ANSWER_TASKS, grammar, parse_any
+from textreg.scenes.languages import QUESTIONS
+from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Group, Scene, canonical, flip, to_json
 
 CAPTION = "caption"
 TEXT_TASKS = ("repeat", "compose", "flip", "read", "translate", "describe_text")

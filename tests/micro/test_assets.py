@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from textreg import assembly, assets, backbone, languages, tower
+from textreg import assembly
 from textreg.errors import InputError
+from textreg.micro import assets, llm, tower
+from textreg.scenes import languages
 from textreg.settings import Backbone
 
 SIZES = {"hidden": 32, "layers": 1, "heads": 2, "tower_hidden": 16, "tower_layers": 1, "tower_heads": 2}
@@ -16,9 +18,9 @@ TINY = Backbone(vocabulary=400, image_size=24, patch_size=6, **SIZES)
 def saved(tmp_path_factory):
     """A folder as ``00_backbone`` writes it, with untrained models."""
     folder = tmp_path_factory.mktemp("assets")
-    tokenizer = backbone.build_tokenizer(TINY, examples=50)
+    tokenizer = llm.build_tokenizer(TINY, examples=50)
     scores = [{"language": "en", "n": 1, "fidelity": 0.5, "exact": 0.5}]
-    models = backbone.build_llm(TINY, tokenizer), tokenizer, tower.build_tower(TINY)
+    models = llm.build_llm(TINY, tokenizer), tokenizer, tower.build_tower(TINY)
     assets.save(folder, *models, TINY, scores, {"all": 0.25})
     return folder
 

@@ -3,10 +3,10 @@ import copy
 import pytest
 import yaml
 
-from textreg import languages
 from textreg.errors import InputError
-from textreg.grammar import Grammar
-from textreg.scenes import Group, Scene
+from textreg.scenes import languages
+from textreg.scenes.grammar import Grammar
+from textreg.scenes.scene import Group, Scene
 
 
 @pytest.fixture(scope="module")

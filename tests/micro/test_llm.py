@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg import backbone, languages
-from textreg.grammar import caption
-from textreg.scenes import COLOURS, MAX_OBJECTS, SHAPES, SIZES, Group, Scene, sample
+from textreg.micro import llm
+from textreg.scenes import languages
+from textreg.scenes.grammar import caption
+from textreg.scenes.scene import COLOURS, MAX_OBJECTS, SHAPES, SIZES, Group, Scene, sample
 from textreg.settings import Backbone
 
 TINY = Backbone(vocabulary=600, hidden=32, layers=1, heads=2, llm_steps=200, llm_batch=8)
@@ -18,7 +19,7 @@ TINY = Backbone(vocabulary=600, hidden=32, layers=1, heads=2, llm_steps=200, llm
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return backbone.build_tokenizer(TINY, examples=400)
+    return llm.build_tokenizer(TINY, examples=400)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_the_tokenizer_gives_every_language_back_unchanged(tokenizer, code):
 def test_a_training_pair_is_encoded_as_the_chat_template_renders_it(tokenizer):
     prompt, answer = "En la imagen\nDescribe la imagen.", "Ένας κόκκινος κύκλος."
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    user, reply = backbone.encode(tokenizer, prompt, answer)
+    user, reply = llm.encode(tokenizer, prompt, answer)
     asked = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
     assert user == asked
     assert user + reply == tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
@@ -54,37 +55,37 @@ def test_a_training_pair_is_encoded_as_the_chat_template_renders_it(tokenizer):
 def test_training_begins_with_bare_phrases_of_one_group(phrases):
     rng = random.Random(0)
     for _ in range(200):
-        prompt, answer = backbone.example(rng, languages.codes(), progress=0.0)
+        prompt, answer = llm.example(rng, languages.codes(), progress=0.0)
         assert {prompt.split("\n")[0], answer} <= phrases
 
 
 def test_whole_scenes_follow_still_as_bare_phrases(phrases):
     rng = random.Random(0)
-    pairs = [backbone.example(rng, languages.codes(), backbone.WHOLE_SCENES) for _ in range(200)]
+    pairs = [llm.example(rng, languages.codes(), llm.WHOLE_SCENES) for _ in range(200)]
     assert any(answer not in phrases for _, answer in pairs)
     assert not any(answer.endswith(".") for _, answer in pairs)
 
 
 def test_the_full_mixture_comes_last_with_sentences_and_short_answers():
     rng = random.Random(0)
-    answers = [backbone.example(rng, languages.codes(), backbone.FULL_MIXTURE)[1] for _ in range(300)]
+    answers = [llm.example(rng, languages.codes(), llm.FULL_MIXTURE)[1] for _ in range(300)]
     sentences = sum(answer.endswith(".") for answer in answers)
     assert 0.5 < sentences / len(answers) < 0.9
 
 
-@pytest.mark.parametrize("progress", [0.0, backbone.WHOLE_SCENES, 1.0])
+@pytest.mark.parametrize("progress", [0.0, llm.WHOLE_SCENES, 1.0])
 def test_only_the_given_languages_are_shown(progress):
     rng = random.Random(0)
-    shown = " ".join(" ".join(backbone.example(rng, ["uk", "el"], progress)) for _ in range(100))
+    shown = " ".join(" ".join(llm.example(rng, ["uk", "el"], progress)) for _ in range(100))
     assert not re.search(r"[a-zA-Z]", shown)
 
 
 def test_loss_is_asked_for_on_answers_alone_and_padding_stands_on_the_right(tokenizer):
-    ids, labels = next(backbone.batches(tokenizer, random.Random(0), 8, languages.codes(), lambda: 1.0))
+    ids, labels = next(llm.batches(tokenizer, random.Random(0), 8, languages.codes(), lambda: 1.0))
     assert ids.shape == labels.shape and len(ids) == 8
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
         end = len(row) - row[::-1].index(tokenizer.eos_token_id)
-        begin = row.index(tokenizer.convert_tokens_to_ids(backbone.ASSISTANT)) + 1
+        begin = row.index(tokenizer.convert_tokens_to_ids(llm.ASSISTANT)) + 1
         assert label == [-100] * begin + row[begin:end] + [-100] * (len(row) - end)
         assert set(row[end:]) <= {tokenizer.pad_token_id}
 
@@ -92,11 +93,11 @@ def test_loss_is_asked_for_on_answers_alone_and_padding_stands_on_the_right(toke
 @given(st.integers(1, 20_000).flatmap(lambda steps: st.tuples(st.integers(0, steps - 1), st.just(steps))))
 def test_the_learning_rate_factor_is_positive_and_never_above_one(case):
     step, steps = case
-    assert 0 < backbone.learning_rate_factor(step, steps) <= 1
+    assert 0 < llm.learning_rate_factor(step, steps) <= 1
 
 
 def test_the_learning_rate_rises_stays_for_half_of_the_training_and_falls_to_nearly_zero():
-    factors = [backbone.learning_rate_factor(step, 1000) for step in range(1000)]
+    factors = [llm.learning_rate_factor(step, 1000) for step in range(1000)]
     assert factors[:100] == sorted(factors[:100])
     assert set(factors[99:501]) == {1.0}
     assert factors[500:] == sorted(factors[500:], reverse=True)
@@ -111,34 +112,34 @@ def _one_step(model, optimizer, ids):
 
 def test_a_resumed_training_takes_the_same_next_step(tokenizer, tmp_path):
     ids = torch.randint(5, 600, (2, 12), generator=torch.Generator().manual_seed(0))
-    model = backbone.build_llm(TINY, tokenizer)
+    model = llm.build_llm(TINY, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     _one_step(model, optimizer, ids)
-    backbone._save_state(model, optimizer, 500, tmp_path)
+    llm._save_state(model, optimizer, 500, tmp_path)
     _one_step(model, optimizer, ids)
 
-    again = backbone.build_llm(Backbone(**{**vars(TINY), "seed": 9}), tokenizer)
+    again = llm.build_llm(Backbone(**{**vars(TINY), "seed": 9}), tokenizer)
     fresh = torch.optim.AdamW(again.parameters(), lr=1e-2, fused=True)
-    assert backbone._resume(again, fresh, tmp_path) == 500
+    assert llm._resume(again, fresh, tmp_path) == 500
     _one_step(again, fresh, ids)
     for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other), name
 
 
 def test_without_a_saved_state_training_begins_at_the_first_step(tokenizer, tmp_path):
-    model = backbone.build_llm(TINY, tokenizer)
-    assert backbone._resume(model, torch.optim.AdamW(model.parameters()), tmp_path) == 0
+    model = llm.build_llm(TINY, tokenizer)
+    assert llm._resume(model, torch.optim.AdamW(model.parameters()), tmp_path) == 0
 
 
 def test_the_loss_falls_within_two_hundred_steps(tokenizer, tmp_path):
     reports = []
-    model = backbone.train_llm(TINY, tokenizer, reports.append, tmp_path)
+    model = llm.train_llm(TINY, tokenizer, reports.append, tmp_path)
     assert [report["step"] for report in reports] == [100, 200]
     assert reports[1]["loss"] < reports[0]["loss"]
     assert not model.training
 
 
 def test_an_untrained_model_is_faithful_to_no_language(tokenizer):
-    rows = backbone.held_out_scores(backbone.build_llm(TINY, tokenizer).eval(), tokenizer, count=1)
+    rows = llm.held_out_scores(llm.build_llm(TINY, tokenizer).eval(), tokenizer, count=1)
     assert [row["language"] for row in rows] == list(languages.codes())
     assert {(row["n"], row["fidelity"], row["exact"]) for row in rows} == {(1, 0.0, 0.0)}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import SiglipImageProcessorPil
 
-from textreg import tower
 from textreg.errors import InputError
-from textreg.scenes import COLOURS, SHAPES, SIZES, Group, Scene, render, sample
+from textreg.micro import tower
+from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Group, Scene, render, sample
 from textreg.settings import Backbone
 
 TINY = Backbone(

@@ -10,7 +10,8 @@ there has to be fidelity to lose.  Three choices are not obvious:
 * *A curriculum.*  Full sentences from the start leave the model on a plateau where every colour is as likely as any
   other (we measured it: no progress in thousands of steps); bare phrases teach the words first, in minutes.
 
-Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower: :mod:`textreg.tower`).
+Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower:
+:mod:`textreg.micro.tower`).
 """
 
 import random
@@ -18,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import instructions, languages
-from textreg.grammar import caption
-from textreg.scenes import Scene, sample
+from textreg.scenes import instructions, languages
+from textreg.scenes.grammar import caption
+from textreg.scenes.scene import Scene, sample
 from textreg.settings import Backbone
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def example(rng: random.Random, codes: Sequence[str], progress: float = 1.0) -> 
     The curriculum: first bare phrases of one group in other languages, then bare phrases of whole scenes, then the
     full mixture.  Of that, half are descriptions after a context in any language (a tenth of them without context, so
     that an answer needs none), a fifth questions after a context, the rest the text tasks of
-    :mod:`textreg.instructions`.
+    :mod:`textreg.scenes.instructions`.
     """
     code, source, kind = rng.choice(codes), rng.choice(codes), rng.random()
     if progress < WHOLE_SCENES:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textreg.errors import InputError
-from textreg.scenes import COLOURS, SHAPES, SIZES, Scene, render, sample
+from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Scene, render, sample
 from textreg.settings import Backbone
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
     import torch
     from torch.nn.functional import cross_entropy
 
-    from textreg.backbone import learning_rate_factor
     from textreg.compute import fast_fp32, set_up
+    from textreg.micro.llm import learning_rate_factor
 
     compute = set_up(settings.threads, device=settings.device)
     tower = build_tower(settings).to(compute.device)

@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg import instructions, languages
 from textreg.data import mixture
 from textreg.data.images import open_image
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
-from textreg.grammar import caption
-from textreg.instructions import Instruction
-from textreg.scenes import Scene, blank, canonical, render, sample, to_json
+from textreg.scenes import instructions, languages
+from textreg.scenes.grammar import caption
+from textreg.scenes.instructions import Instruction
+from textreg.scenes.scene import Scene, blank, canonical, render, sample, to_json
 from textreg.settings import PrepareData
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
-from textreg import languages
 from textreg.errors import InputError, did_you_mean
-from textreg.languages import COUNTS, Language
-from textreg.scenes import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, SIZES, Group, Scene
+from textreg.scenes import languages
+from textreg.scenes.languages import COUNTS, Language
+from textreg.scenes.scene import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, SIZES, Group, Scene
 
 ANSWER_TASKS = ("colour", "shape", "count", "where", "larger", "exist")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
@@ -39,7 +39,8 @@ def _key(text: str) -> str:
 
 
 class Grammar:
-    """Captions, place phrases and short answers of one :class:`~textreg.languages.Language`, and their inverses.
+    """Captions, place phrases and short answers of one :class:`~textreg.scenes.languages.Language`, and their
+    inverses.
 
     Raises :class:`InputError` if two different groups would be written the same, since no parser could then tell them
     apart.

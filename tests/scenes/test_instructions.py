@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg import grammar, languages
-from textreg import instructions as tasks
 from textreg.errors import InputError
-from textreg.scenes import Group, Scene, canonical, sample, to_json
+from textreg.scenes import grammar, languages
+from textreg.scenes import instructions as tasks
+from textreg.scenes.scene import Group, Scene, canonical, sample, to_json
 
 CODES = languages.codes()
 code_of = st.sampled_from(CODES)

@@ -1,9 +1,9 @@
 """Language files: the words a language needs to caption scenes, one YAML file each, checked on reading.
 
 A file lists every form written out in full, so that a contributor edits plain words and no rules; the engine in
-:mod:`textreg.grammar` knows no language.  ``languages/en.yaml`` is the one to copy.  Everything is checked here, once:
-a missing form, an unknown key or an unknown placeholder is one :class:`~textreg.errors.InputError` that names the file
-and the key, never a crash in the middle of a run.
+:mod:`textreg.scenes.grammar` knows no language.  ``language_files/en.yaml`` is the one to copy.  Everything is checked
+here, once: a missing form, an unknown key or an unknown placeholder is one :class:`~textreg.errors.InputError` that
+names the file and the key, never a crash in the middle of a run.
 
 Use: ``load("eu").prompts``; ``load_file("my/cy.yaml")`` for a language outside the package.  A file
 ``<code>.yaml`` put beside the others is a language of the project from then on.
@@ -18,9 +18,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from textreg.errors import InputError, did_you_mean
-from textreg.scenes import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, SIZES
+from textreg.scenes.scene import COLOURS, MAX_OBJECTS, RELATIONS, SHAPES, SIZES
 
-FOLDER = Path(__file__).with_name("languages")
+FOLDER = Path(__file__).with_name("language_files")
 QUESTIONS = ("colour", "shape", "count", "where", "larger", "exist")
 COUNTS = tuple(range(1, MAX_OBJECTS + 1))
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")

@@ -21,9 +21,9 @@ from textreg.settings import Backbone
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionModel
 
-FOLDER = Path(__file__).parent / "assets"
+FOLDER = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"
-REBUILD = "papermill notebooks/00_backbone.ipynb out.ipynb -p out src/textreg/assets"
+REBUILD = "papermill notebooks/00_backbone.ipynb out.ipynb -p out src/textreg/micro/weights"
 
 
 def files(folder: str | Path) -> list[Path]:

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from textreg import grammar, instructions, languages, prepare, scenes
 from textreg.data.rows import IMAGES, RowWriter, read_rows
 from textreg.errors import InputError
+from textreg.scenes import grammar, instructions, languages
+from textreg.scenes import rows as prepare
+from textreg.scenes.scene import canonical, flip, from_json, sample, to_json
 from textreg.settings import PrepareData
 
 SMALL = {
@@ -50,7 +52,7 @@ def turns(rows):
 def words_of(code):
     """Words of this language's captions and prompts."""
     rng = random.Random(0)
-    texts = [grammar.caption(scenes.sample(rng), code, rng=rng) for _ in range(200)]
+    texts = [grammar.caption(sample(rng), code, rng=rng) for _ in range(200)]
     texts += languages.load(code).prompts
     return {word for text in texts for word in re.findall(r"\w{4,}", text.lower())}
 
@@ -69,7 +71,7 @@ def test_every_file_holds_the_rows_asked_for(run):
 
 def test_no_scene_of_the_test_or_validation_split_is_trained_on_whatever_the_seed():
     drawn = {
-        (seed, split): {scenes.to_json(scenes.canonical(scene)) for scene in prepare.draw_scenes(seed, split, 200)}
+        (seed, split): {to_json(canonical(scene)) for scene in prepare.draw_scenes(seed, split, 200)}
         for seed in (0, 1)
         for split in ("train", "validation", "test")
     }
@@ -82,14 +84,14 @@ def test_no_scene_of_the_test_or_validation_split_is_trained_on_whatever_the_see
 
 def test_two_descriptions_of_one_scene_belong_to_one_split():
     rng = random.Random(0)
-    for scene in (scenes.sample(rng) for _ in range(300)):
+    for scene in (sample(rng) for _ in range(300)):
         if scene.relation:
-            assert prepare.split_of(scene) == prepare.split_of(scenes.flip(scene))
+            assert prepare.split_of(scene) == prepare.split_of(flip(scene))
 
 
 def test_about_one_scene_in_ten_is_a_test_scene():
     rng = random.Random(0)
-    splits = [prepare.split_of(scenes.sample(rng, canonical=True)) for _ in range(3000)]
+    splits = [prepare.split_of(sample(rng, canonical=True)) for _ in range(3000)]
     assert 0.07 < splits.count("test") / 3000 < 0.13
     assert 0.03 < splits.count("validation") / 3000 < 0.07
 
@@ -142,9 +144,9 @@ def test_a_caption_that_is_taught_describes_its_picture(run):
     for name in ("align", "visual"):
         rows = table(run, name)
         for _, row in rows[rows["task"] == "caption"].iterrows():
-            scene = scenes.canonical(scenes.from_json(shown[row["image_id"]]))
+            scene = canonical(from_json(shown[row["image_id"]]))
             told = grammar.parse(row["messages"][1]["content"], "en")
-            assert scenes.canonical(told) == scene
+            assert canonical(told) == scene
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(run, tmp_path):

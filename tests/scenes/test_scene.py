@@ -7,9 +7,22 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from textreg import scenes
 from textreg.errors import InputError
-from textreg.scenes import Group, Scene, canonical, flip, from_json, render, same_meaning, sample, to_json
+from textreg.scenes.scene import (
+    BACKGROUNDS,
+    RGB,
+    Group,
+    Scene,
+    blank,
+    canonical,
+    flip,
+    from_json,
+    objects,
+    render,
+    same_meaning,
+    sample,
+    to_json,
+)
 
 A, B = Group("red", "circle", "small"), Group("blue", "star", "large")
 any_scene = st.integers(0, 10**9).map(lambda seed: sample(random.Random(seed)))
@@ -100,14 +113,14 @@ def test_the_same_seed_draws_the_same_scene_and_the_same_bytes():
 
 
 def test_every_shape_colour_is_far_from_every_background_and_from_the_others():
-    colours = [np.array(rgb) for rgb in scenes.RGB.values()]
-    for background in scenes.BACKGROUNDS:
+    colours = [np.array(rgb) for rgb in RGB.values()]
+    for background in BACKGROUNDS:
         assert min(np.linalg.norm(colour - np.array(background)) for colour in colours) > 85
     assert min(np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[:i]) > 85
 
 
 def test_a_blank_picture_holds_one_colour_and_no_object():
-    image = scenes.blank(random.Random(0), 48)
+    image = blank(random.Random(0), 48)
     assert image.size == (48, 48) and image.mode == "RGB" and len(image.getcolors()) == 1
 
 
@@ -118,7 +131,7 @@ def test_a_pair_without_a_relation_is_not_drawn():
 
 @given(picture_scene, st.integers(0, 10**6))
 def test_objects_stay_on_the_canvas_and_apart(scene, seed):
-    placed = scenes.objects(scene, random.Random(seed))
+    placed = objects(scene, random.Random(seed))
     assert len(placed) == scene.count
     for i, (_, x, y, diameter) in enumerate(placed):
         assert diameter / 2 <= x <= 1 - diameter / 2 and diameter / 2 <= y <= 1 - diameter / 2
@@ -132,7 +145,7 @@ def read_picture(image) -> Scene:
     pixels = np.asarray(image).astype(int)
     side = pixels.shape[0]
     found = {}
-    for colour, rgb in scenes.RGB.items():
+    for colour, rgb in RGB.items():
         labels, number = ndimage.label((pixels == rgb).all(axis=2))
         for k in range(1, number + 1):
             points = np.argwhere(labels == k)
@@ -173,5 +186,5 @@ def test_a_reader_of_pixels_recovers_the_whole_scene(seed):
 
 def test_three_groups_stand_from_left_to_right_in_the_order_they_are_named():
     scene = sample(random.Random(1), canonical=True, groups=3)
-    across = [x for _, x, _, _ in scenes.objects(scene, random.Random(2))]
+    across = [x for _, x, _, _ in objects(scene, random.Random(2))]
     assert across == sorted(across)

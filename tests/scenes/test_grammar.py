@@ -5,10 +5,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from textreg import grammar, languages
 from textreg.errors import InputError
-from textreg.grammar import answer_meaning, caption, exclusive_share, frame_count, parse, parse_any, words
-from textreg.scenes import Group, Scene, sample
+from textreg.scenes import grammar, languages
+from textreg.scenes.grammar import answer_meaning, caption, exclusive_share, frame_count, parse, parse_any, words
+from textreg.scenes.scene import Group, Scene, sample
 
 CODES = languages.codes()
 code_of = st.sampled_from(CODES)
