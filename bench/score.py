@@ -39,8 +39,8 @@ def measure(path: Path, what: str) -> dict:
     """Run one measurement in this process: ``tables`` (functions on a frame) or ``file`` (the command)."""
     import pandas as pd
 
-    from textreg import fidelity
-    from textreg.identifiers import open_identifier
+    from textreg.fidelity import measures
+    from textreg.fidelity.py3langid import open_identifier
 
     wall = time.perf_counter()
     if what == "file":
@@ -56,13 +56,13 @@ def measure(path: Path, what: str) -> dict:
         opened = time.process_time()
         identifier.identify(table["answer"].tolist())
         identified = time.process_time()
-        annotated = fidelity.annotate(table, identifier)
+        annotated = measures.annotate(table, identifier)
         done = time.process_time()
-        fidelity.summarise(annotated)
+        measures.summarise(annotated)
         if "item_id" in annotated:
-            fidelity.ifl(annotated)
-            groups = fidelity.language_groups(LANGUAGES[:5], LANGUAGES[5:7], LANGUAGES)
-            fidelity.macro_means(annotated, groups)
+            measures.ifl(annotated)
+            groups = measures.language_groups(LANGUAGES[:5], LANGUAGES[5:7], LANGUAGES)
+            measures.macro_means(annotated, groups)
         seconds = {
             "open": opened - start,
             "identify": identified - opened,

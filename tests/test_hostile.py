@@ -16,12 +16,12 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from textreg.annotation import annotate
 from textreg.data.images import open_image
 from textreg.display import escape_answer, well_formed
 from textreg.errors import InputError
-from textreg.identifiers import open_identifier
-from textreg.judges import exact, user_prompt
+from textreg.fidelity.annotation import annotate
+from textreg.fidelity.judges import exact, user_prompt
+from textreg.fidelity.py3langid import open_identifier
 from textreg.scenes import grammar, languages
 from textreg.scoring import score_file
 

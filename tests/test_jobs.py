@@ -40,7 +40,7 @@ arms:
   - {arm: TR}
 """
 PREPARE = """
-from textreg.scenes.scene import rows
+from textreg.scenes import rows
 from textreg.settings import PrepareData, collect
 rows.write(collect(PrepareData, globals()))
 """
@@ -78,7 +78,8 @@ adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
-from textreg import evaluation, fidelity
+from textreg import evaluation
+from textreg.fidelity import measures
 from textreg.settings import Evaluate, collect
 settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
@@ -88,8 +89,8 @@ answers = evaluation.answer_all(settings, work, out / "parts")
 scored = evaluation.annotated(settings, answers)
 captions = scored[scored["task"] == "caption"]
 tables = {
-    "fidelity": fidelity.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
-    "visual": fidelity.visual_summary(scored),
+    "fidelity": measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
+    "visual": measures.visual_summary(scored),
 }
 evaluation.write_tables(out, answers, tables)
 """

@@ -20,7 +20,8 @@ import pytest
 from result_folders import answers_table
 from rich.console import Console
 
-from textreg import evaluation, fidelity, manifest, plan, profiles, runner
+from textreg import evaluation, manifest, plan, profiles, runner
+from textreg.fidelity import measures
 from textreg.identity import parameters
 from textreg.reporting import Report
 from textreg.settings import Evaluate
@@ -46,8 +47,8 @@ def tables(answers: pd.DataFrame, settings: Evaluate) -> tuple[pd.DataFrame, pd.
     scored = evaluation.annotated(settings, answers)
     captions = scored[scored["task"] == "caption"]
     return (
-        fidelity.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
-        fidelity.visual_summary(scored),
+        measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
+        measures.visual_summary(scored),
     )
 
 

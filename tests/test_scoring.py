@@ -15,11 +15,11 @@ from rich.console import Console
 from textreg import answer_files, score_figures, score_report, scoring
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError
-from textreg.identifiers import code_book, open_identifier
-from textreg.judges import LLMJudge, Price
+from textreg.fidelity.judges import LLMJudge, Price
+from textreg.fidelity.py3langid import code_book, open_identifier
+from textreg.fidelity.service import Service
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
-from textreg.service import Service
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
 EN = "The image shows a red circle above a blue square."

@@ -14,11 +14,11 @@ import pytest
 
 from textreg.endpoint import evaluate
 from textreg.errors import InputError, RunError
-from textreg.judges import LLMJudge
+from textreg.fidelity.judges import LLMJudge
+from textreg.fidelity.service import Service
 from textreg.micro import assets
 from textreg.probe_sets import scene_set
 from textreg.scoring import score_file
-from textreg.service import Service
 
 pytest.importorskip("fastapi", reason="needs the extra `serving`: pip install textreg[serving]")
 pytest.importorskip("uvicorn", reason="needs the extra `serving`: pip install textreg[serving]")

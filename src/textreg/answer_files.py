@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
-from textreg.identifiers import check_code
+from textreg.fidelity.py3langid import check_code
 
 if TYPE_CHECKING:
     import pandas as pd

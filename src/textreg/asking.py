@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from textreg.errors import InputError
 
 if TYPE_CHECKING:
-    from textreg.identifiers import Label
+    from textreg.fidelity.py3langid import Label
 
 
 def ask(
@@ -26,7 +26,7 @@ def ask(
     from textreg import adapters, assembly, evaluation, features, generation
     from textreg.compute import set_up
     from textreg.data import images
-    from textreg.identifiers import open_identifier
+    from textreg.fidelity.py3langid import open_identifier
     from textreg.sweep import scaled_adapter
 
     if not prompt.strip():

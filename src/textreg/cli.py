@@ -23,8 +23,8 @@ except KeyboardInterrupt:  # most of the start is spent here, outside of what ma
     sys.exit(130)
 
 if TYPE_CHECKING:
-    from textreg.identifiers import Identifier
-    from textreg.judges import Price
+    from textreg.fidelity.judges import Price
+    from textreg.fidelity.py3langid import Identifier
 
 LONGEST_ERROR = 2000  # characters
 
@@ -116,8 +116,8 @@ def score(
     if judge == "llm":
         if not (endpoint and model):
             raise InputError("--judge llm needs --endpoint URL and --model NAME")
-        from textreg.judges import LLMJudge
-        from textreg.service import Service
+        from textreg.fidelity.judges import LLMJudge
+        from textreg.fidelity.service import Service
 
         service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
         judging = LLMJudge(service, answers.with_suffix(".verdicts.jsonl"), progress=True)
@@ -154,7 +154,7 @@ def evaluate(
     """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
     from textreg import endpoint as served
     from textreg import probe_sets, score_report, scoring
-    from textreg.service import Service
+    from textreg.fidelity.service import Service
 
     opened = _identifier(identifier, identifier_model, candidates)
     probes = probe_sets.probe_set(images, _codes(languages), limit)
@@ -172,7 +172,7 @@ def _codes(words: str) -> list[str]:
 
 
 def _identifier(name: str, model: str, candidates: str) -> "Identifier":
-    from textreg.identifiers import open_identifier
+    from textreg.fidelity.py3langid import open_identifier
 
     if model and name != "glotlid":
         raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")
@@ -183,7 +183,7 @@ def _identifier(name: str, model: str, candidates: str) -> "Identifier":
 
 
 def _price(words: str) -> "Price | None":
-    from textreg.judges import Price
+    from textreg.fidelity.judges import Price
 
     if not words:
         return None

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from textreg.data.images import data_url
 from textreg.errors import InputError
+from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
 from textreg.journal import Journal
 from textreg.probe_sets import IMAGE_TURN, Probe, ProbeSet, png
 from textreg.progress import counting
-from textreg.service import Service, Session, Unanswered, for_each, run_async
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def evaluate(
     """Ask every probe, at most ``service.concurrency`` at a time, and write ``answers.parquet`` into ``out``.
 
     Answers already in the journal of ``out`` are not asked for again.  Raises InputError or RunError as
-    :meth:`~textreg.service.Session.ask` does; what was answered till then is kept.
+    :meth:`~textreg.fidelity.service.Session.ask` does; what was answered till then is kept.
     """
     if max_tokens < 1:
         raise InputError(f"max_tokens: {max_tokens}; an answer needs at least 1 token")

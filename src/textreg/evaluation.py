@@ -207,16 +207,16 @@ def answer_all(
 
 
 def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFrame":
-    """The answers with everything that can be said of each (:func:`textreg.annotation.annotate`); a sweep is judged
-    exactly, where that can be.
+    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); a sweep is
+    judged exactly, where that can be.
     """
-    from textreg.annotation import annotate
-    from textreg.identifiers import open_identifier
+    from textreg.fidelity.annotation import annotate
+    from textreg.fidelity.py3langid import open_identifier
 
     judge = "exact" if isinstance(settings, Merge) else {"none": None, "exact": "exact"}.get(settings.judge)
     if isinstance(settings, Evaluate) and settings.judge == "llm":
-        from textreg.judges import LLMJudge
-        from textreg.service import Service
+        from textreg.fidelity.judges import LLMJudge
+        from textreg.fidelity.service import Service
 
         verdicts = Path(settings.run) / "evaluate" / "verdicts.jsonl"
         judge = LLMJudge(Service(settings.judge_endpoint, settings.judge_model), verdicts)
@@ -302,7 +302,7 @@ def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     """Image-induced fidelity loss of LF and of LF+, per system and language, with intervals (column ``measure``)."""
     import pandas as pd
 
-    from textreg.fidelity import ifl
+    from textreg.fidelity.measures import ifl
 
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     if not {"image", "text"} <= set(captions["arm"]):
@@ -315,7 +315,7 @@ def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     """Paired differences that the claims rest on: TR, EN and BM+M against BM, TR+M against TR, on image captions."""
     import pandas as pd
 
-    from textreg.fidelity import compare
+    from textreg.fidelity.measures import compare
 
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     present, tables = set(captions["system"]), []

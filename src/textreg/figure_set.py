@@ -126,7 +126,7 @@ def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None
     rows = annotate(results) if annotated is None else annotated
     if rows.empty:
         return None
-    from textreg.fidelity import confusion as cross
+    from textreg.fidelity.measures import confusion as cross
 
     tables = {
         system: cross(rows[rows["system"] == system]) for system in ("BM", "TR") if system in set(rows["system"])
@@ -258,11 +258,12 @@ def draw_all(results: Results, out: Path) -> list[Saved]:
 
 
 def annotate(results: Results) -> pd.DataFrame:
-    """Image-arm captions with language and verdict of each (``textreg.annotation``); empty without answers."""
+    """Image-arm captions with language and verdict of each (``textreg.fidelity.annotation``); empty without
+    answers."""
     if results.answers.empty:
         return results.answers
-    from textreg import annotation
-    from textreg.identifiers import open_identifier
+    from textreg.fidelity import annotation
+    from textreg.fidelity.py3langid import open_identifier
 
     answers = headline(results.answers, results.chosen)
     answers = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]

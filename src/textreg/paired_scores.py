@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from textreg import comparisons, fidelity
 from textreg.errors import InputError, did_you_mean
-from textreg.intervals import clustered_bounds
+from textreg.fidelity import comparisons, measures
+from textreg.fidelity.intervals import clustered_bounds
 
 UNNAMED = "answers"  # what a file without a system column is called in tables and figures
 KEYS = ("seed", "system", "lambda", "language", "arm")
@@ -142,6 +142,6 @@ def language_groups(
     languages: Sequence[str], seen: Sequence[str] = (), held_out: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
     """``all`` and ``without English``; with ``seen`` or ``held_out`` languages also those, and ``unseen``."""
-    groups = dict(fidelity.language_groups(seen, held_out, languages))
+    groups = dict(measures.language_groups(seen, held_out, languages))
     wanted = tuple(groups) if seen or held_out else ("all", "without English")
     return {name: groups[name] for name in wanted if groups[name]}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from textreg import judge_record
 from textreg.display import visible_answer
+from textreg.fidelity import judge_record
 
 if TYPE_CHECKING:
     from rich.console import Console

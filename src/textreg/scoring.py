@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from textreg import comparisons, fidelity, paired_scores, score_figures
-from textreg.annotation import ENGLISH, Judge, Rules, annotate
+from textreg import paired_scores, score_figures
 from textreg.answer_files import BadRows, read_answers
 from textreg.errors import InputError, did_you_mean
-from textreg.identifiers import NO_LANGUAGE, Identifier, check_code, code_book, open_identifier
-from textreg.judge_record import Record
-from textreg.judges import Agreement, Price, Usage
+from textreg.fidelity import comparisons, measures
+from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
+from textreg.fidelity.judge_record import Record
+from textreg.fidelity.judges import Agreement, Price, Usage
+from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, check_code, code_book, open_identifier
 from textreg.tables import atomic_write
 
 OUT_SUFFIXES = (".csv", ".json")
@@ -89,13 +90,13 @@ def score_file(
         annotated = annotate(table, opened, record or judge, rules)
         if record:
             record.compare(annotated)
-        tallies.append(fidelity.tally(annotated))
+        tallies.append(measures.tally(annotated))
         answered.append(_answered(annotated))
         items.append(paired_scores.compact(annotated))
         if len(tallies) > 1:  # one running total each, so that parts do not pile up
-            tallies, answered = [fidelity.add(tallies)], [_total(answered)]
+            tallies, answered = [measures.add(tallies)], [_total(answered)]
     counted, paired = tallies[0], paired_scores.joined(items)
-    summary = paired_scores.widen(fidelity.rates(counted), paired)
+    summary = paired_scores.widen(measures.rates(counted), paired)
     losses, no_losses = paired_scores.losses(paired)
     differences, no_differences = paired_scores.differences(paired, against)
     groups = paired_scores.language_groups(tuple(dict.fromkeys(summary["language"])), seen, held_out)
@@ -110,7 +111,7 @@ def score_file(
         confusion=_confusions(answered[0]),
         ifl=losses,
         comparisons=differences,
-        disagreement=fidelity.unrestricted_share(counted),
+        disagreement=measures.unrestricted_share(counted),
         usage=record.usage if record else None,
         agreement=record.agreement if record else None,
         notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),

@@ -51,7 +51,7 @@ def read_questions(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _question(line: str, where: str) -> dict[str, Any]:
-    from textreg.identifiers import check_code
+    from textreg.fidelity.py3langid import check_code
 
     try:
         record = json.loads(line)
@@ -146,8 +146,8 @@ def accuracy(answers: "pd.DataFrame", bootstrap: int = 1000, seed: int = 0) -> "
     """
     import pandas as pd
 
-    from textreg.fidelity import VISUAL_COLUMNS
-    from textreg.intervals import mean_bounds
+    from textreg.fidelity.intervals import mean_bounds
+    from textreg.fidelity.measures import VISUAL_COLUMNS
 
     asked = answers[(answers["task"] == TASK) & (answers["arm"] == "image")]
     rows = []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textreg.errors import InputError, RunError
-from textreg.judges import (
+from textreg.fidelity.judges import (
     LLMJudge,
     Price,
     Verdict,
@@ -21,7 +21,7 @@ from textreg.judges import (
     usage,
     user_prompt,
 )
-from textreg.service import Malformed, Service
+from textreg.fidelity.service import Malformed, Service
 
 GOOD = {"asked_language": True, "unmixed": True, "right_script": True, "reason": "fine"}
 SPANISH = "La imagen muestra un círculo rojo."

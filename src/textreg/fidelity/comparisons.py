@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
-from textreg.intervals import macro_bounds, paired_test
+from textreg.fidelity.intervals import macro_bounds, paired_test
 
 SYSTEM_KEYS = ("seed", "system", "lambda")
 IFL_COLUMNS = (

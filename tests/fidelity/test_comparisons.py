@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textreg.comparisons import compare, ifl, macro_means
 from textreg.errors import InputError
+from textreg.fidelity.comparisons import compare, ifl, macro_means
 
 
 def annotated(*rows):

@@ -8,7 +8,7 @@ import pytest
 from faulty_server import FaultyServer
 
 from textreg.errors import InputError, RunError
-from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
+from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
 
 HELLO = [{"role": "user", "content": "hola"}]
 FAULTS = ("429", "500", "503", "408", "malformed", "html", "foreign", "empty", "cut", "drop", "hang", "trickle")

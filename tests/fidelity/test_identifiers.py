@@ -6,7 +6,7 @@ import pytest
 
 from textreg.data import sources
 from textreg.errors import InputError
-from textreg.identifiers import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
+from textreg.fidelity.py3langid import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample

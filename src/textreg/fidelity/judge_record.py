@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
-from textreg.annotation import Judge
-from textreg.judges import Agreement, Price, Row, Usage, Verdict, agreement, usage
+from textreg.fidelity.annotation import Judge
+from textreg.fidelity.judges import Agreement, Price, Row, Usage, Verdict, agreement, usage
 
 
 @dataclass
 class Record:
-    """A judge that remembers what its verdicts took; ``judge`` returns :class:`~textreg.judges.Verdict` objects."""
+    """A judge that remembers what its verdicts took; ``judge`` returns :class:`~textreg.fidelity.judges.Verdict`
+    objects."""
 
     judge: Judge
     price: Price | None = None

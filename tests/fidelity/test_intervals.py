@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from textreg.intervals import clustered_bounds, macro_bounds, mean_bounds, paired_test, share_bounds
+from textreg.fidelity.intervals import clustered_bounds, macro_bounds, mean_bounds, paired_test, share_bounds
 
 
 def test_share_bounds_agree_with_a_simulated_bootstrap():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from textreg.identifiers import Label
+from textreg.fidelity.py3langid import Label
 
 # Thai, Lao, Burmese, Khmer, kana, Han
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -92,5 +92,5 @@ def word_pass(lines: Sequence[str], language: str, passed: bool | None, rules: L
 @lru_cache(maxsize=4)
 def english_words(min_letters: int = 4) -> frozenset[str]:
     """Lower-case English words of at least so many letters (the file has none shorter than four)."""
-    text = files("textreg").joinpath("english_words.txt").read_text("ascii")
+    text = files(__package__).joinpath("english_words.txt").read_text("ascii")
     return frozenset(w for w in text.splitlines() if len(w) >= min_letters and not w.startswith("#"))

@@ -74,7 +74,7 @@ class Identifier(Protocol):
 @lru_cache(maxsize=1)
 def code_book() -> dict[str, LanguageCode]:
     """Code -> languages of the scenes and of Crossmodal-3600, from ``code_book.yaml``."""
-    table = yaml.safe_load(files("textreg").joinpath("code_book.yaml").read_text("utf-8"))
+    table = yaml.safe_load(files(__package__).joinpath("code_book.yaml").read_text("utf-8"))
     listed = ("py3langid", "lingua", "glotlid", "mistaken")
     return {
         code: LanguageCode(**{k: tuple(v) if k in listed else v for k, v in e.items()}) for code, e in table.items()
@@ -146,7 +146,7 @@ def open_identifier(
         raise InputError(f"unknown identifier {name!r}{did_you_mean(name, NAMES)}")
     if name == "py3langid":
         return Py3Langid(candidates, max_chars)
-    from textreg import identifiers_optional as optional
+    from textreg.fidelity import optional
 
     codes = tuple(check_code(code) for code in (code_book() if candidates is None else candidates))
     return optional.Lingua(codes, max_chars) if name == "lingua" else optional.GlotLID(codes, max_chars, model)

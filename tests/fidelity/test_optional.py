@@ -3,7 +3,7 @@
 import pytest
 
 from textreg.errors import InputError
-from textreg.identifiers import clean, code_book, open_identifier
+from textreg.fidelity.py3langid import clean, code_book, open_identifier
 
 SENTENCES = {
     "eng_Latn": ["there is a small red circle in the picture", "the image shows two large blue squares above a star"],

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from textreg.annotation import ENGLISH, Rules, annotate, lf_plus
-from textreg.comparisons import compare, ifl, macro_means
-from textreg.identifiers import UNDETERMINED
-from textreg.intervals import clustered_bounds, share_bounds
+from textreg.fidelity.annotation import ENGLISH, Rules, annotate, lf_plus
+from textreg.fidelity.comparisons import compare, ifl, macro_means
+from textreg.fidelity.intervals import clustered_bounds, share_bounds
+from textreg.fidelity.py3langid import UNDETERMINED
 
 __all__ = [
     "COLUMNS",
@@ -97,7 +97,7 @@ def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
     """The columns of ``fidelity.csv`` from a tally: shares in 0..1, NaN where nothing was scored.
 
     ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; the other measures divide by the
-    answers for which they are defined.  Bounds of LF: see :func:`textreg.intervals.share_bounds`.
+    answers for which they are defined.  Bounds of LF: see :func:`textreg.fidelity.intervals.share_bounds`.
     """
     table = pd.DataFrame({key: counted.get(key) for key in KEYS}, index=counted.index)
     for count in ("n", "n_scored"):

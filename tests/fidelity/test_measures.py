@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import fidelity
-from textreg.annotation import Rules, annotate, lf_plus
 from textreg.errors import InputError
-from textreg.identifiers import open_identifier
-from textreg.judges import Verdict
-from textreg.linewise import LineRules
+from textreg.fidelity import measures
+from textreg.fidelity.annotation import Rules, annotate, lf_plus
+from textreg.fidelity.judges import Verdict
+from textreg.fidelity.linewise import LineRules
+from textreg.fidelity.py3langid import open_identifier
 from textreg.scenes import instructions
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import Group, Scene, canonical, to_json
@@ -47,7 +47,7 @@ def one(annotated, row=0):
 def test_a_hand_counted_table(identifier):
     spanish = [ES, ES, ES, EN, EN, DE, "", "rojo"]
     answers = table(*[("es", answer) for answer in spanish], ("en", EN), ("en", DE))
-    found = fidelity.summarise(annotate(answers, identifier)).set_index("language")
+    found = measures.summarise(annotate(answers, identifier)).set_index("language")
     spanish, english = found.loc["es"], found.loc["en"]
     assert (spanish["n"], spanish["n_scored"]) == (8, 7)  # the one-word answer is not scored
     assert spanish["lf"] == pytest.approx(3 / 7)
@@ -59,7 +59,7 @@ def test_a_hand_counted_table(identifier):
 
 
 def test_nothing_scored_is_undefined_not_perfect(identifier):
-    row = fidelity.summarise(annotate(table(("es", "sí"), ("es", "rojo")), identifier)).iloc[0]
+    row = measures.summarise(annotate(table(("es", "sí"), ("es", "rojo")), identifier)).iloc[0]
     assert row["n"] == 2 and row["n_scored"] == 0
     assert all(np.isnan(row[name]) for name in ("lf", "lf_low", "lf_high", "english_rate", "other_rate", "lpr", "wpr"))
 
@@ -69,7 +69,7 @@ def test_the_columns_are_those_of_fidelity_csv(identifier):
         "seed, system, lambda, language, arm, n, n_scored, lf, lf_low, lf_high, english_rate, other_rate, "
         "exclusive_share, parse_rate, lf_plus, grounded, lpr, wpr"
     )
-    assert list(fidelity.summarise(annotate(table(("es", ES)), identifier)).columns) == columns.split(", ")
+    assert list(measures.summarise(annotate(table(("es", ES)), identifier)).columns) == columns.split(", ")
 
 
 def test_an_empty_answer_is_wrong_and_an_absent_one_too(identifier):
@@ -207,7 +207,7 @@ def test_line_rules_reach_the_rates(identifier):
 
 def test_confusion_counts_asked_by_answered(identifier):
     annotated = annotate(table(("es", ES), ("es", EN), ("es", EN), ("de", DE), ("de", "ja")), identifier)
-    found = fidelity.confusion(annotated)
+    found = measures.confusion(annotated)
     assert found.loc["es"].to_dict() == {"de": 0, "en": 2, "es": 1}
     assert found.loc["de"].sum() == 1
 
@@ -220,13 +220,13 @@ def test_visual_accuracy_counts_content_in_any_language_and_only_the_image_arm(i
         ],
         ignore_index=True,
     )
-    row = fidelity.visual_summary(annotate(answers, identifier)).iloc[0]
+    row = measures.visual_summary(annotate(answers, identifier)).iloc[0]
     assert (row["task"], row["language"], row["n"]) == ("caption", "es", 3)
     assert row["accuracy"] == pytest.approx(2 / 3) and row["low"] <= 2 / 3 <= row["high"]
 
 
 def test_groups_of_languages_are_disjoint_and_leave_english_out():
-    groups = fidelity.language_groups(seen=["es", "de"], held_out=["sv"], evaluated=["en", "es", "sv", "eu"])
+    groups = measures.language_groups(seen=["es", "de"], held_out=["sv"], evaluated=["en", "es", "sv", "eu"])
     assert groups["seen"] == ("es",) and groups["held out"] == ("sv",) and groups["unseen"] == ("eu",)
     assert groups["without English"] == ("es", "sv", "eu") and groups["all"] == ("en", "es", "sv", "eu")
 
@@ -235,21 +235,21 @@ def test_the_share_the_unrestricted_identifier_sees_differently():
     narrow = open_identifier(candidates=["en", "sv"])
     danish = "Der er en lille rød cirkel og to store gule trekanter på billedet"
     annotated = annotate(table(("sv", danish), ("en", EN), ("en", "red")), narrow)
-    assert fidelity.unrestricted_share(fidelity.tally(annotated)) == 0.5
+    assert measures.unrestricted_share(measures.tally(annotated)) == 0.5
 
 
 def test_answers_repeated_within_an_item_are_resampled_by_item(identifier):
     rows = [("es", ES if item < 10 else EN) for item in range(20) for _ in range(5)]
     repeated = table(*rows).assign(item_id=[str(item) for item in range(20) for _ in range(5)])
     single = repeated.assign(item_id=[str(i) for i in range(100)])
-    wide, narrow = (fidelity.summarise(annotate(t, identifier)).iloc[0] for t in (repeated, single))
+    wide, narrow = (measures.summarise(annotate(t, identifier)).iloc[0] for t in (repeated, single))
     assert wide["lf"] == narrow["lf"] == 0.5
     assert wide["lf_high"] - wide["lf_low"] > 1.5 * (narrow["lf_high"] - narrow["lf_low"])
 
 
 def test_an_undefined_lambda_keeps_its_group(identifier):
     answers = pd.concat([table(("es", ES), system="backbone"), table(("es", EN), system="BM", **{"lambda": 1.0})])
-    found = fidelity.summarise(annotate(answers.reset_index(drop=True), identifier))
+    found = measures.summarise(annotate(answers.reset_index(drop=True), identifier))
     assert found["system"].tolist() == ["BM", "backbone"] and np.isnan(found["lambda"].iloc[1])
 
 
@@ -273,22 +273,22 @@ FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 def test_order_does_not_matter(identifier, rows, shuffler):
     shuffled = list(rows)
     shuffler.shuffle(shuffled)
-    first, second = (fidelity.summarise(annotate(table(*r), identifier)) for r in (rows, shuffled))
+    first, second = (measures.summarise(annotate(table(*r), identifier)) for r in (rows, shuffled))
     pd.testing.assert_frame_equal(first, second)
 
 
 @FEW
 @given(ANSWERS, ANSWERS)
 def test_tallies_of_parts_add_up_to_the_tally_of_the_whole(identifier, first, second):
-    parts = fidelity.add(fidelity.tally(annotate(table(*rows), identifier)) for rows in (first, second))
-    whole = fidelity.tally(annotate(table(*first, *second), identifier))
+    parts = measures.add(measures.tally(annotate(table(*rows), identifier)) for rows in (first, second))
+    whole = measures.tally(annotate(table(*first, *second), identifier))
     pd.testing.assert_frame_equal(parts, whole)
 
 
 @FEW
 @given(ANSWERS, st.integers(2, 4))
 def test_repeating_every_answer_changes_no_rate_and_narrows_no_interval_below_zero(identifier, rows, times):
-    once, often = (fidelity.summarise(annotate(table(*rows * k), identifier)) for k in (1, times))
+    once, often = (measures.summarise(annotate(table(*rows * k), identifier)) for k in (1, times))
     rates = ["lf", "english_rate", "other_rate", "lpr", "wpr"]
     pd.testing.assert_frame_equal(once[rates], often[rates])
     assert (often["n"] == times * once["n"]).all()
@@ -297,7 +297,7 @@ def test_repeating_every_answer_changes_no_rate_and_narrows_no_interval_below_ze
 @FEW
 @given(ANSWERS)
 def test_rates_are_shares_that_add_up(identifier, rows):
-    found = fidelity.summarise(annotate(table(*rows), identifier))
+    found = measures.summarise(annotate(table(*rows), identifier))
     scored = found[found["n_scored"] > 0]
     assert ((scored["lf_low"] <= scored["lf"]) & (scored["lf"] <= scored["lf_high"])).all()
     foreign = scored[scored["language"] != "en"]

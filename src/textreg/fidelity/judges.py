@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from textreg.display import JOINERS
 from textreg.errors import InputError
+from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
 from textreg.journal import Journal
 from textreg.progress import counting
 from textreg.scenes import grammar, languages
-from textreg.service import Malformed, Service, Session, Unanswered, for_each, run_async
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -188,7 +188,7 @@ def schema() -> dict[str, object]:
 def read_verdict(text: str) -> tuple[bool, str]:
     """Verdict and reasons of a judge's reply: one JSON object of exactly the schema, at most in a code fence.
 
-    Raises :class:`~textreg.service.Malformed` for anything else.
+    Raises :class:`~textreg.fidelity.service.Malformed` for anything else.
     """
     from pydantic import ValidationError
 
@@ -213,7 +213,7 @@ def system_prompt() -> str:
 
 def user_prompt(answer: str, language: str) -> str:
     """The question about one answer, as sent; ``language`` is a code of the code book (else InputError)."""
-    from textreg.identifiers import check_code, code_book
+    from textreg.fidelity.py3langid import check_code, code_book
 
     entry = code_book()[check_code(language)]
     quoted = "".join(map(_harmless, json.dumps(answer, ensure_ascii=False)))
@@ -235,7 +235,7 @@ def _messages(answer: str, language: str) -> list[dict[str, str]]:
 
 
 def _source(name: str) -> str:
-    return files("textreg").joinpath("prompts", f"{name}.jinja").read_text("utf-8")
+    return files(__package__).joinpath("prompts", f"{name}.jinja").read_text("utf-8")
 
 
 @cache

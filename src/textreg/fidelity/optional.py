@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from textreg.errors import InputError
-from textreg.identifiers import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, code_book, restrict
+from textreg.fidelity.py3langid import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, code_book, restrict
 
 GLOTLID = "cis-lmu/glotlid"
 GLOTLID_FILE = "model_v3.bin"
