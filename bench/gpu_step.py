@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 
 from textreg import planning, profiles, shapes
-from textreg.adapters import attach
-from textreg.assembly import llava_processor
 from textreg.errors import InputError
 from textreg.settings import Align, PrepareData, Tune
 from textreg.shapes import LanguageModel, Tower
-from textreg.training import train
+from textreg.training.train import train
+from textreg.vlm.adapters import attach
+from textreg.vlm.assembly import llava_processor
 
 WORDS = [f"w{number}" for number in range(1000)]
 

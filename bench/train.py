@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from textreg.adapters import attach
-from textreg.assembly import assemble
-from textreg.features import ImageTable, open_features
-from textreg.generation import Request, answer
 from textreg.settings import Tune
-from textreg.training import train
+from textreg.training.train import train
+from textreg.vlm.adapters import attach
+from textreg.vlm.assembly import assemble
+from textreg.vlm.features import ImageTable, open_features
+from textreg.vlm.generation import Request, answer
 
 WORDS = [f"w{number}" for number in range(1490)]
 TEMPLATE = (

@@ -178,7 +178,7 @@ def tiny_tower(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_vlm(tiny_llm, tiny_tower):
     """A freshly assembled model and its processor."""
-    from textreg.assembly import assemble
+    from textreg.vlm.assembly import assemble
 
     return assemble(str(tiny_llm), str(tiny_tower), seed=0)
 
@@ -189,7 +189,7 @@ def image_table():
 
     from PIL import Image
 
-    from textreg.features import ImageTable
+    from textreg.vlm.features import ImageTable
 
     encoded = {}
     for number in range(8):

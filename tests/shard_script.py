@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from textreg.adapters import attach
-from textreg.assembly import assemble
-from textreg.batches import StepBatches, encode
-from textreg.features import open_features
-from textreg.learner import Learner
-from textreg.resume import gathered
+from textreg.training.batches import StepBatches, encode
+from textreg.training.checkpoints import gathered
+from textreg.training.learner import Learner
+from textreg.vlm.adapters import attach
+from textreg.vlm.assembly import assemble
+from textreg.vlm.features import open_features
 
 
 def main(job_file: str) -> None:

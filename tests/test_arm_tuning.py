@@ -10,13 +10,15 @@ import torch
 from conftest import image_table, row_table
 from safetensors.torch import load_file
 
-from textreg import arm_tuning, assembly, compute, manifest, plan, probing, profiles, ranks, resume
-from textreg.adapters import attach
+from textreg import arm_tuning, compute, manifest, plan, profiles, ranks
 from textreg.data.rows import IMAGES, ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.files import HashCache
-from textreg.learner import Learner
 from textreg.stages import Unit
+from textreg.training import checkpoints, probing
+from textreg.training.learner import Learner
+from textreg.vlm import assembly
+from textreg.vlm.adapters import attach
 
 ROOT = Path(__file__).parents[1]
 PROFILE = """
@@ -103,11 +105,11 @@ def test_weights_that_were_gathered_from_shards_make_a_whole_adapter(run, tmp_pa
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(1.0)
-    resume.save_trained(Learner(model), out / resume.GATHERED)
+    checkpoints.save_trained(Learner(model), out / checkpoints.GATHERED)
     found = arm_tuning.whole(None, settings, out)
     expected = dict(model.named_parameters())
     assert all(torch.equal(parameter, expected[name]) for name, parameter in found.named_parameters())
-    assert not (out / resume.GATHERED).exists()
+    assert not (out / checkpoints.GATHERED).exists()
 
 
 def test_every_process_takes_the_gpu_of_its_number(monkeypatch):
@@ -153,8 +155,8 @@ def test_processes_agree_on_the_smallest_micro_batch(tmp_path):
 
 def test_the_probe_takes_what_all_processes_can_take(monkeypatch, tiny_vlm, tiny_rows):
     """CUDA is a stand-in: eight rows fit here, two in the other process."""
-    from textreg.batches import encode
     from textreg.settings import Tune
+    from textreg.training.batches import encode
 
     model, processor = tiny_vlm
     samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from textreg.checkpoints import Files, header_bytes, open_checkpoint, read_header
 from textreg.errors import InputError
-from textreg.layouts import canonical, is_language, layer_and_module, parse_patterns
 from textreg.tuned_weights import Reader, open_weights
+from textreg.vlm.layouts import canonical, is_language, layer_and_module, parse_patterns
 
 
 @pytest.fixture

@@ -158,8 +158,8 @@ def test_outside_of_a_repository_run_says_where_it_has_to_be(tmp_path, monkeypat
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_a_missing_or_damaged_asset_is_one_line(damage, tmp_path, monkeypatch, capsys, tiny_llm):
-    from textreg import loading
     from textreg.micro import assets
+    from textreg.vlm import loading
 
     folder = shutil.copytree(tiny_llm, tmp_path / "assets" / "llm").parent
     name = "llm/model.safetensors"

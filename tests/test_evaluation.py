@@ -5,10 +5,11 @@ import json
 import pandas as pd
 import pytest
 
-from textreg import adapters, assembly, evaluation
+from textreg import evaluation
 from textreg.errors import InputError
 from textreg.evaluation import System
 from textreg.settings import Evaluate
+from textreg.vlm import adapters, assembly
 
 REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
 

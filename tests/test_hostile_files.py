@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from textreg import profiles, strict_yaml
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
-from textreg.features import ImageTable
+from textreg.vlm.features import ImageTable
 
 # ------------------------------------------------------------------------------------------------- profiles
 

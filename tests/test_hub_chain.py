@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from textreg.evaluation import System
-from textreg.export import export_system
+from textreg.vlm.export import export_system
 
 LANGUAGES = ["en", "de", "quz"]
 SYSTEMS = ["backbone", "BM", "TR", "TR+M"]

@@ -46,7 +46,8 @@ rows.write(collect(PrepareData, globals()))
 """
 OPEN = """
 from pathlib import Path
-from textreg import assembly, features, training
+from textreg.training.train import train
+from textreg.vlm import assembly, features
 from textreg.settings import STAGE, collect
 from textreg.compute import set_up
 settings = collect(STAGE, globals())
@@ -64,7 +65,7 @@ training.train(model, processor, rows, seen, settings, folder / "align")
 assembly.save_aligned(model, folder / "align", base)
 """  # fmt: skip
 TUNE = OPEN.replace("STAGE", "Tune") + """
-from textreg import adapters
+from textreg.vlm import adapters
 from textreg.data import tuning
 out = folder / "tune" / settings.arm
 rows, order = tuning.arm_rows(settings)

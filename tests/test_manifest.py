@@ -12,7 +12,7 @@ from textreg.identity import Identity
 from textreg.settings import Align, Tune, stages
 from textreg.stages import Unit
 
-MINE = Identity({"seed": 0, "steps": 5}, {"03_tune.ipynb": "aa", "textreg.training": "bb"}, {"align": "cc"})
+MINE = Identity({"seed": 0, "steps": 5}, {"03_tune.ipynb": "aa", "textreg.training.train": "bb"}, {"align": "cc"})
 
 
 def written(folder, outputs=None):
@@ -102,7 +102,9 @@ def test_each_kind_of_change_is_told_in_its_own_words():
     assert identity.differences(old, MINE) == []
     assert identity.differences({**old, "parameters": {"seed": 0, "steps": 9}}, MINE) == ["parameter steps: 9 -> 5"]
     assert identity.differences({**old, "parameters": {"seed": 0}}, MINE) == ["parameter steps is new"]
-    assert identity.differences({**old, "code": {"03_tune.ipynb": "aa"}}, MINE) == ["code textreg.training changed"]
+    assert identity.differences({**old, "code": {"03_tune.ipynb": "aa"}}, MINE) == [
+        "code textreg.training.train changed"
+    ]
     assert identity.differences({**old, "inputs": {"align": "zz"}}, MINE) == ["input align changed"]
 
 

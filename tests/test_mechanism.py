@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textreg import adapters, assembly, features, generation, mechanism
+from textreg import mechanism
 from textreg.data.rows import IMAGES, REQUESTS, RowWriter
 from textreg.errors import InputError
 from textreg.scenes import languages
@@ -16,6 +16,7 @@ from textreg.scenes.grammar import caption, parse
 from textreg.scenes.rows import images, requests
 from textreg.scenes.scene import sample
 from textreg.settings import Mechanism
+from textreg.vlm import adapters, assembly, features, generation
 
 CODES = ["en", "es", "el"]
 

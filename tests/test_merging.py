@@ -23,10 +23,10 @@ from merge_checkpoints import (
 
 from textreg import merge_folder
 from textreg.errors import InputError, RunError
-from textreg.layouts import canonical, is_language
 from textreg.merge_report import read_report
 from textreg.merging import merge
 from textreg.methods import METHODS, Recipe, merge_tensors
+from textreg.vlm.layouts import canonical, is_language
 
 LAYOUTS = ["Llava", "LlavaNext", "LlavaOnevision"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from conftest import image_table, row_table
 from safetensors.torch import save_file
 
-from textreg.adapters import attach
-from textreg.assembly import assemble
-from textreg.batches import StepBatches, encode
-from textreg.features import open_features
 from textreg.settings import Tune
-from textreg.training import train
+from textreg.training.batches import StepBatches, encode
+from textreg.training.train import train
+from textreg.vlm.adapters import attach
+from textreg.vlm.assembly import assemble
+from textreg.vlm.features import open_features
 
 
 def main(job_file: str) -> None:

@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from filelock import FileLock, Timeout
 
-from textreg import adapters, assembly, compute, execution, features, manifest, plan, ranks, resume, stages
+from textreg import compute, execution, manifest, plan, ranks, stages
 from textreg.data import tuning
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, remove_tree
-from textreg.learner import Learner
 from textreg.settings import Tune
 from textreg.tables import atomic_write
-from textreg.training import TrainLog, train
+from textreg.training import checkpoints
+from textreg.training.learner import Learner
+from textreg.training.train import TrainLog, train
+from textreg.vlm import adapters, assembly, features
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,14 +81,14 @@ def tune(settings: Tune, out: Path) -> TrainLog:
 
 def whole(model: "PeftModel", settings: Tune, out: Path) -> "PeftModel":
     """The trained model: ``model`` itself, or, where it is shared out, another one with the weights gathered."""
-    folder = out / resume.GATHERED
+    folder = out / checkpoints.GATHERED
     if not folder.is_dir():
         return model
     # On the CPU, which has no 4-bit weights; those of the adapter are float32 in any case.
     precision = "bf16" if settings.precision == "4bit" else settings.precision
     aligned, _ = assembly.load_aligned(Path(settings.run) / "align", precision=precision)
     fresh = adapters.attach(aligned, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-    resume.load_trained(Learner(fresh), folder)
+    checkpoints.load_trained(Learner(fresh), folder)
     remove_tree(folder)
     return fresh
 
@@ -115,7 +117,7 @@ def tune_arm(run: Path, arm: str) -> None:
 
     Raises:
         InputError: see :func:`look`; the run folder is in use.
-        RunError: see :func:`textreg.training.train`.
+        RunError: see :func:`textreg.training.train.train`.
     """
     state = look(run, arm, stages.repository())
     settings, folder = state.settings, run / state.unit.folder

@@ -219,7 +219,7 @@ def merge(
     from rich.console import Console
 
     from textreg import merging
-    from textreg.layouts import parse_patterns
+    from textreg.vlm.layouts import parse_patterns
 
     if len(tuned) < 2:
         raise InputError("merge needs TUNED and BASE: textreg merge TUNED BASE --lambda 0.5 --out DIR")
@@ -255,7 +255,7 @@ def export(
 ) -> None:
     """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
     from textreg import evaluation
-    from textreg import export as exporting
+    from textreg.vlm import export as exporting
 
     which = evaluation.system(run, system)
     exporting.require_standing(run, which)
@@ -272,9 +272,9 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="length limit of the answer")] = 64,
 ) -> None:
     """One answer about one picture, with the language it is in."""
-    from textreg import asking
+    from textreg.vlm import systems
 
-    answer, label = asking.ask(image, prompt, model, system, max_new_tokens)
+    answer, label = systems.ask(image, prompt, model, system, max_new_tokens)
     typer.echo(answer)
     typer.echo(f"language: {label.code} (confidence {label.confidence:.2f})")
 

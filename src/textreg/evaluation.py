@@ -1,9 +1,10 @@
 """Answers of every system to every request, and their scores: the work of ``04_merge`` and ``05_evaluate``.
 
-Three choices are not obvious.  A merged system is the adapter turned down to its lambda (:mod:`textreg.sweep`), which
-equals the exported merge and costs no second model.  Systems are answered side by side, one process and one thread
-each, because a small model gains nothing from a second thread.  Answers are appended batch by batch under a plan that
-names adapter, lambda and requests: an interrupted evaluation goes on, and an answer of another model is never reused.
+Three choices are not obvious.  A merged system is the adapter turned down to its lambda (:mod:`textreg.vlm.sweep`),
+which equals the exported merge and costs no second model.  Systems are answered side by side, one process and one
+thread each, because a small model gains nothing from a second thread.  Answers are appended batch by batch under a
+plan that names adapter, lambda and requests: an interrupted evaluation goes on, and an answer of another model is
+never reused.
 
 Run it: ``papermill notebooks/05_evaluate.ipynb out.ipynb``.
 """
@@ -105,9 +106,9 @@ def answer_arm(
     ``items``: system, requests, file of its answers.  One loaded model serves every lambda.  Answers already in a file
     (same adapter, lambda, requests and length limit) are not asked again; where none is missing no model is loaded.
     """
-    from textreg import adapters, assembly, features
     from textreg.compute import set_up
-    from textreg.sweep import scaled_adapter
+    from textreg.vlm import adapters, assembly, features
+    from textreg.vlm.sweep import scaled_adapter
 
     compute = set_up(settings.threads, precision=settings.precision)
     run, arm = Path(settings.run), items[0][0].arm
@@ -149,7 +150,7 @@ def _ask(
     keys: Sequence[str],
 ) -> None:
     """Answer ``asked`` and keep every batch in the journal, row by row under its key."""
-    from textreg import generation
+    from textreg.vlm import generation
 
     def keep(batch: list) -> None:
         for position, answer in batch:

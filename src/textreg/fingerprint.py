@@ -10,7 +10,7 @@ a string that names a file or folder of the package claims it.
 The hash is over our own rendering of the syntax tree, which leaves empty fields out, because ``ast.dump`` differs
 between Python versions and shipped results must not look stale under another one.
 
-    code(Path("notebooks/03_tune.ipynb"))  # {"03_tune.ipynb": "b2a4...", "textreg.training": "77c1...", ...}
+    code(Path("notebooks/03_tune.ipynb"))  # {"03_tune.ipynb": "b2a4...", "textreg.training.train": "77c1...", ...}
 """
 
 import ast

@@ -43,7 +43,8 @@ def requests(settings: Mechanism) -> "pd.DataFrame":
 
 def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
     """Model, processor and image features of the backbone or of a tuned arm, on the GPU in bf16 where there is one."""
-    from textreg import adapters, assembly, compute, features
+    from textreg import compute
+    from textreg.vlm import adapters, assembly, features
 
     run = Path(settings.run)
     device = compute.set_up(settings.threads).device
@@ -121,7 +122,7 @@ def whole_answers(settings: Mechanism, model: Any, processor: Any, seen: Any) ->
 
 
 def _answers(settings: Mechanism, model: Any, processor: Any, seen: Any, table: "pd.DataFrame") -> list[str]:
-    from textreg import generation
+    from textreg.vlm import generation
 
     options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
     return [found.text for found in generation.answer(model, processor, table, seen, **options)]
@@ -193,9 +194,9 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, ba
     import numpy as np
     import torch
 
-    from textreg.adapters import plain
-    from textreg.features import projected
-    from textreg.generation import Request, encode_prompts
+    from textreg.vlm.adapters import plain
+    from textreg.vlm.features import projected
+    from textreg.vlm.generation import Request, encode_prompts
 
     vlm, out, batch_size = plain(model), {}, min(batch_size, STATES)
     names = [image if isinstance(image, str) else None for image in table["image_id"]]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from textreg.checkpoints import Checkpoint, Entry
 from textreg.errors import InputError, did_you_mean
-from textreg.layouts import EMBEDDING, HEAD, by_canonical, canonical, is_buffer, is_language, matches
 from textreg.methods import Recipe
 from textreg.number_formats import FLOATS
 from textreg.tuned_weights import Weights
+from textreg.vlm.layouts import EMBEDDING, HEAD, by_canonical, canonical, is_buffer, is_language, matches
 from textreg.vocabularies import compare_vocabularies
 
 ROWS = {EMBEDDING, HEAD, "lm_head.bias"}  # tensors whose first dimension is the vocabulary

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.checkpoints import read_json
-from textreg.layouts import canonical, layer_and_module
+from textreg.vlm.layouts import canonical, layer_and_module
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -26,7 +26,6 @@ import numpy as np
 
 from textreg.checkpoints import Entry, Files, open_checkpoint
 from textreg.errors import InputError, RunError
-from textreg.layouts import canonical
 from textreg.merge_folder import building, check_place, copy_side_files, lay_out, verify_headers
 from textreg.merge_plan import Plan, Step, plan_merge
 from textreg.merge_report import MergeReport, TensorReport
@@ -34,6 +33,7 @@ from textreg.methods import BLOCK, Read, Recipe, merged_blocks, spans
 from textreg.number_formats import WIDTH, narrow
 from textreg.reload import finish_check, refuse_incomplete, reload_keys, start_check
 from textreg.tuned_weights import Reader, Weights, open_weights
+from textreg.vlm.layouts import canonical
 
 TICK = 1 << 23  # bytes between two movements of the progress bar
 MOST_WORKERS = 4  # beyond this the disk, not the arithmetic, sets the pace

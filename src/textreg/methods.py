@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textreg.errors import InputError, did_you_mean
-from textreg.layouts import first_match
+from textreg.vlm.layouts import first_match
 
 if TYPE_CHECKING:
     import torch

@@ -19,9 +19,9 @@ import numpy as np
 
 from textreg.checkpoints import Checkpoint, Entry, Files, open_checkpoint, read_header, read_json, resolve
 from textreg.errors import InputError, did_you_mean
-from textreg.layouts import by_canonical, canonical
 from textreg.methods import BLOCK
 from textreg.number_formats import FLOATS, WIDTH, Buffer, widen
+from textreg.vlm.layouts import by_canonical, canonical
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from textreg import assembly
 from textreg.errors import InputError
 from textreg.micro import assets, llm, tower
 from textreg.scenes import languages
 from textreg.settings import Backbone
+from textreg.vlm import assembly
 
 SIZES = {"hidden": 32, "layers": 1, "heads": 2, "tower_hidden": 16, "tower_layers": 1, "tower_heads": 2}
 TINY = Backbone(vocabulary=400, image_size=24, patch_size=6, **SIZES)

@@ -1,0 +1,152 @@
+"""LoRA on the language model, the projector inside the adapter.
+
+The choices that are not obvious: the layers are named by a regular expression, because a plain list of names also
+wraps the vision tower's; the projector is a module to save, so that one folder holds all that tuning changed, and
+merging the adapter yields a plain LLaVA; at generation in fp32 the adapter is folded into the weights, which saves its
+extra passes, and the weights are put back bit for bit afterwards.
+
+    >>> tuned = attach(model, rank=16, alpha=32, seed=0)
+    >>> save_adapter(tuned, "tune/TR/adapter")
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textreg.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+LANGUAGE_LINEARS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+PROJECTOR = "multi_modal_projector"
+README = """# LoRA adapter of a vision-language model, with its projector
+
+It belongs to the aligned model that `align/base.json` of its run describes. `textreg ask` and `textreg export` of the
+run put the two together; in Python, `load_adapter` of `textreg.vlm.adapters`.
+"""
+
+
+def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) -> "PeftModel":
+    """Wrap every linear layer of the language model's blocks with LoRA (Hu et al. 2022) and make the projector
+    trainable.
+
+    The adapter starts at zero: the wrapped model answers exactly as ``model`` does.  It is drawn from ``seed`` alone.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_LINEARS, modules_to_save=[PROJECTOR]
+    )
+    with torch.random.fork_rng(), quiet_peft():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that peft itself causes on transformers 5."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
+
+
+def save_adapter(model: "PeftModel", folder: str | Path) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, projector included, and what they are."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    (Path(folder) / "README.md").write_text(README, encoding="utf-8")  # in place of peft's empty form
+
+
+def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
+    """Put a saved adapter on the aligned model it was trained on.
+
+    Raises:
+        InputError: the folder holds no adapter, a damaged one, or one of another architecture.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    folder = Path(folder)
+    cure = "run the stage `tune` again with --force"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name} here: run the stage `tune` for this arm first")
+    _check_lora(folder / "adapter_config.json", cure)
+    try:
+        with quiet_peft():
+            # peft only warns, and goes on with a half-trained model.
+            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+            return PeftModel.from_pretrained(model, str(folder)).eval()
+    except UserWarning as warning:
+        missing = _first_line(warning).rpartition(": ")[2]
+        raise InputError(f"{folder}: adapter_model.safetensors lacks {missing[:120]}: {cure}") from None
+    except SafetensorError as error:
+        raise InputError(f"{folder}: damaged adapter ({error}): {cure}") from None
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: the adapter does not fit the aligned model ({_first_line(error)}): {cure}"
+        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, re.error) as error:
+        # What peft makes of a value that it reads without looking, such as a rank that is a word.
+        raise InputError(
+            f"{folder}: adapter_config.json is damaged ({type(error).__name__}: {_first_line(error)}): {cure}"
+        ) from None
+
+
+def _check_lora(path: Path, cure: str) -> None:
+    """Raise InputError unless the file is the configuration of a LoRA."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({_first_line(error)}): {cure}") from None
+    kind = content.get("peft_type") if isinstance(content, dict) else None
+    if kind != "LORA":
+        raise InputError(f"{path}: peft_type = {shown(kind)}, only LORA is read: {cure}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def plain(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
+    """The vision-language model itself, whether or not it is wrapped; LoRA layers stay in place."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def lora_layers(model: "nn.Module") -> Iterator["nn.Module"]:
+    """All LoRA layers of a model, in order; none for a plain one."""
+    from peft.tuners.lora import LoraLayer
+
+    return (module for module in model.modules() if isinstance(module, LoraLayer))
+
+
+@contextmanager
+def folded(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
+    """Inside the block the adapter, at its present scale, is added into float32 weights; afterwards they are as
+    before.
+
+    Weights in another format are left alone: adding into bf16 would round the adapter away.
+    """
+    import torch
+
+    kept = []
+    for layer in lora_layers(model):
+        weight = layer.get_base_layer().weight
+        if weight.dtype == torch.float32 and not layer.merged:
+            kept.append((layer, weight.detach().clone()))
+            layer.merge()
+    try:
+        yield
+    finally:
+        for layer, before in kept:
+            layer.get_base_layer().weight.data.copy_(before)
+            layer.merged_adapters.clear()

@@ -1,0 +1,241 @@
+"""Greedy answers in batches.
+
+The choices that are not obvious: requests are sorted by length, longest first, so that a batch holds little or no
+padding and running out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value
+cache is allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost; where a
+batch does not fit into the GPU, it and all later ones are halved until they do.  The answers equal those of
+``generate`` one by one (tested in fp32; in bf16 a few near-ties may flip with the batch size, as with any tool).
+
+    >>> answers = answer(model, processor, [Request("<image>\\nDescribe the image.", "scene-7")], features)
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textreg.errors import InputError, RunError
+from textreg.vlm.adapters import folded, plain
+from textreg.vlm.chat import IMAGE_TOKEN, render
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import PreTrainedModel
+
+    from textreg.vlm.features import Features
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user turn; ``prompt`` holds ``<image>`` once if ``image_id`` is set; ``prefix`` is put into the answer's
+    mouth.
+    """
+
+    prompt: str
+    image_id: str | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Decoded text without special tokens (a forced prefix is not repeated in it), stripped; number of generated
+    tokens, end included; log-probabilities of the first token over the vocabulary, float32 [vocabulary], when asked
+    for.
+    """
+
+    text: str
+    tokens: int
+    first_logprobs: np.ndarray | None = None
+
+
+def answer(
+    model: "PreTrainedModel",
+    processor: Any,
+    requests: "Sequence[Request] | pd.DataFrame",
+    features: "Features | None" = None,
+    *,
+    max_new_tokens: int = 40,
+    batch_size: int = 128,
+    first_logprobs: bool = False,
+    on_batch: Callable[[list[tuple[int, Answer]]], None] | None = None,
+) -> list[Answer]:
+    """Answer every request greedily; answers come in the order of the requests.
+
+    Args:
+        requests: :class:`Request` objects, or a table with ``prompt``, ``image_id`` and optionally ``prefix``.
+        features: where images come from (:func:`textreg.vlm.features.open_features`); None when no request shows one.
+        on_batch: called with ``(position, answer)`` pairs after every batch, for writing them down as they come.
+
+    Raises:
+        InputError: a request whose placeholder and image do not agree, or an image without features.
+        RunError: not even one request fits into the GPU.
+    """
+    import torch
+
+    from textreg import compute
+
+    listed = _listed(requests)
+    vlm = plain(model)
+    prompts = encode_prompts(processor, listed, vlm)
+    ends = end_tokens(vlm)
+    how = compute.set_up(torch.get_num_threads(), device=vlm.device.type)
+    order = np.argsort([-len(ids) for ids in prompts], kind="stable")
+    answers: dict[int, Answer] = {}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(folded(model))
+        if vlm.dtype == torch.float32:
+            stack.enter_context(compute.fast_fp32(how))
+        was_training = model.training
+        stack.callback(model.train, was_training)
+        model.eval()
+        start = 0
+        while start < len(order):
+            positions = [int(position) for position in order[start : start + batch_size]]
+            images = [listed[position].image_id for position in positions if listed[position].image_id is not None]
+            fetched = _fetch(features, images)
+            chosen = [prompts[position] for position in positions]
+            try:
+                tokens, logprobs = decode(vlm, chosen, fetched, ends, max_new_tokens, first_logprobs)
+            except torch.cuda.OutOfMemoryError:
+                if len(positions) == 1:
+                    raise RunError(
+                        f"the GPU ran out of memory answering one request of {len(chosen[0])} tokens: close what else "
+                        "runs on it, or set precision=4bit"
+                    ) from None
+                batch_size = len(positions) // 2
+                continue
+            start += len(positions)
+            texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            batch = [
+                (position, Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row]))
+                for row, (position, text, ids) in enumerate(zip(positions, texts, tokens, strict=True))
+            ]
+            answers.update(batch)
+            if on_batch is not None:
+                on_batch(batch)
+    return [answers[position] for position in range(len(listed))]
+
+
+def _listed(requests: "Sequence[Request] | pd.DataFrame") -> list[Request]:
+    import pandas as pd
+
+    if not isinstance(requests, pd.DataFrame):
+        return list(requests)
+    prefixes = requests["prefix"] if "prefix" in requests else [""] * len(requests)
+    return [
+        Request(prompt, None if pd.isna(image) else str(image), prefix)
+        for prompt, image, prefix in zip(requests["prompt"], requests["image_id"], prefixes, strict=True)
+    ]
+
+
+def _fetch(features: "Features | None", images: list[str]) -> dict[str, "torch.Tensor"]:
+    if not images:
+        return {}
+    if features is None:
+        raise InputError(f"image {images[0]} is asked about, but no images were given")
+    return features.fetch(images)
+
+
+def encode_prompts(processor: Any, requests: Sequence[Request], vlm: "PreTrainedModel") -> list[np.ndarray]:
+    """Token ids of each prompt, int64 [length], through the chat template, placeholders repeated per image token."""
+    from textreg.vlm.features import image_tokens
+
+    if not requests:
+        return []
+    tokenizer = processor.tokenizer
+    image_token, count = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), image_tokens(vlm)
+    texts = render(processor, [[{"role": "user", "content": r.prompt}] for r in requests], generation_prompt=True)
+    texts = [text + request.prefix for text, request in zip(texts, requests, strict=True)]
+    encoded = []
+    for request, ids in zip(requests, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+        found = np.asarray(ids, np.int64)
+        shown = found == image_token
+        if shown.sum() != (request.image_id is not None):
+            raise InputError(
+                f"request {request.prompt[:60]!r} has {int(shown.sum())} {IMAGE_TOKEN} placeholders with "
+                f"image_id={request.image_id}: show an image exactly once"
+            )
+        encoded.append(np.repeat(found, np.where(shown, count, 1)))
+    return encoded
+
+
+def end_tokens(vlm: "PreTrainedModel") -> list[int]:
+    """Ids that end an answer, from the generation config."""
+    ends = vlm.generation_config.eos_token_id
+    if ends is None:
+        raise InputError(
+            "the model's generation config names no end token: set eos_token_id in generation_config.json"
+        )
+    return [ends] if isinstance(ends, int) else list(ends)
+
+
+def decode(
+    vlm: "PreTrainedModel",
+    prompts: Sequence[np.ndarray],
+    fetched: dict[str, "torch.Tensor"],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    first_logprobs: bool = False,
+) -> tuple[list[list[int]], np.ndarray | None]:
+    """Greedy decoding of one batch.
+
+    Returns generated ids per prompt (up to and with the end token), and float32 [prompts, vocabulary] or None.
+    """
+    import torch
+
+    from textreg.vlm.features import projected
+    from textreg.vlm.kv_cache import preallocated_cache
+
+    device, count = vlm.device, len(prompts)
+    longest = max(len(ids) for ids in prompts)
+    ids = torch.zeros(count, longest, dtype=torch.long)
+    mask = torch.zeros(count, longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.from_numpy(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    lengths = mask.sum(1)  # [rows]
+    padded = bool((lengths < longest).any())
+    cache = preallocated_cache(vlm, longest + max_new_tokens)
+    positions = (mask.cumsum(1) - 1).clamp(min=0) if padded else None
+    hidden = vlm.model(
+        input_ids=ids,
+        attention_mask=mask if padded else None,
+        position_ids=positions,
+        mm_encoder_outputs=projected(vlm, fetched),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    end_ids = torch.tensor(list(ends), device=device)
+    rows = torch.arange(count, device=device)  # the batch rows still unfinished
+    generated = torch.full((count, max_new_tokens), -1, dtype=torch.long, device=device)
+    logprobs = None
+    for step in range(max_new_tokens):
+        logits = vlm.lm_head(hidden[:, -1])  # [unfinished, vocabulary]
+        if step == 0 and first_logprobs:
+            logprobs = logits.float().log_softmax(-1).cpu().numpy()
+        chosen = logits.argmax(-1)
+        generated[rows, step] = chosen
+        going = ~torch.isin(chosen, end_ids)
+        left = int(going.sum())
+        if left == 0 or step + 1 == max_new_tokens:
+            break
+        if left < len(rows):
+            kept = going.nonzero().squeeze(1)
+            rows, chosen, lengths, mask = rows[kept], chosen[kept], lengths[kept], mask[kept]
+            cache.batch_select_indices(kept)
+        if padded:
+            mask = torch.cat([mask, mask.new_ones(left, 1)], dim=1)
+        hidden = vlm.model.language_model(
+            input_ids=chosen[:, None],
+            attention_mask=mask if padded else None,
+            position_ids=lengths[:, None] + step,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+    table = generated.cpu().numpy()
+    return [row[row >= 0].tolist() for row in table], logprobs

@@ -1,0 +1,292 @@
+"""An exported folder loads everywhere it should, equal to what was exported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import disturbed, pixel_inputs, write_llm, write_onevision, write_tower
+from safetensors import safe_open
+
+from textreg import status
+from textreg.data.rows import ROWS, RowWriter
+from textreg.errors import InputError
+from textreg.evaluation import System
+from textreg.plan import State
+from textreg.stages import Unit
+from textreg.vlm.adapters import attach, load_adapter, save_adapter
+from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
+from textreg.vlm.card import ModelCard, card_of_run
+from textreg.vlm.export import export, export_system, require_standing
+from textreg.vlm.sweep import scaled_adapter
+
+
+def names_on_disk(folder):
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            found |= set(opened.keys())
+    return found
+
+
+@pytest.mark.parametrize("tower", ["siglip", "clip"])
+@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama", False), ("qwen2", True)])
+def test_an_export_loads_with_no_missing_and_no_unexpected_keys(tmp_path, kind, tied, tower):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = assemble(
+        str(write_llm(tmp_path / "l", kind, tied=tied)), str(write_tower(tmp_path / "t", tower, head=True))
+    )
+    inputs = pixel_inputs(processor)
+    folder = export(model, processor, tmp_path / "out")
+    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(again.eval()(**inputs).logits, model(**inputs).logits)
+    its_processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    assert its_processor.chat_template == processor.chat_template
+    assert torch.equal(pixel_inputs(its_processor)["pixel_values"], inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_names_are_those_that_vllm_loads(tmp_path, tied):
+    model, processor = assemble(str(write_llm(tmp_path / "l", tied=tied)), str(write_tower(tmp_path / "t")))
+    names = names_on_disk(export(model, processor, tmp_path / "out"))
+    prefixes = ("language_model.model.", "multi_modal_projector.linear_", "vision_tower.vision_model.")
+    head = {name for name in names if not name.startswith(prefixes)}
+    assert head == (set() if tied else {"language_model.lm_head.weight"})
+    assert "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight" in names
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in names
+
+
+def test_the_config_names_both_architectures_and_every_end_token(tmp_path, tiny_vlm):
+    folder = export(*tiny_vlm, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["dtype"] == config["text_config"]["dtype"] == "float32"
+    assert config["text_config"]["architectures"] == ["LlamaForCausalLM"]
+    assert tiny_vlm[1].tokenizer.eos_token_id in generation["eos_token_id"]
+    assert (folder / "chat_template.jinja").is_file()
+
+
+def test_shards_add_up_to_the_whole(tmp_path, tiny_vlm, monkeypatch):
+    from textreg.vlm import export as module
+
+    whole = names_on_disk(export(*tiny_vlm, tmp_path / "one"))
+    monkeypatch.setattr(module, "SHARD", "60KB")
+    folder = export(*tiny_vlm, tmp_path / "many")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 1
+    assert set(index) == whole == names_on_disk(folder)
+
+
+def test_a_merged_adapter_is_exported_and_an_unmerged_one_refused(tmp_path, tiny_vlm):
+    tuned = attach(tiny_vlm[0], rank=2, alpha=4)
+    with pytest.raises(InputError, match="merge the adapter first"):
+        export(tuned, tiny_vlm[1], tmp_path / "out")
+    export(tuned.merge_and_unload(), tiny_vlm[1], tmp_path / "out")
+    assert not any("lora" in name for name in names_on_disk(tmp_path / "out"))
+
+
+def test_a_failed_export_leaves_the_old_folder(tmp_path, tiny_vlm, monkeypatch):
+    from textreg.vlm import export as module
+
+    folder = export(*tiny_vlm, tmp_path / "out")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_weights", full)
+    with pytest.raises(InputError, match="No space left"):
+        export(*tiny_vlm, folder, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert names_on_disk(folder)
+
+
+def test_a_push_without_the_hub_keeps_the_folder_and_says_so(tmp_path, tiny_vlm, monkeypatch):
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    def refused(*_, **__):
+        raise LocalTokenNotFoundError("no token")
+
+    monkeypatch.setattr(HfApi, "create_repo", refused)
+    with pytest.raises(InputError, match="hf auth login"):
+        export(*tiny_vlm, tmp_path / "out", push_to="someone/model")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_card_states_data_languages_fidelity_and_limits():
+    card = ModelCard(
+        name="TR+M",
+        base_llm="a/llm",
+        base_tower="b/tower",
+        languages=["es", "en"],
+        data=[("aya", "es", False, 10, 0.25)],
+        fidelity=[
+            {"language": "es", "arm": "image", "n": 200, "lf": 0.9876, "lf_low": None, "grounded": float("nan")}
+        ],
+        limits=["Scenes only."],
+    ).render()
+    import yaml
+
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["language"] == ["en", "es"] and head["base_model"] == ["a/llm", "b/tower"]
+    assert "| aya | es | no | 10 | 0.250 |" in card
+    assert "| es | image | 200 | 0.988 |  |  |  |  |" in card
+    assert "- Scenes only." in card
+
+
+def test_a_card_without_results_says_not_measured():
+    assert "Not measured." in ModelCard(name="x", base_llm="shipped", base_tower="shipped").render()
+
+
+@pytest.fixture
+def run(tmp_path, tiny_llm, tiny_tower):
+    """A run folder with an aligned model, an arm far from zero, its record of what it was shown, and test results."""
+    base = Base(llm=str(tiny_llm), tower=str(tiny_tower))
+    model = load_base(base)[0]
+    save_aligned(model, tmp_path / "run" / "align", base)
+    tuned = disturbed(attach(model, rank=2, alpha=4))
+    save_adapter(tuned, tmp_path / "run" / "tune" / "TR" / "adapter")
+    (tmp_path / "run" / "tune" / "TR" / "shown.csv").write_text(
+        "source,language,image,rows,share\nllava,en,True,15,0.75\naya,no,False,5,0.25\n"
+    )
+    (tmp_path / "run" / "evaluate").mkdir()
+    (tmp_path / "run" / "evaluate" / "fidelity.csv").write_text(
+        "seed,system,lambda,language,arm,n,lf,lf_plus\n0,TR,1,no,image,9,0.5,\n0,BM,1,no,image,9,0.1,0.1\n"
+        "0,TR+M,0.5,no,image,9,0.7,\n"
+    )
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("which", [System("backbone"), System("TR", "TR"), System("TR+M", "TR", 0.5)])
+def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = load_aligned(run / "align")
+    inputs = pixel_inputs(processor)
+    if which.arm:
+        model = load_adapter(model, run / "tune" / "TR" / "adapter")
+        with scaled_adapter(model, which.lam):
+            expected = model(**inputs).logits
+    else:
+        write_align_rows(run)
+        expected = model(**inputs).logits
+    folder = export_system(run, which, tmp_path / "out")
+    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    torch.testing.assert_close(again.eval()(**inputs).logits, expected, rtol=0, atol=2e-5)
+
+
+def write_align_rows(run):
+    with RowWriter(run / "prepare_data" / "align.parquet", ROWS) as writer:
+        turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a cat"}]
+        row = {"row_id": "0", "source": "lcs", "task": "align", "language": "en", "image_id": "0", "messages": turns}
+        writer.write(row)
+
+
+def test_a_card_tells_what_its_system_was_shown_and_its_test_results_at_its_lambda(run):
+    base = read_base(run / "align")
+    card = card_of_run(run, System("TR+M", "TR", 0.5), base)
+    assert card.languages == ["en", "no"]
+    assert card.data == [("llava", "en", True, 15, 0.75), ("aya", "no", False, 5, 0.25)]
+    assert [row["lf"] for row in card.fidelity] == [0.7] and card.fidelity[0]["lf_plus"] is None
+    assert card.settings == {"lambda": "0.5", "LoRA rank": 2, "LoRA alpha": 4}
+    assert card_of_run(run, System("TR+M", "TR", 0.25), base).fidelity == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("none", {"text": "none"}), ("english", {"text": "english", "share": 0.25})]
+)
+def test_a_card_names_the_share_of_text_only_where_there_was_text(run, text, told):
+    record = {"parameters": {"text": text, "text_share": 0.25, "steps": 9}}
+    (run / "tune" / "TR" / "manifest.json").write_text(json.dumps(record))
+    settings = card_of_run(run, System("TR", "TR"), read_base(run / "align")).settings
+    assert settings["steps"] == 9
+    assert {name.removeprefix("text "): value for name, value in settings.items() if "text" in name} == told
+
+
+def test_a_card_made_before_the_evaluation_shows_the_validation_images_and_says_so(run):
+    table = pd.DataFrame([{"language": "no", "arm": "image", "n": 4, "lf": 0.25}])
+    card = card_of_run(run, System("TR", "TR"), read_base(run / "align"), table)
+    assert [row["lf"] for row in card.fidelity] == [0.25]
+    assert "On validation images" in card.render()
+
+
+def states(**found):
+    """State of some units by name, as ``textreg status`` collects them; reasons are made up."""
+    units = [Unit("align"), Unit("tune", "TR"), Unit("tune", "BM"), Unit("merge", "TR"), Unit("evaluate")]
+    named = {unit.name.replace("[", "_").rstrip("]"): unit for unit in units}
+    return {unit: State(unit, found.get(name, "done"), ("code changed",), None, None) for name, unit in named.items()}
+
+
+@pytest.mark.parametrize("stale", ["align", "tune_TR", "merge_TR", "evaluate"])
+def test_a_system_of_which_a_stage_is_stale_is_not_exported(run, stale, monkeypatch):
+    (run / "run.json").write_text("{}")
+    monkeypatch.setattr(status, "collect", lambda run: states(**{stale: "stale"}))
+    with pytest.raises(InputError, match=r"is stale \(code changed\); bring it up to date: textreg run --run"):
+        require_standing(run, System("TR+M", "TR", 0.5))
+
+
+def test_another_arm_may_be_stale_and_the_evaluation_not_yet_made(run, monkeypatch):
+    (run / "run.json").write_text("{}")
+    monkeypatch.setattr(status, "collect", lambda run: states(tune_BM="stale", evaluate="missing"))
+    require_standing(run, System("TR+M", "TR", 0.5))
+
+
+def test_a_run_that_did_not_record_what_an_arm_was_shown_says_which_stage_to_run(run):
+    (run / "tune" / "TR" / "shown.csv").unlink()
+    with pytest.raises(InputError, match="run the stage tune for arm TR again"):
+        card_of_run(run, System("TR", "TR"), read_base(run / "align"))
+
+
+def test_an_earlier_export_loses_its_name_before_its_files(tmp_path, tiny_vlm, monkeypatch):
+    """So a kill while it is deleted leaves no folder that is neither an export nor nothing."""
+    folder = tmp_path / "model"
+    export(*tiny_vlm, folder)
+    whole, seen = sorted(path.name for path in folder.iterdir()), []
+    delete = shutil.rmtree
+
+    def killed(path, *given, **named):
+        if ".removed-" in str(path):
+            seen.append(folder.exists())
+            (Path(path) / "config.json").unlink()
+            raise KeyboardInterrupt
+        return delete(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(*tiny_vlm, folder, overwrite=True)
+    assert seen == [False]
+    export(*tiny_vlm, folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_no_earlier_export_is_never_replaced(tmp_path, tiny_vlm):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for options, words in (({}, "not empty"), ({"overwrite": True}, "no folder with a checkpoint")):
+        with pytest.raises(InputError, match=words):
+            export(*tiny_vlm, tmp_path / "out", **options)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_published_onevision_keeps_its_own_processor_files_and_names(tmp_path, tiny_llm, tiny_tower):
+    from transformers import AutoModelForImageTextToText
+
+    published = write_onevision(tmp_path / "published", tiny_llm, tiny_tower)
+    model, processor = load_vlm(str(published))
+    folder = export(model, processor, tmp_path / "out", published=published)
+    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+    assert {"image_newline", "vision_tower.vision_model.embeddings.patch_embedding.weight"} <= names_on_disk(folder)
+    mine = {path.name: path.read_bytes() for path in folder.glob("*process*")}
+    assert mine and mine == {path.name: path.read_bytes() for path in published.glob("*process*")}
+    assert load_vlm(str(folder))[1].chat_template == processor.chat_template
