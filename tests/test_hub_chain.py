@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from textreg.evaluation import System
+from textreg.evaluation.answering import System
 from textreg.vlm.export import export_system
 
 LANGUAGES = ["en", "de", "quz"]

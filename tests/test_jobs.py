@@ -79,21 +79,21 @@ adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
-from textreg import evaluation
+from textreg.evaluation import answering
 from textreg.fidelity import measures
 from textreg.settings import Evaluate, collect
 settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
-requests = evaluation.read_requests(settings.run, "test", settings.arms)
-work = [(evaluation.system(settings.run, name), requests) for name in settings.systems]
-answers = evaluation.answer_all(settings, work, out / "parts")
-scored = evaluation.annotated(settings, answers)
+requests = answering.read_requests(settings.run, "test", settings.arms)
+work = [(answering.system(settings.run, name), requests) for name in settings.systems]
+answers = answering.answer_all(settings, work, out / "parts")
+scored = answering.annotated(settings, answers)
 captions = scored[scored["task"] == "caption"]
 tables = {
     "fidelity": measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
     "visual": measures.visual_summary(scored),
 }
-evaluation.write_tables(out, answers, tables)
+answering.write_tables(out, answers, tables)
 """
 FIGURES = """
 from pathlib import Path

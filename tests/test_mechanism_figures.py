@@ -9,8 +9,8 @@ from PIL import Image
 
 from textreg import mechanism_figures
 from textreg.errors import InputError
+from textreg.evaluation.mechanism import ARMS
 from textreg.figure_files import SIZES
-from textreg.mechanism import ARMS
 
 SYSTEMS = {"backbone": 0.97, "BM": 0.1, "TR": 0.95}
 LANGUAGES = ("de", "el", "uk")

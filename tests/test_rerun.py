@@ -20,7 +20,8 @@ import pytest
 from result_folders import answers_table
 from rich.console import Console
 
-from textreg import evaluation, manifest, plan, profiles, runner
+from textreg import manifest, plan, profiles, runner
+from textreg.evaluation import answering
 from textreg.fidelity import measures
 from textreg.identity import parameters
 from textreg.reporting import Report
@@ -44,7 +45,7 @@ def same_machine(record: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
 
 def tables(answers: pd.DataFrame, settings: Evaluate) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``fidelity.csv`` and ``visual.csv`` of answers, as ``05_evaluate`` makes them."""
-    scored = evaluation.annotated(settings, answers)
+    scored = answering.annotated(settings, answers)
     captions = scored[scored["task"] == "caption"]
     return (
         measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
@@ -136,8 +137,8 @@ def test_an_arm_trained_again_gives_the_shipped_results_within_the_tolerance(shi
     settings = replace(profiles.resolve(profile, "evaluate", overrides=overrides, run=str(run)), workers=1)
     answers = pd.read_parquet(shipped / "evaluate" / "answers.parquet")
     before = answers[answers["system"] == ARM].reset_index(drop=True)
-    requests = evaluation.read_requests(run, "test", settings.arms)
-    again = evaluation.answer_arm(settings, [(evaluation.system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
+    requests = answering.read_requests(run, "test", settings.arms)
+    again = answering.answer_arm(settings, [(answering.system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
     asked = ["language", "arm", "item_id", "task", "prompt", "reference"]
     pd.testing.assert_frame_equal(again[asked], before[asked], check_dtype=False)
 

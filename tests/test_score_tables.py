@@ -5,7 +5,7 @@ import pytest
 from result_folders import LEVELS, fidelity_table, visual_table
 
 from textreg import score_tables
-from textreg.evaluation import System
+from textreg.evaluation.answering import System
 
 ORDER = ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
 

@@ -254,10 +254,10 @@ def export(
     force: Annotated[bool, typer.Option(help="replace an earlier export in OUT")] = False,
 ) -> None:
     """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
-    from textreg import evaluation
+    from textreg.evaluation import answering
     from textreg.vlm import export as exporting
 
-    which = evaluation.system(run, system)
+    which = answering.system(run, system)
     exporting.require_standing(run, which)
     folder = exporting.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
     typer.echo(f"{which.name} (lambda {which.lam:g}): {folder}" + (f", {push_to} on the hub" if push_to else ""))

@@ -1,9 +1,9 @@
 """The figures of ``07_mechanism``: first words, where an answer turns, given first words, and the probe.
 
-Each function takes a table of :mod:`textreg.mechanism` with a column ``system`` added, draws it in the style of every
-other figure (:mod:`textreg.figures`) and saves it in ``out``.  Two choices are not obvious.  Languages count alike:
-every number is a mean over languages of means within one.  Files are called ``*_figure``, because the notebook keeps
-its tables in the same folder, under the plain names.
+Each function takes a table of :mod:`textreg.evaluation.mechanism` with a column ``system`` added, draws it in the
+style of every other figure (:mod:`textreg.figures`) and saves it in ``out``.  Two choices are not obvious.  Languages
+count alike: every number is a mean over languages of means within one.  Files are called ``*_figure``, because the
+notebook keeps its tables in the same folder, under the plain names.
 
 Use: ``first_token(table, "runs/laptop/mechanism")``.
 """

@@ -17,7 +17,7 @@ from textreg.figure_marks import ARMS, SHORT_MEASURES, language_names, language_
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-    from textreg.evaluation import System
+    from textreg.evaluation.answering import System
 
 MEASURES = ("scored", "lf", "lf_plus", "grounded", "english_rate", "exclusive_share", "parse_rate")
 HELD_OUT = "*"

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from textreg import status
 from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
-from textreg.evaluation import System
+from textreg.evaluation.answering import System
 from textreg.plan import State
 from textreg.stages import Unit
 from textreg.vlm.adapters import attach, load_adapter, save_adapter

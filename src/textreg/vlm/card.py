@@ -18,7 +18,7 @@ from textreg.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textreg.evaluation import System
+    from textreg.evaluation.answering import System
     from textreg.vlm.assembly import Base
 
 TEMPLATE = Path(__file__).with_name("modelcard.md.jinja")

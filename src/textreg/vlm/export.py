@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-    from textreg.evaluation import System
+    from textreg.evaluation.answering import System
     from textreg.vlm.card import ModelCard
 
 KINDS = ("llava", "llava_onevision")

@@ -23,9 +23,9 @@ def ask(
 
     Raises :class:`InputError` for a picture, a model, a system or a prompt that cannot be used.
     """
-    from textreg import evaluation
     from textreg.compute import set_up
     from textreg.data import images
+    from textreg.evaluation import answering
     from textreg.fidelity.py3langid import open_identifier
     from textreg.vlm import adapters, assembly, features, generation
     from textreg.vlm.sweep import scaled_adapter
@@ -37,7 +37,7 @@ def ask(
     run = Path(model)
     with ExitStack() as stack:
         if (run / "align" / "base.json").is_file():
-            which = evaluation.system(run, system)
+            which = answering.system(run, system)
             vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
             if which.arm:
                 vlm = adapters.load_adapter(vlm, run / "tune" / which.arm / "adapter")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.errors import InputError
-from textreg.evaluation import BACKBONE, read_requests
+from textreg.evaluation.answering import BACKBONE, read_requests
 from textreg.scenes.grammar import caption, frame_count
 from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textreg import mechanism
 from textreg.data.rows import IMAGES, REQUESTS, RowWriter
 from textreg.errors import InputError
+from textreg.evaluation import mechanism
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption, parse
 from textreg.scenes.rows import images, requests
@@ -189,7 +189,7 @@ def test_states_are_taken_in_batches_of_the_size_that_was_set(opened, monkeypatc
     monkeypatch.setattr(vlm.model, "forward", counted)
     mechanism.last_states(model, processor, mechanism.requests(settings), seen, 2)
     assert sum(sizes) == 18 and max(sizes) == 2
-    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "07_mechanism.ipynb").read_text())["cells"]
+    cells = json.loads((Path(__file__).parents[2] / "notebooks" / "07_mechanism.ipynb").read_text())["cells"]
     assert "seen, settings.batch_size)" in "".join("".join(cell["source"]) for cell in cells)
 
 
