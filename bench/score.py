@@ -44,7 +44,7 @@ def measure(path: Path, what: str) -> dict:
 
     wall = time.perf_counter()
     if what == "file":
-        from textreg.scoring import score_file
+        from textreg.serve.score import score_file
 
         start = time.process_time()
         score_file(path)

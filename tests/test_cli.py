@@ -181,7 +181,7 @@ def test_a_missing_or_damaged_asset_is_one_line(damage, tmp_path, monkeypatch, c
     assert f"{name} is {damage}" in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("where", ["pathlib", "typer", "textreg.errors", "textreg.scoring"])
+@pytest.mark.parametrize("where", ["pathlib", "typer", "textreg.errors", "textreg.serve.score"])
 def test_an_interrupt_while_modules_are_read_is_one_line_at_most(where, tmp_path):
     script = (
         "import sys\n"

@@ -23,7 +23,7 @@ from textreg.fidelity.annotation import annotate
 from textreg.fidelity.judges import exact, user_prompt
 from textreg.fidelity.py3langid import open_identifier
 from textreg.scenes import grammar, languages
-from textreg.scoring import score_file
+from textreg.serve.score import score_file
 
 OPENS = "opens"
 

@@ -110,7 +110,8 @@ def score(
     skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
 ) -> None:
     """Language fidelity of anyone's answers."""
-    from textreg import score_report, scoring
+    from textreg.serve import report as score_report
+    from textreg.serve import score as scoring
 
     judging: object = judge
     if judge == "llm":
@@ -152,9 +153,11 @@ def evaluate(
     candidates: CANDIDATES = "",
 ) -> None:
     """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
-    from textreg import endpoint as served
-    from textreg import probe_sets, score_report, scoring
     from textreg.fidelity.service import Service
+    from textreg.serve import endpoint as served
+    from textreg.serve import probes as probe_sets
+    from textreg.serve import report as score_report
+    from textreg.serve import score as scoring
 
     opened = _identifier(identifier, identifier_model, candidates)
     probes = probe_sets.probe_set(images, _codes(languages), limit)

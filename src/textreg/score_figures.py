@@ -19,10 +19,10 @@ import pandas as pd
 
 from textreg.display import drawn_answer, visible_answer
 from textreg.errors import InputError
-from textreg.paired_scores import UNNAMED, series
+from textreg.serve.paired import UNNAMED, series
 
 if TYPE_CHECKING:
-    from textreg.scoring import Result
+    from textreg.serve.score import Result
 
 FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
 LONGEST = 80  # letters of a name that are drawn

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from textreg.endpoint import evaluate
 from textreg.errors import InputError, RunError
 from textreg.fidelity.judges import LLMJudge
 from textreg.fidelity.service import Service
 from textreg.micro import assets
-from textreg.probe_sets import scene_set
-from textreg.scoring import score_file
+from textreg.serve.endpoint import evaluate
+from textreg.serve.probes import scene_set
+from textreg.serve.score import score_file
 
 pytest.importorskip("fastapi", reason="needs the extra `serving`: pip install textreg[serving]")
 pytest.importorskip("uvicorn", reason="needs the extra `serving`: pip install textreg[serving]")

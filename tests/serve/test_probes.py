@@ -7,9 +7,9 @@ from PIL import Image
 
 from textreg.data.images import open_image
 from textreg.errors import InputError
-from textreg.probe_sets import ARMS, folder_set, png, probe_set, scene_set
 from textreg.scenes import grammar, languages
 from textreg.scenes.instructions import is_right
+from textreg.serve.probes import ARMS, folder_set, png, probe_set, scene_set
 
 
 @pytest.fixture

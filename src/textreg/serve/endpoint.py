@@ -21,8 +21,8 @@ from textreg.data.images import data_url
 from textreg.errors import InputError
 from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
 from textreg.journal import Journal
-from textreg.probe_sets import IMAGE_TURN, Probe, ProbeSet, png
 from textreg.progress import counting
+from textreg.serve.probes import IMAGE_TURN, Probe, ProbeSet, png
 
 if TYPE_CHECKING:
     import pandas as pd

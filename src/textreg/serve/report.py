@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from textreg.scoring import Result
+    from textreg.serve.score import Result
 
 UNLIMITED = 1000
 LONGEST_LINE = 5000  # characters of one line below the tables

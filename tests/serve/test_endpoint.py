@@ -13,10 +13,10 @@ import pytest
 from faulty_server import FaultyServer, last_text
 
 from textreg.data.images import open_image
-from textreg.endpoint import evaluate, sentences
 from textreg.errors import InputError, RunError
 from textreg.fidelity.service import Service
-from textreg.probe_sets import scene_set
+from textreg.serve.endpoint import evaluate, sentences
+from textreg.serve.probes import scene_set
 from textreg.tables import ANSWERS, check_table
 
 COLUMNS = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
@@ -117,7 +117,7 @@ def test_strange_answers_reach_the_table_whole(tmp_path):
 
 def test_a_kill_loses_no_answer_and_asks_none_twice(tmp_path):
     code = (
-        "import sys; from textreg.endpoint import evaluate; from textreg.probe_sets import scene_set\n"
+        "import sys; from textreg.serve.endpoint import evaluate; from textreg.serve.probes import scene_set\n"
         "from textreg.fidelity.service import Service\n"
         "evaluate(Service(sys.argv[1], 'vlm', concurrency=2), scene_set(('en', 'es'), 3), sys.argv[2])\n"
     )

@@ -12,14 +12,16 @@ from faulty_server import FaultyServer
 from matplotlib.text import Text
 from rich.console import Console
 
-from textreg import answer_files, score_figures, score_report, scoring
-from textreg.answer_files import BadRows, read_answers
+from textreg import score_figures
 from textreg.errors import InputError
 from textreg.fidelity.judges import LLMJudge, Price
 from textreg.fidelity.py3langid import code_book, open_identifier
 from textreg.fidelity.service import Service
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
+from textreg.serve import answers as answer_files
+from textreg.serve import report, score
+from textreg.serve.answers import BadRows, read_answers
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
 EN = "The image shows a red circle above a blue square."
@@ -52,7 +54,7 @@ def write(path, rows):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_every_form_of_file_gives_the_same_numbers(tmp_path, identifier, suffix):
-    result = scoring.score_file(write(tmp_path / f"answers{suffix}", ROWS), identifier=identifier)
+    result = score.score_file(write(tmp_path / f"answers{suffix}", ROWS), identifier=identifier)
     spanish = result.summary.set_index(["language", "arm"]).loc["es"]["lf"]
     assert spanish.to_dict() == {"image": 0.5, "text": 1.0}
     assert result.ifl.set_index("language")["ifl"].to_dict() == {"en": 0.0, "es": 0.5, "all": 0.25}
@@ -62,7 +64,7 @@ def test_every_form_of_file_gives_the_same_numbers(tmp_path, identifier, suffix)
 
 def test_only_answer_and_language_are_needed(tmp_path, identifier):
     rows = [{"answer": r["answer"], "language": r["language"]} for r in ROWS]
-    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
+    result = score.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
     assert result.summary["lf"].tolist() == [1.0, 0.75] and result.ifl is None
     assert result.means.set_index("group")["lf"].to_dict() == {"all": 0.875, "without English": 0.75}
     assert list(result.confusion) == ["answers"]
@@ -70,10 +72,10 @@ def test_only_answer_and_language_are_needed(tmp_path, identifier):
 
 def test_parts_give_what_the_whole_gives(tmp_path, identifier, monkeypatch):
     path = write(tmp_path / "a.jsonl", ROWS * 3)
-    whole = scoring.score_file(path, identifier=identifier)
+    whole = score.score_file(path, identifier=identifier)
     in_parts = answer_files.read_answers
-    monkeypatch.setattr(scoring, "read_answers", lambda p, known, bad: in_parts(p, known, bad, rows=4))
-    parts = scoring.score_file(path, identifier=identifier)
+    monkeypatch.setattr(score, "read_answers", lambda p, known, bad: in_parts(p, known, bad, rows=4))
+    parts = score.score_file(path, identifier=identifier)
     pd.testing.assert_frame_equal(parts.summary, whole.summary)
     pd.testing.assert_frame_equal(parts.confusion["BM, text"], whole.confusion["BM, text"], check_dtype=False)
 
@@ -101,9 +103,9 @@ def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifie
     path = tmp_path / "a.jsonl"
     path.write_text(f"{GOOD}\n{line}\n\n{GOOD}\n", encoding="utf-8")
     with pytest.raises(InputError, match=message) as failure:
-        scoring.score_file(path, identifier=identifier)
+        score.score_file(path, identifier=identifier)
     assert len(str(failure.value).splitlines()) == 1
-    result = scoring.score_file(path, identifier=identifier, skip_bad=True)
+    result = score.score_file(path, identifier=identifier, skip_bad=True)
     assert (result.rows, result.bad) == (2, 1) and any("left out: 1; the first: " in note for note in result.notes)
 
 
@@ -187,12 +189,12 @@ def test_numbers_for_items_and_structures_for_references_become_text(tmp_path):
 
 def test_results_are_written_as_csv_and_json(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", ROWS)
-    result = scoring.score_file(path, out=tmp_path / "out" / "f.csv", identifier=identifier)
+    result = score.score_file(path, out=tmp_path / "out" / "f.csv", identifier=identifier)
     written = pd.read_csv(tmp_path / "out" / "f.csv")
     assert list(written.columns) == list(result.summary.columns)
     assert written["lf"].tolist() == result.summary["lf"].tolist()
     assert written["lf_plus"].isna().all()  # undefined is an empty cell
-    scoring.score_file(path, out=tmp_path / "f.json", identifier=identifier)
+    score.score_file(path, out=tmp_path / "f.json", identifier=identifier)
     content = json.loads((tmp_path / "f.json").read_text("utf-8"))
     assert content["rows"] == 6 and content["summary"][0]["lf_plus"] is None
     assert content["confusion"]["BM, image"]["es"] == {"en": 1, "es": 1}
@@ -200,7 +202,7 @@ def test_results_are_written_as_csv_and_json(tmp_path, identifier):
 
 def test_an_output_of_another_kind_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(InputError, match=r"\.csv or \.json"):
-        scoring.score_file(tmp_path / "missing.jsonl", out=tmp_path / "f.xlsx")
+        score.score_file(tmp_path / "missing.jsonl", out=tmp_path / "f.xlsx")
 
 
 PLACES = {  # --out and --figures, as seen from the folder of a.csv
@@ -230,7 +232,7 @@ def test_a_place_that_would_lose_something_is_refused_before_anything_is_read(tm
     (tmp_path / "folder.csv").mkdir()
     before = path.read_bytes()
     with pytest.raises(InputError, match=expected) as failure:
-        scoring.score_file(path, **{option: tmp_path / name for option, name in words.items()}, identifier="none")
+        score.score_file(path, **{option: tmp_path / name for option, name in words.items()}, identifier="none")
     assert "\n" not in str(failure.value)
     assert path.read_bytes() == before
     assert not list((tmp_path / "figures").iterdir())
@@ -239,14 +241,14 @@ def test_a_place_that_would_lose_something_is_refused_before_anything_is_read(tm
 def test_a_drawing_never_replaces_the_answers(tmp_path):
     path = write(tmp_path / "fidelity.csv", ROWS)
     with pytest.raises(InputError, match="could replace the file of answers"):
-        scoring.score_file(path, figures=tmp_path)
+        score.score_file(path, figures=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["fidelity.csv"]
 
 
 def test_nothing_is_written_where_nothing_can_be_drawn(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", [{"answer": "12", "language": "es", "task": "colour"}])
     with pytest.raises(InputError, match="nothing to draw"):
-        scoring.score_file(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
+        score.score_file(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
     assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
 
 
@@ -264,7 +266,7 @@ NAMES = {  # a name out of a file -> what a drawing shows of it
 
 def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, identifier):
     rows = [{**ROWS[0], "system": name} for name in NAMES]
-    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    result = score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
     for name, shown in NAMES.items():
@@ -272,7 +274,7 @@ def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, id
         plain, formula = label._preprocess_math(label.get_text())
         assert plain == shown and not formula
     printed = io.StringIO()
-    score_report.print_result(result, Console(file=printed))
+    report.print_result(result, Console(file=printed))
     assert not set("\x1b\u202e\x00") & set(printed.getvalue())
     assert "A⟨U+001B⟩[31m" in printed.getvalue()
     assert max(map(len, printed.getvalue().splitlines())) < 2000
@@ -280,7 +282,7 @@ def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, id
 
 def test_names_that_look_alike_stay_two_in_a_drawing(tmp_path, identifier):
     rows = [{**ROWS[0], "system": name} for name in ("A b", "A  b", "A b (2)")]
-    scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
     assert "(2)" in drawn and "(3)" not in drawn.replace("(2) (3)", "")
 
@@ -321,7 +323,7 @@ def test_a_seed_or_lambda_is_the_number_it_says_or_refused(tmp_path, case):
 
 
 def test_figures_are_drawn(tmp_path, identifier):
-    scoring.score_file(write(tmp_path / "a.jsonl", ROWS), figures=tmp_path / "figures", identifier=identifier)
+    score.score_file(write(tmp_path / "a.jsonl", ROWS), figures=tmp_path / "figures", identifier=identifier)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"fidelity.svg", "fidelity.png", "confusion.svg", "confusion.csv"} <= names
 
@@ -331,9 +333,9 @@ def test_the_terminal_table_says_what_was_measured_and_what_was_not(tmp_path, id
         *ROWS,
         {"answer": "He porohita whero", "language": "mi", "item_id": "3", "arm": "image", "system": "[red]x"},
     ]
-    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
+    result = score.score_file(write(tmp_path / "a.jsonl", rows), identifier=identifier)
     screen = io.StringIO()
-    score_report.print_result(result, Console(file=screen, width=140))
+    report.print_result(result, Console(file=screen, width=140))
     text = screen.getvalue()
     assert "py3langid 0.4.0, 41 candidates" in text and "cannot tell mi" in text
     assert "[red]x" in text and "–" in text and "50.0" in text and "nan" not in text.lower()
@@ -342,12 +344,12 @@ def test_the_terminal_table_says_what_was_measured_and_what_was_not(tmp_path, id
 def screen_of(result, width=None) -> str:
     screen = io.StringIO()
     console = Console(file=screen, width=width, force_terminal=width is not None, color_system=None)
-    score_report.print_result(result, console)
+    report.print_result(result, console)
     return screen.getvalue()
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_number(tmp_path, identifier):
-    result = scoring.score_file(write(tmp_path / "a.jsonl", ROWS), identifier=identifier)
+    result = score.score_file(write(tmp_path / "a.jsonl", ROWS), identifier=identifier)
     narrow, log, thin = screen_of(result, 70), screen_of(result), screen_of(result, 20)
     assert "too narrow: English, LPR, other" in narrow and "too narrow" not in log
     assert max(map(len, narrow.splitlines()[:9])) <= 70
@@ -361,21 +363,21 @@ SYSTEMS[7] = {**SYSTEMS[7], "answer": ES}  # TR keeps Spanish where BM loses it
 
 def test_systems_are_compared_item_by_item_with_the_first_or_a_named_one(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", SYSTEMS)
-    found = scoring.score_file(path, identifier=identifier).comparisons
+    found = score.score_file(path, identifier=identifier).comparisons
     gain = found[found["arm"] == "image"].set_index("language")
     assert gain["difference"].to_dict() == {"en": 0.0, "es": 0.5, "all": 0.25}
     assert (gain.loc["es", "n"], gain.loc["es", "test"]) == (2, "McNemar, exact")
-    back = scoring.score_file(path, identifier=identifier, against="TR").comparisons
+    back = score.score_file(path, identifier=identifier, against="TR").comparisons
     assert set(back["system"]) == {"BM"} and back["difference"].min() == -0.5
     with pytest.raises(InputError, match=r"no system 'TRR' to compare with .did you mean 'TR'"):
-        scoring.score_file(path, identifier=identifier, against="TRR")
+        score.score_file(path, identifier=identifier, against="TRR")
 
 
 def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
     rows = [{**row, "lambda": 0.5 if row["system"] == "TR" else 1.0} for row in SYSTEMS]
     rows += [{**row, "lambda": 1.0} for row in SYSTEMS if row["system"] == "TR"]
     path = write(tmp_path / "a.jsonl", rows)
-    result = scoring.score_file(path, identifier=identifier, figures=tmp_path / "figures")
+    result = score.score_file(path, identifier=identifier, figures=tmp_path / "figures")
     assert set(result.comparisons["system"]) == {"TR, lambda 0.5", "TR, lambda 1"}
     assert {"BM, image", "TR, lambda 0.5, image", "TR, lambda 1, text"} <= set(result.confusion)
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -384,7 +386,7 @@ def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
 
 def test_long_names_of_systems_break_in_a_drawing_and_stay_whole_in_its_data(tmp_path, identifier):
     rows = [{**row, "system": f"someone/model-{size}b-instruct"} for size in (7, 13) for row in ROWS]
-    scoring.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
     data = pd.read_csv(tmp_path / "figures" / "fidelity.csv")
     assert "someone/model-7b-instruct, image" in set(data["system"])
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
@@ -394,18 +396,18 @@ def test_long_names_of_systems_break_in_a_drawing_and_stay_whole_in_its_data(tmp
 def test_seen_and_held_out_languages_have_means_of_their_own(tmp_path, identifier):
     rows = [*ROWS, {"answer": DE, "language": "de", "item_id": "1", "arm": "image", "system": "BM"}]
     path = write(tmp_path / "a.jsonl", rows)
-    means = scoring.score_file(path, identifier=identifier, seen=["es"], held_out=["de"]).means
+    means = score.score_file(path, identifier=identifier, seen=["es"], held_out=["de"]).means
     image = means[means["arm"] == "image"].set_index("group")
     assert image["lf"].to_dict() == {"all": 2.5 / 3, "without English": 0.75, "seen": 0.5, "held out": 1.0}
     assert image.loc["seen", "low"] == 0.0 and image.loc["seen", "high"] == 1.0  # items, resampled
     with pytest.raises(InputError, match=r"'jp' .did you mean 'ja'"):
-        scoring.score_file(path, identifier=identifier, seen=["jp"])
+        score.score_file(path, identifier=identifier, seen=["jp"])
 
 
 def test_an_item_answered_several_times_widens_the_interval(tmp_path, identifier):
     rows = [{"answer": a, "language": "es", "item_id": i} for i, a in enumerate([ES, EN, ES, EN])]
-    once = scoring.score_file(write(tmp_path / "a.jsonl", rows * 1), identifier=identifier).summary.iloc[0]
-    thrice = scoring.score_file(write(tmp_path / "b.jsonl", rows * 3), identifier=identifier).summary.iloc[0]
+    once = score.score_file(write(tmp_path / "a.jsonl", rows * 1), identifier=identifier).summary.iloc[0]
+    thrice = score.score_file(write(tmp_path / "b.jsonl", rows * 3), identifier=identifier).summary.iloc[0]
     assert (thrice["lf"], thrice["n"]) == (0.5, 12)
     assert (thrice["lf_low"], thrice["lf_high"]) == (once["lf_low"], once["lf_high"]) == (0.0, 1.0)
 
@@ -413,7 +415,7 @@ def test_an_item_answered_several_times_widens_the_interval(tmp_path, identifier
 def test_the_share_seen_differently_without_restriction_stands_beside_lf(tmp_path):
     rows = [{"answer": ES, "language": "es"}, {"answer": DE, "language": "es"}]
     narrow = open_identifier(candidates=["es", "en"])
-    result = scoring.score_file(write(tmp_path / "a.jsonl", rows), out=tmp_path / "a.json", identifier=narrow)
+    result = score.score_file(write(tmp_path / "a.jsonl", rows), out=tmp_path / "a.json", identifier=narrow)
     assert result.differs.tolist() == [0.5] and result.disagreement == 0.5
     assert json.loads((tmp_path / "a.json").read_text("utf-8"))["summary"][0]["differs"] == 0.5
     assert "differs" in screen_of(result) and "it would call 50.0 % of the answers another" in screen_of(result)
@@ -421,7 +423,7 @@ def test_the_share_seen_differently_without_restriction_stands_beside_lf(tmp_pat
 
 def test_candidates_without_english_are_pointed_out(tmp_path):
     path = write(tmp_path / "a.jsonl", ROWS[:1])
-    notes = scoring.score_file(path, identifier=open_identifier(candidates=["es", "de"])).notes
+    notes = score.score_file(path, identifier=open_identifier(candidates=["es", "de"])).notes
     assert any("English is no candidate" in note for note in notes)
 
 
@@ -434,7 +436,7 @@ def test_what_a_model_judge_took_and_whether_it_agrees_with_the_grammar_is_said(
     with FaultyServer(lambda _: json.dumps(good)) as server:
         judge = LLMJudge(Service(server.url, "judge"), tmp_path / "verdicts.jsonl")
         path, price = write(tmp_path / "a.jsonl", rows), Price(tokens_in=1000, tokens_out=0)
-        result = scoring.score_file(path, identifier=identifier, judge=judge, price=price)
+        result = score.score_file(path, identifier=identifier, judge=judge, price=price)
     assert (result.usage.verdicts, result.usage.cached, result.usage.tokens_in) == (3, 1, 20)
     assert (result.agreement.n, result.agreement.accuracy) == (3, 2 / 3)  # the English one is no Spanish description
     text = screen_of(result)
@@ -443,15 +445,15 @@ def test_what_a_model_judge_took_and_whether_it_agrees_with_the_grammar_is_said(
 
 
 def test_items_answered_twice_give_no_ifl_and_say_so(tmp_path, identifier):
-    result = scoring.score_file(write(tmp_path / "a.jsonl", [*ROWS, ROWS[0]]), identifier=identifier)
+    result = score.score_file(write(tmp_path / "a.jsonl", [*ROWS, ROWS[0]]), identifier=identifier)
     assert result.ifl is None and any("twice" in note for note in result.notes)
 
 
 def test_a_language_outside_the_code_book_can_be_a_candidate(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"answer": "Սա մի փոքրիկ կարմիր շրջան է", "language": "hy"}])
     with pytest.raises(InputError, match="unknown language code 'hy'"):
-        scoring.score_file(path)
-    result = scoring.score_file(path, identifier=open_identifier(candidates=["en", "hy"]))
+        score.score_file(path)
+    result = score.score_file(path, identifier=open_identifier(candidates=["en", "hy"]))
     assert result.summary["lf"].tolist() == [1.0]
 
 
@@ -467,16 +469,16 @@ def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"answer": a, "language": "es"}) + "\n" for a in answers))
-    result = scoring.score_file(path, out=tmp_path / "f.json", identifier=identifier)
+    result = score.score_file(path, out=tmp_path / "f.json", identifier=identifier)
     assert result.rows == len(answers) and not np.isinf(result.summary["lf"]).any()
-    score_report.print_result(result, Console(file=io.StringIO()))
+    report.print_result(result, Console(file=io.StringIO()))
 
 
 def test_an_endless_name_is_cut_in_a_drawing_and_on_the_terminal(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", [{**ROWS[0], "system": "x" * 100_000}])
-    result = scoring.score_file(path, figures=tmp_path / "figures", identifier=identifier)
+    result = score.score_file(path, figures=tmp_path / "figures", identifier=identifier)
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
     printed = io.StringIO()
-    score_report.print_result(result, Console(file=printed))
+    report.print_result(result, Console(file=printed))
     for shown, most in ((drawn, 100), (printed.getvalue(), 400)):
         assert "x" * 30 in shown and "x" * most not in shown
