@@ -103,7 +103,7 @@ def measured(command: list[str], log: Path) -> tuple[float, float, float]:
 def ours(tuned: Path, base: Path, out: Path, check: bool = False, method: str = "linear") -> list[str]:
     """Our merge as a command; ``density`` matters to the methods that drop changes."""
     call = f"merge({str(tuned)!r}, {str(base)!r}, {str(out)!r}, 0.5, {method!r}, density=0.3, check_reload={check})"
-    return [sys.executable, "-c", f"from textreg.merging import merge; {call}"]
+    return [sys.executable, "-c", f"from textreg.merging.merge import merge; {call}"]
 
 
 def mergekit(python: str, tuned: Path, base: Path, out: Path, options: tuple[str, ...] = ()) -> list[str]:

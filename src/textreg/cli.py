@@ -221,7 +221,7 @@ def merge(
     """Merge a tuned VLM with its language backbone, streaming, at any size."""
     from rich.console import Console
 
-    from textreg import merging
+    from textreg.merging import merge as merging
     from textreg.vlm.layouts import parse_patterns
 
     if len(tuned) < 2:

@@ -14,7 +14,7 @@ from textreg.display import drawn_answer
 from textreg.errors import InputError
 from textreg.figure_files import Saved, save_figure, size, style
 from textreg.figure_marks import handle, legend_above, system_marks
-from textreg.merge_report import MergeReport
+from textreg.merging.report import MergeReport
 
 
 def change_table(report: MergeReport) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from textreg.settings import Tune
 from textreg.training.batches import StepBatches, encode
 from textreg.training.learner import Learner
 from textreg.training.probing import largest, one_pass
-from textreg.training.train import train
+from textreg.training.train import prepare_parameters, train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features
@@ -20,7 +20,7 @@ def ready(tiny_llm, tiny_tower, tiny_images, tiny_rows):
     model, processor = assemble(str(tiny_llm), str(tiny_tower))
     features = open_features(model, processor, tiny_images)
     learner = Learner(attach(model, rank=4, alpha=8))
-    train.prepare_parameters(learner.model, activation_checkpointing=True)
+    prepare_parameters(learner.model, activation_checkpointing=True)
     samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)
     return learner, StepBatches(samples, range(4), steps=1, batch_size=4, groups=1, features=features)[0]
 

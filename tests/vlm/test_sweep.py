@@ -5,7 +5,7 @@ import torch
 from merge_checkpoints import adapted, build_vlm, image_logits, text_logits
 
 from textreg.errors import InputError, RunError
-from textreg.merging import merge
+from textreg.merging.merge import merge
 from textreg.vlm.sweep import language_adapters, merged, scaled_adapter
 
 

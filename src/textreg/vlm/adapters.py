@@ -28,8 +28,8 @@ LANGUAGE_LINEARS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 PROJECTOR = "multi_modal_projector"
 README = """# LoRA adapter of a vision-language model, with its projector
 
-It belongs to the aligned model that `align/base.json` of its run describes. `textreg ask` and `textreg export` of the
-run put the two together; in Python, `load_adapter` of `textreg.vlm.adapters`.
+It belongs to the aligned model that `align/base.json` of its run describes.
+`textreg ask` and `textreg export` of the run put the two together; in Python, `textreg.vlm.adapters.load_adapter`.
 """
 
 

@@ -7,7 +7,7 @@ The same decoder weight is ``language_model.model.layers.0.mlp.up_proj.weight`` 
 
 Choices: a tensor is *not* language only when its prefix is in a short list (towers, projectors, ``image_newline``);
 anything else must find its counterpart in the backbone, so an unknown part is an error rather than a silently kept or
-dropped one. Heads and embeddings are ordinary names here; tying is decided in :mod:`textreg.merge_plan`, where both
+dropped one. Heads and embeddings are ordinary names here; tying is decided in :mod:`textreg.merging.plan`, where both
 sides are known.
 """
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from textreg.errors import InputError
-from textreg.merging import merge
+from textreg.merging.merge import merge
 
 WORDS = [f"word{number}" for number in range(VOCABULARY - 1)] + ["<spare>"]
 

@@ -21,11 +21,11 @@ from merge_checkpoints import (
     write_vlm,
 )
 
-from textreg import merge_folder
 from textreg.errors import InputError, RunError
-from textreg.merge_report import read_report
-from textreg.merging import merge
-from textreg.methods import METHODS, Recipe, merge_tensors
+from textreg.merging import folder as merge_folder
+from textreg.merging.merge import merge
+from textreg.merging.methods import METHODS, Recipe, merge_tensors
+from textreg.merging.report import read_report
 from textreg.vlm.layouts import canonical, is_language
 
 LAYOUTS = ["Llava", "LlavaNext", "LlavaOnevision"]
@@ -388,7 +388,7 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, vlm, back
 FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from textreg.merging import merge
+from textreg.merging.merge import merge
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 merge(*sys.argv[1:4], check_reload=False)
 """
@@ -452,13 +452,13 @@ def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
 
 KILLED = """
 import sys, time
-from textreg import merging
-slow = merging.Worker.write
+from textreg.merging import merge
+slow = merge.Worker.write
 def write(self, step):
     time.sleep(0.2)
     return slow(self, step)
-merging.Worker.write = write
-merging.merge(*sys.argv[1:4], check_reload=False, workers=1)
+merge.Worker.write = write
+merge.merge(*sys.argv[1:4], check_reload=False, workers=1)
 """
 
 
@@ -479,7 +479,7 @@ def test_a_killed_merge_leaves_nothing_that_looks_finished_and_a_rerun_finishes(
 
 def test_a_process_without_transformers_checks_the_reload_in_another_one(tmp_path, vlm, backbone):
     code = (
-        "import sys, json; from textreg.merging import merge; r = merge(*sys.argv[1:4], progress=False);"
+        "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4], progress=False);"
         "assert 'transformers' not in sys.modules; print(json.dumps(r.reload))"
     )
     command = [sys.executable, "-c", code, str(vlm), str(backbone), str(tmp_path / "out")]

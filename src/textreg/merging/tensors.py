@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from textreg.errors import InputError
-from textreg.number_formats import WIDTH
+from textreg.merging.number_formats import WIDTH
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_HEADER = 100 * 2**20

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from textreg.checkpoints import Checkpoint, Entry, Files, open_checkpoint, read_header, read_json, resolve
 from textreg.errors import InputError, did_you_mean
-from textreg.methods import BLOCK
-from textreg.number_formats import FLOATS, WIDTH, Buffer, widen
+from textreg.merging.methods import BLOCK
+from textreg.merging.number_formats import FLOATS, WIDTH, Buffer, widen
+from textreg.merging.tensors import Checkpoint, Entry, Files, open_checkpoint, read_header, read_json, resolve
 from textreg.vlm.layouts import by_canonical, canonical
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

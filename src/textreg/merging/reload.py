@@ -4,7 +4,7 @@ The model is built on the meta device, so no weight is read into memory and the 
 A merge that runs in a process without transformers asks in a process of its own, which also keeps the merge's memory
 small:
 
-    python -m textreg.reload FOLDER        # prints one JSON object
+    python -m textreg.merging.reload FOLDER        # prints one JSON object
 """
 
 import json
@@ -50,7 +50,7 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
 
 def start_check(folder: Path) -> "subprocess.Popen[str]":
     """Starts :func:`reload_keys` in a process of its own."""
-    command = [sys.executable, "-m", "textreg.reload", str(folder)]
+    command = [sys.executable, "-m", "textreg.merging.reload", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -76,5 +76,5 @@ def refuse_incomplete(answer: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise InputError("usage: python -m textreg.reload FOLDER")
+        raise InputError("usage: python -m textreg.merging.reload FOLDER")
     print(json.dumps(reload_keys(sys.argv[1])))

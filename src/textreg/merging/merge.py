@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from textreg.checkpoints import Entry, Files, open_checkpoint
 from textreg.errors import InputError, RunError
-from textreg.merge_folder import building, check_place, copy_side_files, lay_out, verify_headers
-from textreg.merge_plan import Plan, Step, plan_merge
-from textreg.merge_report import MergeReport, TensorReport
-from textreg.methods import BLOCK, Read, Recipe, merged_blocks, spans
-from textreg.number_formats import WIDTH, narrow
-from textreg.reload import finish_check, refuse_incomplete, reload_keys, start_check
-from textreg.tuned_weights import Reader, Weights, open_weights
+from textreg.merging.folder import building, check_place, copy_side_files, lay_out, verify_headers
+from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
+from textreg.merging.number_formats import WIDTH, narrow
+from textreg.merging.plan import Plan, Step, plan_merge
+from textreg.merging.reload import finish_check, refuse_incomplete, reload_keys, start_check
+from textreg.merging.report import MergeReport, TensorReport
+from textreg.merging.tensors import Entry, Files, open_checkpoint
+from textreg.merging.weights import Reader, Weights, open_weights
 from textreg.vlm.layouts import canonical
 
 TICK = 1 << 23  # bytes between two movements of the progress bar
@@ -61,9 +61,9 @@ def merge(
     ``out``.
 
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
-    :class:`~textreg.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite`` replaces an
-    earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a
-    terminal, ``workers`` None takes a thread per core, four at most.
+    :class:`~textreg.merging.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite``
+    replaces an earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal, ``workers`` None
+    takes a thread per core, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -218,7 +218,7 @@ class Worker:
         )  # fmt: skip
 
     def reading(self, step: Step) -> Read:
-        """The ``read(start, stop)`` of :func:`~textreg.methods.merged_blocks` for one tensor."""
+        """The ``read(start, stop)`` of :func:`~textreg.merging.methods.merged_blocks` for one tensor."""
 
         def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
             base = self.base[: stop - start]

@@ -9,9 +9,9 @@ import torch
 from merge_checkpoints import adapted, build_vlm, stored, write_backbone
 from safetensors.torch import save_file
 
-from textreg.checkpoints import Files, header_bytes, open_checkpoint, read_header
 from textreg.errors import InputError
-from textreg.tuned_weights import Reader, open_weights
+from textreg.merging.tensors import Files, header_bytes, open_checkpoint, read_header
+from textreg.merging.weights import Reader, open_weights
 from textreg.vlm.layouts import canonical, is_language, layer_and_module, parse_patterns
 
 
@@ -130,8 +130,8 @@ def test_layers_and_modules_are_read_from_names():
 def test_the_same_weight_in_two_layouts_is_refused(tmp_path):
     tensors = {"model.norm.weight": torch.ones(2), "language_model.model.norm.weight": torch.ones(2)}
     save_file(tensors, tmp_path / "model.safetensors")
-    from textreg.merge_plan import plan_merge
-    from textreg.methods import Recipe
+    from textreg.merging.methods import Recipe
+    from textreg.merging.plan import plan_merge
 
     weights = open_weights(tmp_path)
     with pytest.raises(InputError, match="twice"):
@@ -139,8 +139,8 @@ def test_the_same_weight_in_two_layouts_is_refused(tmp_path):
 
 
 def test_quantised_weights_are_refused(tmp_path):
-    from textreg.merge_plan import plan_merge
-    from textreg.methods import Recipe
+    from textreg.merging.methods import Recipe
+    from textreg.merging.plan import plan_merge
 
     save_file({"model.norm.weight": torch.ones(2, dtype=torch.int8)}, tmp_path / "model.safetensors")
     weights = open_weights(tmp_path)

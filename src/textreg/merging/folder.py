@@ -13,11 +13,11 @@ from dataclasses import replace
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from textreg.checkpoints import INDEX, SINGLE, Entry, header_bytes, open_checkpoint
 from textreg.errors import InputError, RunError
-from textreg.merge_plan import Plan
-from textreg.merge_report import REPORT
-from textreg.tuned_weights import ADAPTER_CONFIG, Weights
+from textreg.merging.plan import Plan
+from textreg.merging.report import REPORT
+from textreg.merging.tensors import INDEX, SINGLE, Entry, header_bytes, open_checkpoint
+from textreg.merging.weights import ADAPTER_CONFIG, Weights
 
 SPARE = 64 * 2**20  # bytes left free beside the output: side files, and room for whoever else writes
 COPIED = {".json", ".jinja", ".model", ".txt", ".tiktoken"}

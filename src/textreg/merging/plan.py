@@ -10,13 +10,13 @@ only, everything else is the first's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from textreg.checkpoints import Checkpoint, Entry
 from textreg.errors import InputError, did_you_mean
-from textreg.methods import Recipe
-from textreg.number_formats import FLOATS
-from textreg.tuned_weights import Weights
+from textreg.merging.methods import Recipe
+from textreg.merging.number_formats import FLOATS
+from textreg.merging.tensors import Checkpoint, Entry
+from textreg.merging.vocabularies import compare_vocabularies
+from textreg.merging.weights import Weights
 from textreg.vlm.layouts import EMBEDDING, HEAD, by_canonical, canonical, is_buffer, is_language, matches
-from textreg.vocabularies import compare_vocabularies
 
 ROWS = {EMBEDDING, HEAD, "lm_head.bias"}  # tensors whose first dimension is the vocabulary
 

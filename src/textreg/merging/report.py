@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg.checkpoints import read_json
+from textreg.merging.tensors import read_json
 from textreg.vlm.layouts import canonical, layer_and_module
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 
-from textreg import methods
 from textreg.errors import InputError
-from textreg.methods import Recipe, find_cuts, magnitude_bits, merge_tensors, random_mask
+from textreg.merging import methods
+from textreg.merging.methods import Recipe, find_cuts, magnitude_bits, merge_tensors, random_mask
 
 FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)
 PAIRS = st.integers(1, 60).flatmap(
@@ -218,6 +218,6 @@ def test_an_empty_tensor_merges_to_an_empty_tensor():
 
 
 def test_the_book_shows_which_methods_coincide():
-    page = Path(__file__).parents[1] / "book" / "method.md"
+    page = Path(__file__).parents[2] / "book" / "method.md"
     failed, tried = doctest.testfile(str(page), module_relative=False)
     assert tried > 5 and failed == 0
