@@ -9,9 +9,10 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import book, book_pages, book_standing, figure_set
+from textreg import book, book_pages, book_standing
 from textreg.errors import InputError, RunError
-from textreg.figure_data import load_results
+from textreg.figures import book as figure_set
+from textreg.figures.tables import load_results
 from textreg.micro import assets
 from textreg.settings import stages
 

@@ -8,7 +8,7 @@ from result_folders import fidelity_table, write_run
 
 from textreg import claims
 from textreg.errors import InputError
-from textreg.figure_data import load_results
+from textreg.figures.tables import load_results
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "book" / "claims.yml"

@@ -97,9 +97,9 @@ answering.write_tables(out, answers, tables)
 """
 FIGURES = """
 from pathlib import Path
-from textreg import figure_data, figure_set
-results, out = figure_data.load_results(run), Path(run) / "figures"
-for draw in (figure_set.fidelity, figure_set.losses, figure_set.gallery):
+from textreg.figures import book, tables
+results, out = tables.load_results(run), Path(run) / "figures"
+for draw in (book.fidelity, book.losses, book.gallery):
     draw(results, out)
 """
 BODIES = {"prepare_data": PREPARE, "align": ALIGN, "tune": TUNE, "evaluate": EVALUATE, "figures": FIGURES}

@@ -5,7 +5,7 @@ import pytest
 from result_folders import fidelity_table, visual_table, write_run
 
 from textreg import claims, outcome
-from textreg.figure_data import load_results, macro
+from textreg.figures.tables import load_results, macro
 
 
 def results_of(folder, seeds, **levels):

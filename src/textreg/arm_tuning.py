@@ -133,9 +133,9 @@ def tune_arm(run: Path, arm: str) -> None:
         log = tune(settings, folder)
         if not ranks.leads():
             return
-        from textreg import figure_set
+        from textreg.figures import book
 
-        figure_set.training(folder / "log.csv", arm, folder)
+        book.training(folder / "log.csv", arm, folder)
         manifest.write(
             folder,
             state.unit,

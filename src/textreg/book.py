@@ -25,9 +25,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, book_standing, figure_set, notebooks
+from textreg import book_pages, book_standing, notebooks
 from textreg.errors import InputError, RunError
-from textreg.figure_data import load_results
+from textreg.figures import book
+from textreg.figures.tables import load_results
 from textreg.settings import stages
 
 STAGED = Path("book/_executed")
@@ -259,7 +260,7 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
             for path in (*drawn.glob("*.svg"), *drawn.glob("*.json")):
                 shutil.copy(path, target / shown / path.name)
         else:
-            figure_set.draw_all(found, target / shown)
+            book.draw_all(found, target / shown)
         promised = target.parent / "claims.yml"
         # The claims are about the laptop profile; toy runs promise nothing.
         held = promised if promised.is_file() and folder.name != "smoke" else None

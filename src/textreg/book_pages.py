@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from textreg import claims, outcome, published, settings
-from textreg.figure_data import (
+from textreg import claims, outcome, settings
+from textreg.figures import published
+from textreg.figures.style import language_names, language_order
+from textreg.figures.tables import (
     Results,
     headline,
     image_loss,
@@ -28,7 +30,6 @@ from textreg.figure_data import (
     visual_accuracy,
     with_scored,
 )
-from textreg.figure_marks import language_names, language_order
 from textreg.micro import assets
 
 UNDEFINED = "–"

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from textreg.errors import InputError
-from textreg.figure_data import Results, headline, macro, visual_accuracy
+from textreg.figures.tables import Results, headline, macro, visual_accuracy
 
 Measure = Literal["lf", "lf_plus", "grounded", "english_rate", "visual", "questions"]
 Point = tuple[str, Literal["image", "blank", "text"], Measure]

@@ -242,7 +242,7 @@ def merge(
     )
     Console().print(report.table())
     if figure:
-        from textreg.merge_figures import draw_changes
+        from textreg.figures.merge import draw_changes
 
         draw_changes(report, figure.with_suffix("") if figure.suffix in {".svg", ".pdf", ".png"} else figure)
 

@@ -10,8 +10,8 @@ Where a system was not evaluated, its sentence is left out.
 import pandas as pd
 
 from textreg import claims as promises
-from textreg.figure_data import Results, headline, image_loss, macro, visual_accuracy
-from textreg.figure_marks import SHORT_MEASURES, language_names
+from textreg.figures.style import SHORT_MEASURES, language_names
+from textreg.figures.tables import Results, headline, image_loss, macro, visual_accuracy
 
 UNMERGED = ("BM", "TR", "EN")
 

@@ -439,7 +439,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, vlm, backbone):
 
 
 def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
-    from textreg.merge_figures import change_table, draw_changes
+    from textreg.figures.merge import change_table, draw_changes
 
     report = merge(vlm, backbone, tmp_path / "out", check_reload=False)
     saved = draw_changes(report, tmp_path / "changes")

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from textreg import score_figures
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import comparisons, measures
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
 from textreg.fidelity.judge_record import Record
 from textreg.fidelity.judges import Agreement, Price, Usage
 from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, check_code, code_book, open_identifier
+from textreg.figures import score
 from textreg.serve import paired as paired_scores
 from textreg.serve.answers import BadRows, read_answers
 from textreg.tables import atomic_write
@@ -118,11 +118,11 @@ def score_file(
         notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),
     )
     if figures is not None:
-        score_figures.check_drawable(result)
+        score.check_drawable(result)
     if out is not None:
         write(result, out)
     if figures is not None:
-        score_figures.draw(result, figures)
+        score.draw(result, figures)
     return result
 
 
@@ -139,7 +139,7 @@ def _total(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    named = answered.assign(name=score_figures.names(answered))
+    named = answered.assign(name=score.names(answered))
     return {
         name: group.pivot_table(
             index="language", columns="answered", values="answers", aggfunc="sum", fill_value=0
@@ -196,7 +196,7 @@ def check_places(path: str | Path, out: str | Path | None = None, figures: str |
         _check_writable(Path(out).parent, f"--out {out}")
     if folder is not None:
         for used, what in ((answers, "the file of answers"), (None if out is None else Path(out), "--out")):
-            if used is not None and score_figures.is_drawing(used, folder):
+            if used is not None and score.is_drawing(used, folder):
                 raise InputError(f"--figures {folder}: a drawing could replace {what}, {used}: name another folder")
         _check_writable(folder, f"--figures {folder}")
 

@@ -12,11 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from textreg.figure_data import group_small, macro, per_language, require
-from textreg.figure_extensions import confusion, fidelity_and_grounding, gallery, held_out, loss_curves
-from textreg.figure_files import SIZES, Saved, save_figure, size, smallest_text, style
-from textreg.figure_frontier import frontier
-from textreg.figure_marks import (
+from textreg.figures.answers import confusion, fidelity_and_grounding, gallery, held_out, loss_curves
+from textreg.figures.files import SIZES, Saved, save_figure, size, smallest_text, style
+from textreg.figures.frontier import frontier
+from textreg.figures.style import (
     ARMS,
     MEASURES,
     SHORT_MEASURES,
@@ -31,6 +30,7 @@ from textreg.figure_marks import (
     refuse_empty,
     system_marks,
 )
+from textreg.figures.tables import group_small, macro, per_language, require
 
 __all__ = [
     "SIZES",

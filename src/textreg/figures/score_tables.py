@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from textreg.figure_data import ENGLISH, system_order, with_scored
-from textreg.figure_marks import ARMS, SHORT_MEASURES, language_names, language_order
+from textreg.figures.style import ARMS, SHORT_MEASURES, language_names, language_order
+from textreg.figures.tables import ENGLISH, system_order, with_scored
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

@@ -1,6 +1,6 @@
 """The figures of the book: which tables each is drawn from, and the words that describe it to who cannot see it.
 
-Each function takes the tables of a results folder (:func:`textreg.figure_data.load_results`) and the folder to save
+Each function takes the tables of a results folder (:func:`textreg.figures.tables.load_results`) and the folder to save
 in, and returns the saved figure, or None where there is nothing to draw it from.  ``06_figures`` calls them in turn;
 the book's results page draws them all from shipped results, which needs no model: answered languages and verdicts are
 worked out again from the answers.  Alternative texts hold the numbers that matter, read from the same tables.
@@ -15,12 +15,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from textreg import figure_frontier, figures
-from textreg.figure_captions import BACKBONE_END, CAPTIONS
-from textreg.figure_data import Results, describe, group_small, headline, macro, per_language
-from textreg.figure_extensions import Shown
-from textreg.figure_files import Saved, save_figure
-from textreg.figure_marks import SHORT_MEASURES, language_names, language_order
+from textreg.figures import frontier as figure_frontier
+from textreg.figures import per_language as figures
+from textreg.figures.answers import Shown
+from textreg.figures.captions import BACKBONE_END, CAPTIONS
+from textreg.figures.files import Saved, save_figure
+from textreg.figures.style import SHORT_MEASURES, language_names, language_order
+from textreg.figures.tables import Results, describe, group_small, headline, macro, per_language
 
 PAPER_SYSTEMS = figures.PAPER_SYSTEMS
 GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")

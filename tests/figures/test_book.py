@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from result_folders import LANGUAGES, write_run
 
-from textreg import figure_set
-from textreg.figure_data import load_results, macro
+from textreg.figures import book
+from textreg.figures.tables import load_results, macro
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(results, tmp_path_factory):
-    return {saved.stem.name: saved for saved in figure_set.draw_all(results, tmp_path_factory.mktemp("figures"))}
+    return {saved.stem.name: saved for saved in book.draw_all(results, tmp_path_factory.mktemp("figures"))}
 
 
 def test_every_figure_is_drawn_from_result_files_alone(drawn):
-    assert len(drawn) == len(figure_set.ALL)
+    assert len(drawn) == len(book.ALL)
     for saved in drawn.values():
         assert all(path.stat().st_size > 50 for path in saved.paths.values())
 
@@ -57,7 +57,7 @@ def test_a_run_without_losses_and_sweep_draws_the_rest(tmp_path):
     (run / "tune/BM/log.csv").unlink()
     (run / "merge/TR+M/sweep.csv").unlink()
     (run / "evaluate/answers.parquet").unlink()
-    names = {saved.stem.name for saved in figure_set.draw_all(load_results(run), tmp_path / "figures")}
+    names = {saved.stem.name for saved in book.draw_all(load_results(run), tmp_path / "figures")}
     assert names == {"1_language_fidelity", "2_mixture", "3_intervals", "5_arms", "9_grounding", "10_held_out"}
 
 
@@ -68,14 +68,14 @@ def test_without_a_judge_frontier_and_left_out_languages_show_lf(results, tmp_pa
         sweep=results.sweep.assign(lf_plus=float("nan")),
         frontier=results.frontier.assign(lf_plus=float("nan")),
     )
-    for draw in (figure_set.frontier, figure_set.left_out):
+    for draw in (book.frontier, book.left_out):
         assert " of LF " in draw(unjudged, tmp_path).alt
 
 
 def test_where_no_caption_was_judged_the_frontier_speaks_of_chrf_and_not_of_right_captions(results, tmp_path):
-    judged = figure_set.frontier(results, tmp_path).alt
+    judged = book.frontier(results, tmp_path).alt
     nothing = {"sweep": results.sweep.assign(grounded=float("nan")), "frontier": results.frontier.iloc[:0]}
-    written = figure_set.frontier(replace(results, **nothing), tmp_path).alt
+    written = book.frontier(replace(results, **nothing), tmp_path).alt
     assert "share of English captions that are right" in judged and "chrF" not in judged
     assert "chrF of English captions" in written and "captions that are right" not in written
 
@@ -83,7 +83,7 @@ def test_where_no_caption_was_judged_the_frontier_speaks_of_chrf_and_not_of_righ
 def test_a_run_whose_answers_were_all_too_short_to_identify_has_no_frontier(results, tmp_path):
     nothing = {"lf": float("nan"), "lf_plus": float("nan")}
     empty = replace(results, sweep=results.sweep.assign(**nothing), frontier=results.frontier.assign(**nothing))
-    assert figure_set.frontier(empty, tmp_path) is None
+    assert book.frontier(empty, tmp_path) is None
 
 
 def test_the_caption_of_every_figure_is_short_and_not_its_description(drawn):
@@ -95,8 +95,8 @@ def test_the_caption_of_every_figure_is_short_and_not_its_description(drawn):
 def test_the_end_of_the_frontier_is_called_backbone_where_it_is_one(results, tmp_path):
     ends = results.sweep.query("`lambda` == 1").assign(**{"lambda": 0.0, "split": "test"})
     with_backbone = replace(results, frontier=pd.concat([results.sweep.assign(split="test"), ends]))
-    assert "system backbone" in figure_set.frontier(with_backbone, tmp_path).alt
-    assert "backbone" not in figure_set.frontier(results, tmp_path).alt
+    assert "system backbone" in book.frontier(with_backbone, tmp_path).alt
+    assert "backbone" not in book.frontier(results, tmp_path).alt
 
 
 def test_the_side_file_of_every_figure_has_its_description(drawn):
@@ -105,9 +105,9 @@ def test_the_side_file_of_every_figure_has_its_description(drawn):
 
 
 def test_the_figure_of_the_readme_is_drawn_from_the_shipped_results(tmp_path):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     shown = root / "book" / "_static" / "1_language_fidelity.svg"
-    drawn = figure_set.fidelity(load_results(root / "results" / "laptop"), tmp_path).paths["svg"]
+    drawn = book.fidelity(load_results(root / "results" / "laptop"), tmp_path).paths["svg"]
     assert drawn.read_bytes() == shown.read_bytes(), (
         "the README shows other results than are shipped; refresh it with: "
         f"make figures && cp runs/figures/figures/{shown.name} book/_static/"

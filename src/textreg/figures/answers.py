@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg.errors import InputError, did_you_mean
-from textreg.figure_data import macro, require
-from textreg.figure_files import size, style
-from textreg.figure_marks import (
+from textreg.figures.files import size, style
+from textreg.figures.style import (
     MEASURES,
     SHORT_MEASURES,
     handle,
@@ -27,6 +26,7 @@ from textreg.figure_marks import (
     refuse_empty,
     system_marks,
 )
+from textreg.figures.tables import macro, require
 
 
 def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from textreg import published
+from textreg.figures import published
 
 
 def fidelity(languages, lf, system="TR", arm="image", **changes):

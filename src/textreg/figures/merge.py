@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from textreg.display import drawn_answer
 from textreg.errors import InputError
-from textreg.figure_files import Saved, save_figure, size, style
-from textreg.figure_marks import handle, legend_above, system_marks
+from textreg.figures.files import Saved, save_figure, size, style
+from textreg.figures.style import handle, legend_above, system_marks
 from textreg.merging.report import MergeReport
 
 

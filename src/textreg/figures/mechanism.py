@@ -1,9 +1,9 @@
 """The figures of ``07_mechanism``: first words, where an answer turns, given first words, and the probe.
 
 Each function takes a table of :mod:`textreg.evaluation.mechanism` with a column ``system`` added, draws it in the
-style of every other figure (:mod:`textreg.figures`) and saves it in ``out``.  Two choices are not obvious.  Languages
-count alike: every number is a mean over languages of means within one.  Files are called ``*_figure``, because the
-notebook keeps its tables in the same folder, under the plain names.
+style of every other figure (:mod:`textreg.figures.per_language`) and saves it in ``out``.  Two choices are not
+obvious.  Languages count alike: every number is a mean over languages of means within one.  Files are called
+``*_figure``, because the notebook keeps its tables in the same folder, under the plain names.
 
 Use: ``first_token(table, "runs/laptop/mechanism")``.
 """
@@ -16,9 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from textreg.figure_data import require
-from textreg.figure_files import Saved, save_figure, size, style
-from textreg.figure_marks import (
+from textreg.figures.files import Saved, save_figure, size, style
+from textreg.figures.style import (
     ARMS,
     MEASURES,
     Mark,
@@ -29,6 +28,7 @@ from textreg.figure_marks import (
     refuse_empty,
     system_marks,
 )
+from textreg.figures.tables import require
 
 OPENINGS = {"asked": ("asked language", "#0072B2", ""), "english": ("English", "#E69F00", "////")}
 LABELLED = 0.09  # share of the axis that a two-digit number needs

@@ -18,9 +18,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from textreg.figure_data import require
-from textreg.figure_files import size, style
-from textreg.figure_marks import MEASURES, SYSTEMS, handle, legend_above, refuse_empty, system_marks
+from textreg.figures.files import size, style
+from textreg.figures.style import MEASURES, SYSTEMS, handle, legend_above, refuse_empty, system_marks
+from textreg.figures.tables import require
 
 SEEING = ("visual", "questions")  # a panel each
 GRID = 0.05  # limits of the axes are multiples of this

@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from result_folders import PAPER, confusion_tables, fidelity_table, loss_table, mixture_table, sweep_table, write_run
 
-from textreg import figures
 from textreg.errors import InputError
-from textreg.figure_data import (
+from textreg.figures import per_language as figures
+from textreg.figures.answers import Shown
+from textreg.figures.frontier import break_of
+from textreg.figures.style import SYSTEMS, system_marks
+from textreg.figures.tables import (
     describe,
     group_small,
     headline,
@@ -21,9 +24,6 @@ from textreg.figure_data import (
     per_language,
     questions_by_task,
 )
-from textreg.figure_extensions import Shown
-from textreg.figure_frontier import break_of
-from textreg.figure_marks import SYSTEMS, system_marks
 
 
 def shown_items():

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from textreg.errors import InputError
-from textreg.figure_data import ENGLISH
+from textreg.figures.tables import ENGLISH
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from textreg import mechanism_figures
 from textreg.errors import InputError
 from textreg.evaluation.mechanism import ARMS
-from textreg.figure_files import SIZES
+from textreg.figures import mechanism
+from textreg.figures.files import SIZES
 
 SYSTEMS = {"backbone": 0.97, "BM": 0.1, "TR": 0.95}
 LANGUAGES = ("de", "el", "uk")
@@ -59,10 +59,10 @@ def probe_table():
 
 
 FIGURES = {
-    "first_token": (mechanism_figures.first_token, first_token_table),
-    "turning": (mechanism_figures.turning, turning_table),
-    "forced_prefix": (mechanism_figures.forced_prefix, forced_prefix_table),
-    "probe": (mechanism_figures.probe, probe_table),
+    "first_token": (mechanism.first_token, first_token_table),
+    "turning": (mechanism.turning, turning_table),
+    "forced_prefix": (mechanism.forced_prefix, forced_prefix_table),
+    "probe": (mechanism.probe, probe_table),
 }
 
 
@@ -110,7 +110,7 @@ def test_languages_count_alike_however_many_requests_they_have():
     table = pd.DataFrame(
         {"system": "BM", "language": ["de"] * 9 + ["el"], "asked": [1.0] * 9 + [0.0], "english": [0.0] * 10}
     )
-    means = mechanism_figures.macro_means(table, ["system"], ["asked"])
+    means = mechanism.macro_means(table, ["system"], ["asked"])
     assert means.to_dict("records") == [{"system": "BM", "asked": 0.5}]
 
 
@@ -121,7 +121,7 @@ def test_the_numbers_beside_the_figure_are_the_means_drawn(saved):
 
 @pytest.mark.parametrize("values", [[0.5], [1.0, 1.0, 1.0], [0.1, 0.5, 0.52], [0.0, 0.97, 1.2]])
 def test_names_at_the_end_of_curves_stand_apart_and_in_order(values):
-    places = mechanism_figures.spread(np.array(values))
+    places = mechanism.spread(np.array(values))
     assert (np.diff(places) >= 0.075 - 1e-9).all() and places.max() <= 1.0
 
 
@@ -137,4 +137,4 @@ def test_a_table_without_rows_or_without_a_column_is_refused(name, tmp_path):
 
 def test_an_arm_that_was_not_asked_has_no_panel(tmp_path):
     table = probe_table().query("arm != 'blank'")
-    assert "blank" not in mechanism_figures.probe(table, tmp_path).alt
+    assert "blank" not in mechanism.probe(table, tmp_path).alt

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from result_folders import LEVELS, fidelity_table, visual_table
 
-from textreg import score_tables
 from textreg.evaluation.answering import System
+from textreg.figures import score_tables
 
 ORDER = ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
 

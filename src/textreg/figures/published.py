@@ -23,7 +23,7 @@ COLUMNS = ("model", "source", "n", "all", "seen", "unseen")
 
 @cache
 def _data() -> dict[str, Any]:
-    return yaml.safe_load(resources.files("textreg").joinpath("published_fidelity.yaml").read_text("utf-8"))
+    return yaml.safe_load(resources.files(__package__).joinpath("published_fidelity.yaml").read_text("utf-8"))
 
 
 def caveats() -> tuple[str, ...]:
