@@ -58,7 +58,7 @@ check: $(READY)  ## lint, links, stale results
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/python -m textreg.links
-	$(BIN)/python -m textreg.shipping check results
+	$(BIN)/python -m textreg.runs.shipping check results
 
 audit: $(READY)  ## ask for known weaknesses of every pinned version (needs the network)
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from textreg import planning, profiles, shapes
 from textreg.errors import InputError
+from textreg.runs import budget, profiles, shapes
+from textreg.runs.shapes import LanguageModel, Tower
 from textreg.settings import Align, PrepareData, Tune
-from textreg.shapes import LanguageModel, Tower
 from textreg.training.train import train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import llava_processor
@@ -59,7 +59,7 @@ def step_of(profile: str, overrides: Sequence[str] = (), steps: int = 20) -> Ste
     llm, tower = shapes.find(align.vlm or align.llm, "llm"), shapes.find(align.vlm or align.tower, "tower")
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
         raise InputError(f"profile {profile}: the shape of its models is not known here; give local folders")
-    seen, read = planning.row_words(settings, data, tower)
+    seen, read = budget.row_words(settings, data, tower)
     return Step(replace(settings, steps=steps, log_steps=steps, checkpoint_steps=0), llm, tower, seen, read)
 
 
@@ -157,7 +157,7 @@ def rows_of(step: Step) -> pd.DataFrame:
         shown = int((number + 1) * settings.text_share) == int(number * settings.text_share)
         room = settings.max_length - 8 - (step.tower.patches if shown else 0)
         words = int(np.clip(generator.exponential(step.seen if shown else step.read), 8, room))
-        said = round(words * planning.ANSWERED)
+        said = round(words * budget.ANSWERED)
         question = " ".join(generator.choice(WORDS, words - said))
         turns = [
             {"role": "user", "content": f"<image> {question}" if shown else question},

@@ -16,11 +16,8 @@ from pathlib import Path
 import pandas.io.formats.style  # noqa: F401  (all that a notebook loads, before the first fork)
 import sklearn.linear_model  # noqa: F401
 
-from textreg import (
-    notebooks,
-    profiles,
-)
-from textreg.stages import Unit
+from textreg.runs import notebooks, profiles
+from textreg.runs.stages import Unit
 
 PATIENCE_S = 120
 

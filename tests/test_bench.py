@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from textreg import planning, profiles, shapes
 from textreg.errors import InputError
+from textreg.runs import budget, profiles, shapes
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,7 +43,7 @@ def test_the_rows_have_the_profiles_share_of_text_and_the_words_of_its_plan(gpu_
     assert words[shown].mean() == pytest.approx(step.seen, rel=0.2)
     assert words[~shown].mean() == pytest.approx(step.read, rel=0.2)
     said = rows["messages"].map(lambda turns: len(turns[1]["content"].split()))
-    assert said.sum() / words.sum() == pytest.approx(planning.ANSWERED, abs=0.02)
+    assert said.sum() / words.sum() == pytest.approx(budget.ANSWERED, abs=0.02)
     assert (words + 8 + 729 * shown <= 2048 + 1).all()
 
 

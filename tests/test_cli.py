@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_chain
 
-from textreg import cli, plan, profiles
+from textreg import cli
+from textreg.runs import plan, profiles
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "papermill", "datasets")
 COMMANDS = ("run", "status", "score", "evaluate", "merge", "export", "ask")
@@ -151,7 +152,7 @@ def test_wrong_input_of_the_other_commands_is_one_line_too(case, tmp_path, monke
 
 def test_outside_of_a_repository_run_says_where_it_has_to_be(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("textreg.stages.__file__", str(tmp_path / "stages.py"))
+    monkeypatch.setattr("textreg.runs.stages.__file__", str(tmp_path / "stages.py"))
     code, _, err = call(monkeypatch, capsys, "run")
     assert code == 2 and "clone of the repository" in err
 

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textreg import profiles, strict_yaml
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
+from textreg.runs import profiles, strict_yaml
 from textreg.vlm.features import ImageTable
 
 # ------------------------------------------------------------------------------------------------- profiles

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from textreg import strict_yaml
+from textreg.runs import strict_yaml
 
 MODULES = sorted((Path(__file__).parents[1] / "src" / "textreg").glob("**/*.py"))
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -8,7 +8,8 @@ itself.
 import json
 from pathlib import Path
 
-from textreg import notebooks, settings, stages
+from textreg import settings
+from textreg.runs import notebooks, stages
 
 PROFILE = """
 name: tiny

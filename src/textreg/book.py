@@ -25,10 +25,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, book_standing, notebooks
+from textreg import book_pages, book_standing
 from textreg.errors import InputError, RunError
 from textreg.figures import book
 from textreg.figures.tables import load_results
+from textreg.runs import notebooks
 from textreg.settings import stages
 
 STAGED = Path("book/_executed")

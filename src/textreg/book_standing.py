@@ -1,7 +1,7 @@
 """Whether what a run shows in the book still stands, as notes for its pages.
 
-The plan of the run (:mod:`textreg.plan`) is asked, as ``textreg status`` asks it.  A notebook that no ``textreg run``
-executed has no record to be compared with, and its page says that too.
+The plan of the run (:mod:`textreg.runs.plan`) is asked, as ``textreg status`` asks it.  A notebook that no ``textreg
+run`` executed has no record to be compared with, and its page says that too.
 
     notes = book_standing.notes(root, Path("runs/laptop"))
     notes.page("03_tune-TR")
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from textreg import book_pages, notebooks, plan, status
+from textreg import book_pages
 from textreg.errors import InputError
+from textreg.runs import notebooks, plan, status
 
 NOTE = "```{{admonition}} {title}\n:class: warning\n\n{text}\n```\n"
 CURE = "`textreg run` brings it up to date."

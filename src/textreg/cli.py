@@ -50,13 +50,13 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
 ) -> None:
     """Run the stages of a profile in sequence through papermill; what is up to date is skipped."""
-    from textreg import profiles, runner, stages
+    from textreg.runs import profiles, runner, stages
 
     chosen = profiles.load(profile, stages.repository())
     if chosen.scale == "hub":
-        from textreg import plan_tables, planning
+        from textreg.runs import budget, plan_tables
 
-        plan_tables.show(planning.plan(chosen, parameter or ()))
+        plan_tables.show(budget.plan(chosen, parameter or ()))
     runner.run(
         profile,
         run,
@@ -74,7 +74,7 @@ def run(
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/laptop")) -> None:
     """Each stage of a run: done, stale (and why), missing, failed (and in which cell)."""
-    from textreg import status as states
+    from textreg.runs import status as states
 
     states.show(run)
 

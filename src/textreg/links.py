@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from textreg import notebooks
-from textreg.stages import repository
+from textreg.runs import notebooks
+from textreg.runs.stages import repository
 
 OUTSIDE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 ROLE = re.compile(r"\{(doc|cite(?::[a-z]+)?)\}`(?:[^`<]*<)?([^`<>]+)>?`")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import image_table, row_table
 
-from textreg import profiles
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.errors import InputError
-from textreg.notebooks import source
+from textreg.runs import profiles
+from textreg.runs.notebooks import source
 from textreg.settings import Align, Tune, value_of
 from textreg.vlm import assembly
 

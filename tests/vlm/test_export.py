@@ -10,12 +10,12 @@ import torch
 from conftest import disturbed, pixel_inputs, write_llm, write_onevision, write_tower
 from safetensors import safe_open
 
-from textreg import status
 from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.evaluation.answering import System
-from textreg.plan import State
-from textreg.stages import Unit
+from textreg.runs import status
+from textreg.runs.plan import State
+from textreg.runs.stages import Unit
 from textreg.vlm.adapters import attach, load_adapter, save_adapter
 from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.vlm.card import ModelCard, card_of_run

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from textreg.errors import InputError, did_you_mean, shown
 from textreg.journal import Journal
-from textreg.processes import die_with_parent
+from textreg.runs.processes import die_with_parent
 from textreg.settings import Evaluate, Merge
 
 if TYPE_CHECKING:

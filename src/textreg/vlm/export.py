@@ -75,7 +75,7 @@ def require_standing(run: Path, which: "System") -> None:
 
     Raises :class:`InputError` naming the stage and why; a run that no ``textreg run`` started is taken as it is.
     """
-    from textreg import plan, status
+    from textreg.runs import plan, status
 
     if not (run / plan.RUN_FILE).is_file():
         return

@@ -1,0 +1,269 @@
+"""The plan: for every unit of a run, whether its result stands, and if not, why.
+
+``textreg run``, its ``--dry-run`` and ``textreg status`` ask the same function, so they cannot disagree.  A unit is
+*done* when its manifest carries the identity it would have now and its files are as recorded; else it is *stale*
+(with reasons), *failed* (its failed notebook is there) or *missing*.  What depends on a unit that is not done is
+stale too ("follows ..."): when that one has run and left the same bytes as before, the dependent one is kept after
+all, because inputs are compared by content.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textreg.errors import InputError, did_you_mean
+from textreg.files import HashCache, read_json, write_json, write_text
+from textreg.runs import identity, manifest, notebooks, profiles
+from textreg.runs import stages as graph
+from textreg.runs.profiles import Profile
+from textreg.runs.stages import Unit, order, shown
+from textreg.settings import Stage
+
+RUN_FILE = "run.json"
+#: Copy of a profile that lies outside the repository, in the run folder.
+PROFILE_COPY = "profile.yaml"
+#: Folders of the repository that a run must never empty or fill.
+SOURCES = (".ci", ".git", "bench", "book", "notebooks", "profiles", "results", "src", "tests")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run happens.  ``run``: its folder; ``notebooks``: the folder of the source notebooks."""
+
+    run: Path
+    notebooks: Path
+    overrides: tuple[str, ...] = ()
+    shipped: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one unit.  ``state``: ``done``, ``stale``, ``failed`` or ``missing``; ``reasons`` are short
+    phrases."""
+
+    unit: Unit
+    state: str
+    reasons: tuple[str, ...]
+    settings: Stage
+    identity: identity.Identity
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    failed_cell: int | None = None
+
+
+def survey(profile: Profile, place: Place, hashes: HashCache, units: Sequence[Unit] = ()) -> dict[Unit, State]:
+    """State of every unit (default: all of the profile) in running order.
+
+    Raises :class:`InputError` for a missing or unfit notebook and for any setting that is refused.
+    """
+    found: dict[Unit, State] = {}
+    for unit in units or profile.units:
+        found[unit] = assess(profile, place, unit, found, hashes)
+    return found
+
+
+def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, State], hashes: HashCache) -> State:
+    """State of one unit, given those of the units it reads (others are assumed to stand)."""
+    settings = profiles.resolve(profile, unit.stage, unit.arm, place.overrides, shown(place.run))
+    notebook = place.notebooks / unit.notebook
+    notebooks.require_parameters(notebook, settings)
+    upstream = profiles.upstream(profile, unit, place.overrides)
+    inputs: dict[str, str] = {}
+    for other in upstream:
+        content = _manifest(place.run / other.folder)
+        inputs[other.name] = content["outputs_digest"] if content else "missing"
+    now = identity.of(settings, notebook, inputs, hashes)
+    folder = place.run / unit.folder
+    reasons = [f"follows {other.name}" for other in upstream if other in before and before[other].state != "done"]
+    try:
+        content = manifest.read(folder)
+    except InputError as error:
+        return State(unit, "stale", (str(error),), settings, now)
+    failure = _failure(place.run, unit)
+    if content is None:
+        if failure is not None:
+            return State(unit, "failed", (failure[0],), settings, now, failed_cell=failure[1])
+        return State(
+            unit, "missing", ("has not run", *reasons) if not folder.is_dir() else ("did not finish",), settings, now
+        )
+    changed = identity.differences(content, now)
+    reasons = changed + [reason for reason in reasons if reason not in changed]
+    reasons += manifest.damage(folder, content, hashes, shipped=place.shipped)
+    executed = f"notebooks/{unit.stem}.ipynb"
+    # An arm that was tuned on several GPUs has no notebook, and its manifest names none.
+    if content.get("notebook") == executed and not place.shipped:
+        reasons += _lacking_notebook(place.run / executed)
+    return State(
+        unit,
+        "stale" if reasons else "done",
+        tuple(reasons),
+        settings,
+        now,
+        content.get("seconds"),
+        content.get("peak_memory_mb"),
+    )
+
+
+def _lacking_notebook(path: Path) -> list[str]:
+    """The executed notebook is what a reader of the run is shown, so a unit without one is not done."""
+    if not path.is_file():
+        return ["its executed notebook is missing"]
+    try:
+        notebooks.read(path)
+    except InputError:
+        return ["its executed notebook is damaged"]
+    return []
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        return manifest.read(folder)
+    except InputError:
+        # The unit that owns it is reported as damaged; for what follows it counts as not done.
+        return None
+
+
+def _failure(run: Path, unit: Unit) -> tuple[str, int | None] | None:
+    path = run / "notebooks" / f"{unit.stem}.failed.ipynb"
+    if not path.is_file():
+        return None
+    try:
+        record = notebooks.read(path).get("metadata", {}).get("textreg", {})
+    except InputError as error:
+        return str(error), None
+    return str(record.get("failure", "failed")), record.get("cell")
+
+
+def select(
+    profile: Profile,
+    only: Sequence[str] = (),
+    start: str | None = None,
+    stop: str | None = None,
+    arms: Sequence[str] = (),
+) -> tuple[Unit, ...]:
+    """The units asked for: ``only`` these stages, or all from ``start`` to ``stop``; ``arms`` narrows tune and merge.
+
+    Raises :class:`InputError` for unknown stages and arms and for a choice that holds nothing.
+    """
+    stages = order()
+    for option, names in (("--only", only), ("--from", [start] if start else []), ("--to", [stop] if stop else [])):
+        for name in names:
+            profiles.known_stage(name, option)
+    if only and (start or stop):
+        raise InputError("--only cannot be combined with --from and --to")
+    known_arms = [arm["arm"] for arm in profile.arms]
+    for arm in arms:
+        if arm not in known_arms:
+            raise InputError(f"--arm: unknown arm {arm!r} in profile {profile.name}{did_you_mean(arm, known_arms)}")
+    if only:
+        chosen: Sequence[str] = [stage for stage in stages if stage in only]
+    else:
+        first = stages.index(start) if start else 0
+        last = stages.index(stop) if stop else len(stages) - 1
+        chosen = [stage for stage in stages[first : last + 1] if stage in profile.stages]
+    found = graph.units(chosen, profile.arms)
+    units = tuple(unit for unit in found if not arms or unit.arm is None or unit.arm in arms)
+    if not units:
+        raise InputError(f"nothing to run: no stage of profile {profile.name} fits --only, --from, --to and --arm")
+    return units
+
+
+def with_upstream(profile: Profile, place: Place, units: Sequence[Unit]) -> tuple[Unit, ...]:
+    """``units`` and everything they need, directly or not, in running order."""
+    wanted, waiting = set(units), list(units)
+    while waiting:
+        found = set(profiles.upstream(profile, waiting.pop(), place.overrides)) - wanted
+        waiting += found
+        wanted |= found
+    return tuple(unit for unit in graph.units(order(), profile.arms) if unit in wanted)
+
+
+def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
+    """Refuse a run folder that is not this run's to empty and fill; returns what :func:`claim` notes in it.
+
+    Raises :class:`InputError` for the repository itself, for what lies in its sources or holds the notebooks, for a
+    folder with files that no run made, and for the run of another profile, scale or seed.  Nothing is written.
+    """
+    run, base = place.run.resolve(), root.resolve()
+    lies_in = run.relative_to(base).parts[:1] if run.is_relative_to(base) else ()
+    if place.notebooks.resolve().is_relative_to(run) or base.is_relative_to(run) or set(lies_in) & set(SOURCES):
+        raise InputError(f"{shown(place.run)} belongs to the repository; choose another run folder with --run")
+    mine = {
+        "profile": profile.name,
+        "scale": profile.scale,
+        "seed": profiles.resolve(profile, "align", overrides=place.overrides).seed,
+    }
+    if os.path.lexists(place.run / RUN_FILE):
+        theirs = _record(place.run)
+        if any(theirs[key] != value for key, value in mine.items()):
+            text = ", ".join(f"{key} {theirs[key]}" for key in mine)
+            raise InputError(f"{shown(place.run)} is the run folder of {text}; choose another one with --run")
+        return mine
+    # Hidden names are left alone by a run, and a start that was killed early has left some.
+    foreign = sorted(path.name for path in _entries(place.run) if not path.name.startswith("."))
+    if foreign:
+        some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise InputError(
+            f"{shown(place.run)} holds {some} but no {RUN_FILE}: no run made it, and a run would replace what is "
+            "there; choose an empty folder with --run, or delete it if notebooks run by hand have left it"
+        )
+    return mine
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"{shown(folder)} cannot be a run folder ({error.strerror}); choose another with --run"
+        ) from None
+
+
+def claim(profile: Profile, place: Place, root: Path) -> None:
+    """Note in the run folder which profile it belongs to.  Raises what :func:`require_own` does.
+
+    A profile outside the repository is noted by its full path, and copied beside the note for the day it is gone.
+    """
+    mine = require_own(profile, place, root)
+    path = profile.path.resolve()
+    if path.is_relative_to(root.resolve()):
+        source = path.relative_to(root.resolve()).as_posix()
+    else:
+        source = str(path)
+        write_text(place.run / PROFILE_COPY, path.read_text(encoding="utf-8"))
+    write_json(place.run / RUN_FILE, {**mine, "file": source, "overrides": list(place.overrides)})
+
+
+def remembered(run: Path, root: Path) -> tuple[Profile, tuple[str, ...]]:
+    """Profile and overrides of the run in ``run``, as its last start noted them."""
+    if not os.path.lexists(run / RUN_FILE):
+        raise InputError(f"{shown(run)} holds no run; start one with: textreg run --run {shown(run)}")
+    content = _record(run)
+    path = root / content["file"]
+    if not path.is_file() and (run / PROFILE_COPY).is_file():
+        path = run / PROFILE_COPY
+    return profiles.load(str(path), root), tuple(content["overrides"])
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """What ``run.json`` says, checked field by field."""
+    path = run / RUN_FILE
+    damaged = f"{shown(path)} is damaged (%s); put a whole one back, or choose another folder with --run"
+    if not path.is_file():
+        raise InputError(damaged % "it is no file")
+    try:
+        content = read_json(path)
+    except InputError:
+        raise InputError(damaged % "it is no JSON") from None
+    if not isinstance(content, dict):
+        raise InputError(damaged % "it is no mapping")
+    for key, kind in (("profile", str), ("scale", str), ("seed", int), ("file", str), ("overrides", list)):
+        if not isinstance(content.get(key), kind):
+            raise InputError(damaged % f"{key} is {content.get(key)!r:.60}")
+    if not all(isinstance(word, str) for word in content["overrides"]):
+        raise InputError(damaged % "overrides are key=value words")
+    return content

@@ -1,0 +1,236 @@
+"""Profiles: YAML files of settings, and the settings of one unit resolved from them.
+
+A profile names its scale and seed, holds one section per stage and a list of arms.  There is no inheritance: what a
+profile does not say is the default of the settings class, which is the laptop profile.  Precedence, weakest first:
+class default, ``scale`` and ``seed`` of the profile, its section, the arm's row (``tune``), ``-p`` overrides.
+Everything is checked before a kernel starts; every error is one line that names the file or the option.
+YAML is read safely and more strictly than its own rules (:mod:`textreg.runs.strict_yaml`).
+
+    profile = load("smoke")
+    settings = resolve(profile, "tune", arm="TR", overrides=("tune.steps=50", "seed=1"), run="runs/smoke")
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from textreg import settings as config
+from textreg.errors import InputError, did_you_mean, shown
+from textreg.runs import profile_checks, stages, strict_yaml
+from textreg.runs.profile_checks import CREDENTIALS
+
+KEYS = ("name", "scale", "seed", "stages", "arms")
+#: Set by the runner, not by a profile's section or an override.
+RESERVED = ("run", "scale", "arm")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A validated profile.  ``sections``: stage -> settings given there; ``arms``: rows of Tune keys with ``arm``."""
+
+    name: str
+    path: Path
+    scale: str
+    seed: int
+    stages: tuple[str, ...]
+    sections: Mapping[str, Mapping[str, Any]]
+    arms: tuple[Mapping[str, Any], ...]
+
+    @property
+    def units(self) -> tuple[stages.Unit, ...]:
+        """The units of a normal run, in running order."""
+        return stages.units(self.stages, self.arms)
+
+
+def available(root: Path) -> dict[str, Path]:
+    """Profile name -> file, of the ``profiles`` folder of the repository ``root``."""
+    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
+
+
+def load(name: str | Path, root: Path | None = None) -> Profile:
+    """The profile of that name in the repository, or of that file (ending in ``.yaml``).
+
+    Raises :class:`InputError` for an unknown name, a damaged file, an unknown key, a wrong type or range, an unknown
+    language, two arms of one name, or an evaluated system that no arm makes.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"profile file {name} does not exist")
+    else:
+        known = available(root or stages.repository())
+        if name not in known:
+            raise InputError(f"unknown profile {shown(str(name))}{did_you_mean(name, known)}")
+        path = known[str(name)]
+    return parse(strict_yaml.read(path), path)
+
+
+def parse(content: Mapping[str, Any], path: Path) -> Profile:
+    """A profile from the mapping in its file; ``path`` is named in errors."""
+    classes = config.stages()
+    for key in content:
+        if key not in KEYS and key not in classes:
+            raise InputError(f"{path}: unknown key {shown(key)}{did_you_mean(key, (*KEYS, *classes))}")
+    name = content.get("name", path.stem)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(f"{path}: name = {shown(name)}: letters, digits, '_', '.' and '-' are accepted")
+    scale = config.value_of(config.Stage, "scale", content.get("scale", "scenes"), str(path))
+    seed = config.value_of(config.Stage, "seed", content.get("seed", 0), str(path))
+    chosen = content.get("stages", [stage for stage in classes if stage != "backbone"])
+    if not isinstance(chosen, list):
+        raise InputError(f"{path}: stages is a list of stage names")
+    for stage in chosen:
+        known_stage(stage, str(path))
+    sections: dict[str, Mapping[str, Any]] = {}
+    for stage, cls in classes.items():
+        given = content.get(stage)
+        if given is None:  # not there, or nothing but comments in it
+            given = {}
+        if not isinstance(given, dict):
+            raise InputError(f"{path}: {stage} is a mapping of parameters, not {shown(given)}")
+        sections[stage] = {key: _value(cls, key, value, f"{path}: {stage}") for key, value in given.items()}
+    profile = Profile(name, path, scale, seed, tuple(chosen), sections, _arms(content.get("arms", []), path))
+    try:
+        check(profile)
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from None  # what two stages together show names no file
+    return profile
+
+
+def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
+    if key in RESERVED:
+        raise InputError(f"{where}: {key} is set by the run itself; remove it here")
+    given = config.value_of(cls, key, value, where)
+    for text in given if isinstance(given, list) else [given]:
+        if isinstance(text, str) and _holds_secret(text):
+            raise InputError(f"{where}: {key} holds the value of a secret environment variable; remove it here")
+    return given
+
+
+def _holds_secret(text: str) -> bool:
+    """Whether a setting, which is written into the run, holds what an environment variable keeps secret."""
+    from textreg.runs import notebooks
+
+    return any(secret in text for secret in notebooks.secrets(os.environ))
+
+
+def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: arms is a list of mappings, each with a key 'arm'")
+    arms: list[Mapping[str, Any]] = []
+    for place, row in enumerate(rows):
+        arm = row.get("arm")
+        where = f"{path}: arms[{place}]"
+        if not isinstance(arm, str) or not NAME.fullmatch(arm) or arm == "backbone":
+            raise InputError(
+                f"{where}: arm = {shown(arm)}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
+            )
+        if any(arm.casefold() == other["arm"].casefold() for other in arms):
+            raise InputError(f"{where}: arm {arm!r} is there twice (names that differ in case only count as one)")
+        if not isinstance(row.get("merge", False), bool):
+            raise InputError(f"{where} ({arm}): merge is true or false, not {shown(row['merge'])}")
+        values = {
+            key: _value(config.Tune, key, value, f"{where} ({arm})")
+            for key, value in row.items()
+            if key not in ("arm", "merge")
+        }
+        arms.append({"arm": arm, "merge": row.get("merge", False), **values})
+    return tuple(arms)
+
+
+def known_stage(stage: Any, where: str) -> str:
+    """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
+    if not isinstance(stage, str) or stage not in config.stages():
+        raise InputError(f"{where}: unknown stage {shown(stage)}{did_you_mean(stage, config.stages())}")
+    return str(stage)
+
+
+def resolve(
+    profile: Profile,
+    stage: str,
+    arm: str | None = None,
+    overrides: Sequence[str] = (),
+    run: str | None = None,
+) -> config.Stage:
+    """Settings of ``stage`` (of ``arm`` where the stage runs once per arm) as a frozen settings object.
+
+    ``overrides``: ``key=value`` (every stage that has the key), ``stage.key=value`` or ``arm.key=value``; the value
+    is read as the type of its field.  ``run``: the run folder as the notebook shall see it; default
+    ``runs/<profile>``.
+    """
+    cls = config.stages()[known_stage(stage, "resolve")]
+    values: dict[str, Any] = {"run": run or f"runs/{profile.name}", "scale": profile.scale, "seed": profile.seed}
+    values |= profile.sections[stage]
+    if stage in stages.PER_ARM:
+        rows = {row["arm"]: row for row in profile.arms}
+        if arm not in rows:
+            raise InputError(f"{stage}: unknown arm {arm!r}{did_you_mean(arm, rows)}")
+        values["arm"] = arm
+        if stage == "tune":
+            values |= {key: value for key, value in rows[arm].items() if key != "merge"}
+    for text in overrides:
+        scope, key, word = split_override(text, profile)
+        if scope in (None, stage, arm) and key in {field.name for field in fields(cls)}:
+            values[key] = config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
+    return config.build(cls, values, f"{profile.path}: {stage}")
+
+
+def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
+    """``(scope, key, value)`` of ``[stage.|arm.]key=value``; the key and the scope are known ones, else InputError."""
+    name, equals, word = text.partition("=")
+    if CREDENTIALS.search(word) or _holds_secret(word):  # first: no other error may show it
+        raise InputError(
+            f"-p {name.strip()[:60]}=...: looks like a credential; put it into an environment variable, never here"
+        )
+    scope, dot, key = name.strip().rpartition(".")
+    classes = config.stages()
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    if not equals or not key or (dot and not scope):
+        raise InputError(f"-p {text}: expected key=value, stage.key=value or arm.key=value")
+    arms = [row["arm"] for row in profile.arms]
+    if scope and scope not in classes and scope not in arms:
+        raise InputError(f"-p {text}: {shown(scope)} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
+    holders = (
+        [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
+    )
+    known = {field.name for cls in holders for field in fields(cls)} - set(RESERVED)
+    if key in RESERVED:
+        raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
+    if key not in known:
+        raise InputError(f"-p {text}: unknown parameter {shown(key)}{did_you_mean(key, known)}")
+    return scope or None, key, word.strip()
+
+
+def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
+    """Resolve every unit and check what one field alone cannot show: its settings together, systems against arms."""
+    for text in overrides:
+        scope, key, word = split_override(text, profile)
+        for stage, cls in config.stages().items():
+            if scope in (None, stage) and key in {field.name for field in fields(cls)}:
+                config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
+    for unit in profile.units:
+        settings = resolve(profile, unit.stage, unit.arm, overrides)
+        where = f"{profile.path}: {unit.name}"
+        profile_checks.check_settings(settings, where)
+        upstream(profile, unit, overrides)
+
+
+def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:
+    """The units whose files ``unit`` reads, by the resolved systems and arms of its stage."""
+    known = stages.units(tuple(config.stages()), profile.arms)
+    systems: Sequence[str] = ()
+    arms: Sequence[str] = ()
+    if unit.stage == "evaluate":
+        settings = resolve(profile, "evaluate", overrides=overrides)
+        systems = settings.systems if isinstance(settings, config.Evaluate) else ()
+    elif unit.stage == "mechanism":
+        settings = resolve(profile, "mechanism", overrides=overrides)
+        arms = settings.arms if isinstance(settings, config.Mechanism) else ()
+    found = stages.upstream(unit, known, systems, arms)
+    return tuple(other for other in found if other.stage in profile.stages or unit.stage != "figures")

@@ -1,0 +1,113 @@
+"""What a run says while it runs: bars on a terminal, plain lines in a log.
+
+One row per running unit: stage, notebook cell, the last line the notebook printed, time.  Without a terminal the
+same events become one line each when a unit starts, ends or fails, so that a log file stays readable.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from textreg.runs.plan import State
+from textreg.runs.stages import Unit
+
+
+class Report:
+    """Shows the units of one run.  Use as a context manager; ``console`` decides between bars and lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=False, soft_wrap=True, highlight=False)
+        self._tasks: dict[Unit, Any] = {}
+        self._bars: Progress | None = None
+        if self.console.is_terminal:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
+                TimeElapsedColumn(),
+                TextColumn("[dim]{task.fields[line]}", markup=True),
+                console=self.console,
+                transient=True,
+            )
+
+    def __enter__(self) -> "Report":
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line."""
+        self.console.print(Text(text, style=style))
+
+    def start(self, state: State) -> None:
+        """A unit starts, for these reasons."""
+        self.say(f"{time.strftime('%H:%M:%S')} {state.unit.name}: runs ({_reasons(state.reasons)})")
+        if self._bars is not None:
+            self._tasks[state.unit] = self._bars.add_task(state.unit.name, total=1, line="")
+
+    def event(self, unit: Unit, event: Mapping[str, Any]) -> None:
+        """A cell started, or a line was printed."""
+        if self._bars is None or unit not in self._tasks:
+            return
+        if "cell" in event:
+            self._bars.update(self._tasks[unit], completed=event["cell"], total=event["cells"])
+        elif "line" in event:
+            self._bars.update(self._tasks[unit], line=Text(str(event["line"])[:60]).plain.replace("[", "("))
+
+    def finish(self, unit: Unit, text: str, *, ok: bool) -> None:
+        """A unit ended."""
+        if self._bars is not None and unit in self._tasks:
+            self._bars.remove_task(self._tasks.pop(unit))
+        self.say(f"{time.strftime('%H:%M:%S')} {unit.name}: {text}", style="" if ok else "bold red")
+
+    def close(self, outcomes: Mapping[Unit, Any], seconds: float) -> None:
+        """The closing table: per unit what happened, its seconds and its peak memory in MiB."""
+        table = _table("unit", "", right=("seconds", "peak MiB"))
+        for unit, outcome in outcomes.items():
+            time_s = f"{outcome.seconds:.1f}" if outcome.seconds is not None else ""
+            memory = f"{outcome.peak_memory_mb:.0f}" if outcome.peak_memory_mb else ""
+            table.add_row(unit.name, outcome.what, time_s, memory)
+        self.console.print(table)
+        count = {
+            what: sum(outcome.what == what for outcome in outcomes.values()) for what in ("ran", "kept", "failed")
+        }
+        failed = f", {count['failed']} failed" if count["failed"] else ""
+        self.say(f"{count['ran']} ran, {count['kept']} up to date{failed}, {seconds:.1f} s")
+
+
+def _table(*left: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in left:
+        table.add_column(heading, overflow="fold", no_wrap=heading != "why")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    kept = list(reasons[:3]) + ([f"and {len(reasons) - 3} more"] if len(reasons) > 3 else [])
+    return "; ".join(kept) or "asked for"
+
+
+def states(found: Mapping[Unit, State]) -> Table:
+    """The table of ``textreg status`` and ``--dry-run``: unit, state, why, time of its last run."""
+    colours = {"done": "green", "stale": "yellow", "failed": "bold red", "missing": "dim"}
+    table = _table("unit", "state", "why", right=("seconds",))
+    for unit, state in found.items():
+        why = _reasons(state.reasons) if state.state != "done" else ""
+        seconds = f"{state.seconds:.1f}" if state.seconds is not None else ""
+        table.add_row(unit.name, Text(state.state, style=colours[state.state]), Text(why), seconds)
+    return table

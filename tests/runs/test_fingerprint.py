@@ -1,0 +1,225 @@
+"""Fingerprints: what counts as a change of code, and what does not."""
+
+import ast
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textreg.errors import InputError
+from textreg.runs import fingerprint
+
+NOTEBOOK = "from pack import models\n\nresult = models.fit(3)"
+MODELS = '''"""Models."""
+
+from pack.steps import advance
+
+RATE = 0.5
+UNUSED = 1
+
+
+def fit(steps):
+    """Fit it."""
+    # one step at a time
+    return [advance(step, RATE) for step in range(steps)]
+
+
+def never_called(x):
+    return x
+
+
+if __name__ == "__main__":
+    print(fit(2))
+'''
+STEPS = '''"""Steps."""
+
+from pathlib import Path
+
+
+def advance(step, rate):
+    return step * rate + offset()
+
+
+def offset():
+    return len((Path(__file__).parent / "tables" / "words.yaml").read_text())
+'''
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "pack"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "__init__.py").write_text('"""Pack."""\n')
+    (folder / "models.py").write_text(MODELS)
+    (folder / "steps.py").write_text(STEPS)
+    (folder / "other.py").write_text("def other():\n    return 1\n")
+    (folder / "tables" / "words.yaml").write_text("# words\na: 1\n")
+    (folder / "notes.txt").write_text("claimed by nobody")
+    return folder
+
+
+def write(path, *cells):
+    path.write_text(json.dumps({"cells": list(cells), "nbformat": 4, "nbformat_minor": 5, "metadata": {}}))
+    return path
+
+
+def code_cell(text, tag=None, **more):
+    return {"cell_type": "code", "source": text, "metadata": {"tags": [tag]} if tag else {}, "outputs": [], **more}
+
+
+def print_of(package, *cells):
+    fingerprint.data_entries.cache_clear()
+    path = write(package.parent / "01_x.ipynb", *(cells or (code_cell(NOTEBOOK),)))
+    return fingerprint.code(path, package)
+
+
+def edited(package, name, old, new):
+    path = package / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    fingerprint._parts.cache_clear()
+    fingerprint._content.cache_clear()
+
+
+def test_the_print_names_the_notebook_the_modules_it_reaches_and_their_data(package):
+    assert set(print_of(package)) == {"01_x.ipynb", "pack.models", "pack.steps", "data tables"}
+
+
+NOTHING = {
+    "a comment": ("models.py", "# one step at a time", "# step by step"),
+    "a docstring": ("models.py", '"""Fit it."""', '"""Fit the model."""'),
+    "the module's docstring": ("models.py", '"""Models."""', '"""All models."""'),
+    "blank lines": ("models.py", "RATE = 0.5\n", "RATE = 0.5\n\n\n"),
+    "other quotes": ("steps.py", '"words.yaml"', "'words.yaml'"),
+    "a function nobody calls": ("models.py", "return x", "return x + 1"),
+    "a constant nobody uses": ("models.py", "UNUSED = 1", "UNUSED = 2"),
+    "a new import nobody uses": ("models.py", "RATE = 0.5", "from pack import other\nRATE = 0.5"),
+    "what runs as a script only": ("models.py", "print(fit(2))", "print(fit(3))"),
+    "a module nobody imports": ("other.py", "return 1", "return 2"),
+    "a comment in a data file": ("tables/words.yaml", "# words", "# all words"),
+    "a file nobody claims": ("notes.txt", "claimed", "still claimed"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_what_changes_no_result_invalidates_nothing(package, case):
+    before = print_of(package)
+    edited(package, *NOTHING[case])
+    assert print_of(package) == before
+
+
+CHANGES = {
+    "the called function": ("models.py", "range(steps)", "range(steps + 1)", "pack.models"),
+    "a constant it uses": ("models.py", "RATE = 0.5", "RATE = 0.25", "pack.models"),
+    "a function it reaches": ("steps.py", "step * rate", "step + rate", "pack.steps"),
+    "a function further on": ("steps.py", "return len", "return 1 + len", "pack.steps"),
+    "a default": ("models.py", "def fit(steps)", "def fit(steps=1)", "pack.models"),
+    "a decorator": ("models.py", "def fit", "@register\ndef fit", "pack.models"),
+    "a statement at import": ("models.py", "RATE = 0.5", "print(1)\nRATE = 0.5", "pack.models"),
+    "a value in a data file": ("tables/words.yaml", "a: 1", "a: 2", "data tables"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_may_change_a_result_changes_the_print_of_its_module_alone(package, case):
+    before = print_of(package)
+    *edit, part = CHANGES[case]
+    edited(package, *edit)
+    after = print_of(package)
+    assert {key for key in before | after if before.get(key) != after.get(key)} == {part}
+
+
+def test_a_new_data_file_in_a_claimed_folder_counts(package):
+    before = print_of(package)
+    (package / "tables" / "more.yaml").write_text("b: 1")
+    assert print_of(package)["data tables"] != before["data tables"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "same"),
+    [
+        (({"cell_type": "markdown", "source": "# Prose", "metadata": {}}, code_cell(NOTEBOOK)), True),
+        ((code_cell("seed = 1", "parameters"), code_cell(NOTEBOOK)), True),
+        ((code_cell(NOTEBOOK + "  # a comment", execution_count=4),), True),
+        ((code_cell(NOTEBOOK.split("\n\n")[0]), code_cell(NOTEBOOK.split("\n\n")[1])), True),
+        ((code_cell(NOTEBOOK.replace("3", "4")),), False),
+        ((code_cell("%matplotlib inline\n" + NOTEBOOK),), False),
+    ],
+)
+def test_only_code_cells_count_and_only_their_meaning(package, cells, same):
+    name = "01_x.ipynb"
+    assert (print_of(package, *cells)[name] == print_of(package)[name]) is same
+
+
+def test_a_name_looked_up_at_run_time_makes_its_whole_module_count(package):
+    edited(package, "models.py", "return [advance", "return globals()['never' + '_called'](1) or [advance")
+    before = print_of(package)
+    edited(package, "models.py", "return x", "return x + 1")
+    assert print_of(package) != before
+
+
+@pytest.mark.parametrize(("holder", "counts"), [("steps", True), ("range", False)])
+def test_a_computed_name_counts_when_it_is_asked_of_a_module(package, holder, counts):
+    edited(
+        package,
+        "models.py",
+        "return [advance",
+        f"from pack import steps\n    return getattr({holder}, 'n' + 'o') or [advance",
+    )
+    before = print_of(package)
+    edited(package, "models.py", "return x", "return x + 1")
+    assert (print_of(package) != before) is counts
+
+
+def test_a_name_counts_only_in_modules_that_its_user_imports(package):
+    edited(package, "other.py", "def other", "def offset():\n    return 2\n\n\ndef other")
+    edited(package, "models.py", "RATE = 0.5", "from pack.other import other\n\nRATE = 0.5 + other()")
+    before = print_of(package)
+    edited(package, "other.py", "return 2", "return 3")
+    assert print_of(package) == before
+
+
+def test_a_module_named_in_a_string_counts_because_workers_are_started_that_way(package):
+    cell = code_cell('command = ["python", "-m", "pack.other"]\nother')
+    assert "pack.other" in print_of(package, cell)
+
+
+def test_a_relative_import_is_followed(package):
+    edited(package, "models.py", "from pack.steps import advance", "from .steps import advance")
+    assert "pack.steps" in print_of(package)
+
+
+@pytest.mark.parametrize("text", ["{", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}', "[]"])
+def test_a_damaged_notebook_is_named(package, text):
+    path = package.parent / "02_y.ipynb"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"02_y\.ipynb is damaged"):
+        fingerprint.code(path, package)
+
+
+def test_code_that_is_no_python_is_named_with_its_line(package):
+    with pytest.raises(InputError, match="line 2"):
+        print_of(package, code_cell("a = 1\nb ="))
+
+
+names = st.sampled_from(["a", "b", "c"])
+values = st.one_of(st.integers(), st.floats(allow_nan=False), st.text(max_size=5), st.none(), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(names, values, names, values)
+def test_two_programs_render_alike_exactly_when_they_are_the_same_tree(name, value, other, second):
+    one, two = f"{name} = {value!r}", f"{other} = {second!r}"
+    same = ast.dump(ast.parse(one)) == ast.dump(ast.parse(two))
+    assert (fingerprint.rendered(ast.parse(one)) == fingerprint.rendered(ast.parse(two))) is same
+
+
+def test_every_data_file_of_the_package_is_claimed_by_some_module():
+    entries = fingerprint.data_entries()
+    claimed = set()
+    for path in fingerprint.PACKAGE.glob("*.py"):
+        for part in fingerprint.module_parts(f"textreg.{path.stem}"):
+            claimed |= part.data
+    assert entries - claimed <= {"assets"}, "a data file that no module names would not make results stale"

@@ -1,0 +1,147 @@
+"""Hub scale end to end: the notebooks themselves, one after the other, on folders with the hub's files and columns.
+
+Their cells are executed in forks of one process (``kill_script.py``, with nothing killed), because a kernel per stage
+would take most of the time; kernels, papermill and the runner are the same at every scale.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import hub_folders
+import pandas as pd
+import pytest
+import yaml
+
+from textreg.evaluation.answering import System
+from textreg.vlm.export import export_system
+
+LANGUAGES = ["en", "de", "quz"]
+SYSTEMS = ["backbone", "BM", "TR", "TR+M"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_llm, tiny_tower):
+    """The run folder of a profile whose every source is a local folder; all stages but the backbone's are run."""
+    data = tmp_path_factory.mktemp("data")
+    lcs = hub_folders.pretrain(data / "lcs", archive=True)
+    (data / "check" / "00003").mkdir(parents=True)
+    (data / "check" / "00003" / "000000003.png").write_bytes(hub_folders.png(7))  # a name that a training picture has
+    question = {"image": "00003/000000003.png", "question": "What colour is it?", "answer": ["blue", "purple"]}
+    (data / "check" / "questions.jsonl").write_text(json.dumps(question))
+    training = {"batch_size": 4, "cache_features": True, "packing": True, "precision": "bf16", "log_steps": 1}
+    short = {"batch_size": 4, "max_new_tokens": 12, "precision": "bf16"}
+    profile = {
+        "name": "tiny-hub",
+        "scale": "hub",
+        "seed": 0,
+        "prepare_data": {
+            "align_data": str(lcs),
+            "visual_data": [str(hub_folders.onevision(data / "ov"))],
+            "text_data": [str(hub_folders.aya(data / "aya"))],
+            "evaluation_data": str(hub_folders.crossmodal(data / "xm3600", tuple(LANGUAGES))),
+            "visual_check": str(data / "check" / "questions.jsonl"),
+            "languages": LANGUAGES,
+            "text_languages": ["es", "ga"],
+            "held_out": [],
+            "align_rows": 8,
+            "visual_rows": 8,
+            "text_rows": 8,
+            "validation_images": 2,
+            "test_images": 2,
+        },
+        "align": {**training, "llm": str(tiny_llm), "tower": str(tiny_tower), "steps": 2},
+        "tune": {
+            **training,
+            "steps": 3,
+            "rank": 2,
+            "alpha": 4,
+            "checkpoint_steps": 2,
+            "activation_checkpointing": True,
+        },
+        "merge": {**short, "lambdas": [0.5, 1.0]},
+        "evaluate": {
+            **short,
+            "systems": SYSTEMS,
+            "frontier_lambdas": [0.25],
+            "judge": "none",
+            "bootstrap": 20,
+            "workers": 1,
+        },
+        "mechanism": {"probe_images": 2, "batch_size": 4, "max_new_tokens": 4},
+        "arms": [
+            {"arm": "BM", "text": "none"},
+            {"arm": "TR", "text": "multilingual", "text_share": 0.5, "text_phases": 2, "merge": True},
+        ],
+    }
+    (data / "tiny-hub.yaml").write_text(yaml.safe_dump(profile))
+    root, folder = Path(__file__).parents[2], tmp_path_factory.mktemp("hub")
+    job = {"profile": str(data / "tiny-hub.yaml"), "root": str(root), "folder": str(folder), "seed": 0, "pause_s": 0}
+    (folder / "job.json").write_text(json.dumps({**job, "notebooks": str(root / "notebooks"), "kills": {}}))
+    command = [sys.executable, str(Path(__file__).parents[1] / "kill_script.py"), str(folder / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "run"
+
+
+def test_every_language_and_arm_of_every_system_is_answered_and_scored(run):
+    answers = pd.read_parquet(run / "evaluate" / "answers.parquet")
+    captions = answers[(answers["task"] == "caption") & (answers["lambda"] != 0.25)]
+    counted = captions.groupby(["system", "language", "arm"]).size()
+    expected = pd.MultiIndex.from_product([sorted(SYSTEMS), sorted(LANGUAGES), ["blank", "image", "text"]])
+    assert counted.reindex(expected).fillna(0).eq(2).all()
+    fidelity = pd.read_csv(run / "evaluate" / "fidelity.csv")
+    assert set(fidelity["system"]) == set(SYSTEMS) and fidelity["n"].eq(2).all()
+    assert fidelity[["grounded", "parse_rate", "lf_plus"]].isna().all(axis=None)  # nobody judged: undefined, not wrong
+
+
+def test_people_s_captions_and_the_user_s_questions_are_scored_beside_fidelity(run):
+    captions = pd.read_csv(run / "evaluate" / "captions.csv")
+    assert set(captions["language"]) == set(LANGUAGES) and captions["chrf"].between(0, 100).all()
+    visual = pd.read_csv(run / "evaluate" / "visual.csv")
+    assert set(visual["task"]) == {"question", "question, answer contained"} and set(visual["system"]) == set(SYSTEMS)
+
+
+def test_the_user_s_picture_is_asked_about_and_not_a_training_picture_of_the_same_name(run):
+    requests = pd.read_parquet(run / "prepare_data" / "requests.parquet")
+    asked = requests[(requests["task"] == "question") & (requests["arm"] == "image")]["image_id"].item()
+    images = pd.read_parquet(run / "prepare_data" / "images.parquet").set_index("image_id")
+    assert images.loc[asked, "split"] == "test" and images.loc[asked, "image"]["bytes"] == hub_folders.png(7)
+
+
+def test_features_are_kept_on_disk_where_the_profile_asks_for_it_and_arms_share_them(run):
+    assert len(list((run / "features").glob("features-*.npy"))) == 2  # alignment's pictures, and those of tuning
+
+
+@pytest.mark.parametrize("arm", ["BM", "TR"])
+def test_an_arm_records_what_it_was_shown_and_its_loss(run, arm):
+    shown = pd.read_csv(run / "tune" / arm / "shown.csv")
+    text = shown[~shown["image"]]
+    assert set(text["language"]) == ({"es", "ga"} if arm == "TR" else set())
+    assert shown["share"].sum() == pytest.approx(1.0) and shown["rows"].sum() == 12
+    log = pd.read_csv(run / "tune" / arm / "log.csv")
+    assert log["loss"].between(0, 100).all()
+
+
+def test_the_merged_checkpoint_loads_with_every_key_and_carries_a_card(run):
+    from transformers import AutoModelForImageTextToText
+
+    folder = run / "merge" / "TR+M" / "model"
+    _, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    card = (folder / "README.md").read_text("utf-8")
+    assert "On validation images" in card and "| de | image |" in card and "| es | no |" in card
+
+
+def test_an_arm_is_exported_with_the_test_results_of_the_run(run, tmp_path):
+    folder = export_system(run, System("TR", "TR"), tmp_path / "out", precision="bf16")
+    card = (folder / "README.md").read_text("utf-8")
+    assert "On test images" in card and "LoRA rank: 2" in card
+    weights = json.loads((folder / "config.json").read_text())
+    assert weights["dtype"] == "bfloat16"
+
+
+def test_figures_and_the_mechanism_study_are_there(run):
+    assert {path.stem for path in (run / "figures").glob("*.svg")} >= {"1_language_fidelity", "2_mixture"}
+    assert {"first_token", "probe"} <= {path.stem for path in (run / "mechanism").glob("*.csv")}
