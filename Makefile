@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY)  ## run the profile through papermill and build the book; say where both are
 	$(BIN)/textreg run --profile $(PROFILE) --run $(RUN) $(if $(JOBS),--jobs $(JOBS))
-	@book=$$($(BIN)/python -m textreg.book --run $(RUN)) && printf 'run:  %s\nbook: %s\n' "$(RUN)" "$$book"
+	@book=$$($(BIN)/python -m textreg.book.build --run $(RUN)) && printf 'run:  %s\nbook: %s\n' "$(RUN)" "$$book"
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -52,12 +52,12 @@ figures: $(READY)  ## redraw every figure from the shipped results; nothing is t
 	@echo "figures: runs/figures/figures"
 
 book: $(READY)  ## build the book from the latest run, or from the notebooks' sources
-	@book=$$($(BIN)/python -m textreg.book $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
+	@book=$$($(BIN)/python -m textreg.book.build $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
 
 check: $(READY)  ## lint, links, stale results
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
-	$(BIN)/python -m textreg.links
+	$(BIN)/python -m textreg.book.links
 	$(BIN)/python -m textreg.runs.shipping check results
 
 audit: $(READY)  ## ask for known weaknesses of every pinned version (needs the network)

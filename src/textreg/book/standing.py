@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from textreg import book_pages
+from textreg.book import pages
 from textreg.errors import InputError
 from textreg.runs import notebooks, plan, status
 
@@ -62,7 +62,7 @@ def notes(root: Path, run: Path | None) -> Notes:
     except InputError as error:
         return Notes({}, frozenset(), f"its run could not be checked ({_told(str(error), run)})")
     reasons = {
-        unit.stem: (book_pages.escaped(unit.name), _told("; ".join(state.reasons[:3]), run))
+        unit.stem: (pages.escaped(unit.name), _told("; ".join(state.reasons[:3]), run))
         for unit, state in states.items()
         if state.state != "done"
     }
@@ -72,4 +72,4 @@ def notes(root: Path, run: Path | None) -> Notes:
 def _told(text: str, run: Path) -> str:
     """Without markup and without a path of this machine."""
     places = notebooks.machine_places(run, "the run")
-    return book_pages.escaped(notebooks.cleaned(text, places, []))
+    return pages.escaped(notebooks.cleaned(text, places, []))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from textreg import links
+from textreg.book import links
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import claims
+from textreg.book import claims
 from textreg.errors import InputError
 from textreg.figures.tables import load_results
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILE = ROOT / "book" / "claims.yml"
 
 

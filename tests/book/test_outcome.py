@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from result_folders import fidelity_table, visual_table, write_run
 
-from textreg import claims, outcome
+from textreg.book import claims, outcome
 from textreg.figures.tables import load_results, macro
 
 

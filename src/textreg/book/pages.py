@@ -2,7 +2,7 @@
 
 Pages under ``book/`` hold words; every measured number comes from here, read from result files and manifests when the
 book is built.  Tables are ``csv-table`` directives with escaped cells, so that a bar, a bracket or markup stays text.
-Pure functions: folders in, Markdown out; :mod:`textreg.book` writes the files.
+Pure functions: folders in, Markdown out; :mod:`textreg.book.build` writes the files.
 """
 
 import csv
@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from textreg import claims, outcome, settings
+from textreg import settings
+from textreg.book import claims, outcome
 from textreg.figures import published
 from textreg.figures.style import language_names, language_order
 from textreg.figures.tables import (

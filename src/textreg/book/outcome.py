@@ -9,7 +9,7 @@ Where a system was not evaluated, its sentence is left out.
 
 import pandas as pd
 
-from textreg import claims as promises
+from textreg.book import claims as promises
 from textreg.figures.style import SHORT_MEASURES, language_names
 from textreg.figures.tables import Results, headline, image_loss, macro, visual_accuracy
 

@@ -5,7 +5,7 @@ hosts are left alone, so that the check needs no network.  The book's build find
 only after minutes, and it never sees the README.  Pages that only a build makes (``_executed/``) count as there when
 their notebook is.
 
-    python -m textreg.links
+    python -m textreg.book.links
 """
 
 import re

@@ -9,14 +9,15 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg import book, book_pages, book_standing
+from textreg.book import build, standing
+from textreg.book import pages as book_pages
 from textreg.errors import InputError, RunError
 from textreg.figures import book as figure_set
 from textreg.figures.tables import load_results
 from textreg.micro import assets
 from textreg.settings import stages
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(stages())]
 
 
@@ -99,25 +100,25 @@ def notes(root, page):
 
 
 def test_without_a_run_every_page_says_that_it_was_not_executed(root):
-    book.stage(root)
+    build.stage(root)
     for page in PAGES:
         assert "not executed here" in "".join(staged(root, page)["cells"][1]["source"]).lower()
 
 
 def test_a_run_shows_executed_notebooks_without_that_note(root, run):
-    pages = book.stage(root, run).pages
+    pages = build.stage(root, run).pages
     assert pages["00_backbone"] is None and pages["01_prepare_data"] is not None
     text = json.dumps(staged(root, "01_prepare_data"))
     assert "Not executed" not in text and '"text": "2"' in text
 
 
 def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
-    assert book.stage(root, run).pages["03_tune"].name == "03_tune-TR.ipynb"
+    assert build.stage(root, run).pages["03_tune"].name == "03_tune-TR.ipynb"
     assert any("`BM`" in note for note in notes(root, "03_tune"))
 
 
 def test_injected_parameters_are_hidden_by_their_tag(root, run):
-    book.stage(root, run)
+    build.stage(root, run)
     cells = staged(root, "01_prepare_data")["cells"]
     hidden = ["".join(cell["source"]) for cell in cells if "hide-cell" in cell["metadata"].get("tags", [])]
     assert hidden == ["x = 2"]
@@ -136,7 +137,7 @@ def test_injected_parameters_are_hidden_by_their_tag(root, run):
 def test_a_failed_or_dangerous_notebook_is_not_published(root, run, cell, message):
     change(run / "notebooks/05_evaluate.ipynb", cell)
     with pytest.raises(InputError, match=message):
-        book.stage(root, run)
+        build.stage(root, run)
 
 
 def test_a_notebook_with_a_cell_that_never_ran_is_refused(root, run):
@@ -145,21 +146,21 @@ def test_a_notebook_with_a_cell_that_never_ran_is_refused(root, run):
     content["cells"][-1]["execution_count"] = None
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="did not run"):
-        book.stage(root, run)
+        build.stage(root, run)
 
 
 def test_machine_paths_do_not_reach_the_book(root, run):
     change(
         run / "notebooks/05_evaluate.ipynb", ("print(path)", stream(f"{run.resolve()}/evaluate {Path.home()}/x"), [])
     )
-    book.stage(root, run)
+    build.stage(root, run)
     text = json.dumps(staged(root, "05_evaluate"))
     assert str(run.resolve()) not in text and "<run>/evaluate" in text and f"{Path.home()}/x" not in text
 
 
 def test_a_progress_bar_leaves_its_last_state_only(root, run):
     change(run / "notebooks/05_evaluate.ipynb", ("work()", stream("10 %\r50 %\r100 %\r\ndone\n"), []))
-    book.stage(root, run)
+    build.stage(root, run)
     assert staged(root, "05_evaluate")["cells"][-1]["outputs"][0]["text"] == "100 %\ndone\n"
 
 
@@ -169,7 +170,7 @@ def write_note(run, **changes):
 
 
 def test_what_no_run_recorded_says_that_it_was_not_checked(root, run):
-    book.stage(root, run)
+    build.stage(root, run)
     assert "no `textreg run` executed it" in notes(root, "05_evaluate")[0]
     assert "no `textreg run` executed it" in (root / "book/_executed/results.md").read_text()
 
@@ -184,7 +185,7 @@ def test_a_damaged_manifest_costs_a_line_of_the_tables_and_not_the_book(run, tex
 
 def test_a_run_whose_record_is_damaged_says_that_it_was_not_checked(root, run):
     write_note(run, overrides="seed=1")
-    book.stage(root, run)
+    build.stage(root, run)
     assert "could not be checked" in notes(root, "05_evaluate")[0]
 
 
@@ -196,7 +197,7 @@ def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
     write_note(run, profile="laptop", file="profiles/laptop.yaml")
     (run / "align").mkdir()
     (run / "align/manifest.json").write_text("{}")
-    book.stage(root, run)
+    build.stage(root, run)
     assert "whose result does not stand" in notes(root, "02_align")[0]
     assert "no manifest of this project" in notes(root, "02_align")[0]
     assert str(run) not in notes(root, "02_align")[0]
@@ -206,16 +207,16 @@ def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
 
 
 def test_a_page_of_a_unit_that_stands_has_no_note():
-    found = book_standing.Notes({"02_align": ("align", "code changed")}, frozenset({"02_align", "03_tune-TR"}))
+    found = standing.Notes({"02_align": ("align", "code changed")}, frozenset({"02_align", "03_tune-TR"}))
     assert found.page("03_tune-TR") == ""
     assert "code changed" in found.page("02_align")
     assert "does not list it" in found.page("03_tune-OLD")
-    assert book_standing.Notes({}, frozenset({"02_align"})).scores() == ""
+    assert standing.Notes({}, frozenset({"02_align"})).scores() == ""
 
 
 def test_a_missing_run_folder_is_named(root):
     with pytest.raises(InputError, match="no such run folder"):
-        book.stage(root, root / "runs/none")
+        build.stage(root, root / "runs/none")
 
 
 def test_tables_hold_the_numbers_of_the_result_files(run):
@@ -268,7 +269,7 @@ def test_questions_are_shown_by_kind_with_their_number(run):
 def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root, run):
     shipped = write_run(root / "results" / "laptop")
     shutil.copytree(run / "figures", shipped / "figures")
-    book.stage(root, run, shipped)
+    build.stage(root, run, shipped)
     page = (root / "book/_executed/results.md").read_text()
     first, second = page.split("## This run (mine)")
     assert first.count("{figure}") == 10 and "{figure}" not in second
@@ -277,12 +278,12 @@ def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root
 
 def test_results_without_figures_are_drawn_for_the_book(root, run):
     shutil.rmtree(run / "figures")
-    book.stage(root, run)
+    build.stage(root, run)
     assert len(list((root / "book/_executed/figures-0").glob("*.svg"))) == 10
 
 
 def test_a_figure_has_a_caption_of_its_own_below_it(root, run):
-    book.stage(root, run)
+    build.stage(root, run)
     page = (root / "book/_executed/results.md").read_text()
     blocks = re.findall(r"```\{figure\}[^\n]*\n:alt: ([^\n]*)\n[^\n]*\n\n([^\n]*)\n```", page)
     assert len(blocks) == 10
@@ -291,7 +292,7 @@ def test_a_figure_has_a_caption_of_its_own_below_it(root, run):
 
 
 def test_the_page_of_the_backbone_shows_the_scores_of_what_is_shipped(root):
-    book.stage(root)
+    build.stage(root)
     note = "".join(staged(root, "00_backbone")["cells"][1]["source"])
     made = json.loads(assets.FOLDER.joinpath(assets.MANIFEST).read_text())
     assert made["rebuild"] in note and "no part of a normal run" in note and "make reproduce" not in note
@@ -336,7 +337,7 @@ def test_costs_have_one_row_per_unit_in_the_order_of_the_stages(tmp_path):
 
 
 def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(root, run, tmp_path):
-    index = book.build(run, tmp_path / "out", root)
+    index = build.build(run, tmp_path / "out", root)
     assert index.is_file()
     page = (index.parent / "book/results.html").read_text()
     assert page.count("<figure") == 10 and "This run (mine)" in page
@@ -345,14 +346,14 @@ def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(roo
 def test_a_page_with_a_broken_link_fails_the_build(root, tmp_path):
     (root / "book/intro.md").write_text("# Title\n\n[nowhere](missing.md) {cite:p}`nobody2020`\n")
     with pytest.raises(RunError, match="did not build"):
-        book.build(None, tmp_path / "out", root)
+        build.build(None, tmp_path / "out", root)
 
 
 def test_the_inspection_finds_missing_pages_silent_pictures_and_foreign_scripts(tmp_path):
     (tmp_path / "index.html").write_text(
         '<img src="_images/a.png" alt="_images/a.png"><script src="https://x.org/y.js">'
     )
-    problems = " ".join(book.check_pages(tmp_path, ["gone"]))
+    problems = " ".join(build.check_pages(tmp_path, ["gone"]))
     assert (
         "no alternative text" in problems
         and "loads https://x.org/y.js" in problems
@@ -361,7 +362,7 @@ def test_the_inspection_finds_missing_pages_silent_pictures_and_foreign_scripts(
 
 
 def test_every_page_of_the_table_of_contents_has_a_source():
-    for page in book.toc_pages(ROOT):
+    for page in build.toc_pages(ROOT):
         if not page.startswith("book/_executed/"):
             assert (ROOT / f"{page}.md").is_file(), page
         else:
@@ -369,7 +370,7 @@ def test_every_page_of_the_table_of_contents_has_a_source():
 
 
 def test_no_page_is_left_out_of_the_table_of_contents():
-    listed = {Path(page).name for page in book.toc_pages(ROOT)}
+    listed = {Path(page).name for page in build.toc_pages(ROOT)}
     assert {path.stem for path in (ROOT / "book").glob("*.md")} <= listed
 
 

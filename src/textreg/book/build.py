@@ -6,7 +6,7 @@ no run has executed appears as its source, under a note that says so; one whose 
 build is Jupyter Book 1 with warnings as errors; afterwards every page of the table of contents must exist, every
 picture must have an alternative text, and nothing may be loaded from another host.
 
-    python -m textreg.book --run runs/laptop
+    python -m textreg.book.build --run runs/laptop
 """
 
 import json
@@ -25,7 +25,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg import book_pages, book_standing
+from textreg.book import pages as book_pages
+from textreg.book import standing as book_standing
 from textreg.errors import InputError, RunError
 from textreg.figures import book
 from textreg.figures.tables import load_results
@@ -57,7 +58,7 @@ class Staged:
 def find_root(start: Path | None = None) -> Path:
     """The repository: the first folder from ``start`` (default: here) upward that holds the book's configuration."""
     start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents, Path(__file__).resolve().parents[2]):
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[3]):
         if (folder / "_config.yml").is_file() and (folder / "book" / "_toc.yml").is_file():
             return folder
     raise InputError(
