@@ -25,7 +25,7 @@ CORPUS = (
 
 
 #: Files of minutes, the longest first: a process that began one last would leave the other idle.
-LONG = ("test_jobs", "test_kills", "test_training", "test_hub_chain", "test_stage_kills", "test_runner")
+LONG = ("test_jobs", "test_kills", "test_train", "test_hub_chain", "test_stage_kills", "test_runner")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ children and their kernels end with this process, however it ends.  Before each 
 because what ran before it may have left the same bytes as last time.  Results do not depend on ``jobs``: units share
 nothing but finished files.
 
-    from textreg import runner
+    from textreg.runs import runner
     runner.run("smoke", jobs=2)
 """
 
