@@ -40,7 +40,7 @@ test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 rerun: $(READY)  ## train one arm of the shipped results again and compare (ten minutes or more)
-	$(BIN)/python -m pytest -m rerun -n 0 tests/test_rerun.py
+	$(BIN)/python -m pytest -m rerun -n 0 tests/runs/test_rerun.py
 
 smoke: $(READY)  ## the whole chain at toy size, in about two minutes
 	$(BIN)/textreg run --profile smoke --run runs/smoke $(if $(JOBS),--jobs $(JOBS))

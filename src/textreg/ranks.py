@@ -3,7 +3,7 @@
 Their numbers come from the environment, so that one process alone needs no process group.  The choices that are not
 obvious: the group is made before the model is tried for memory, because the processes must agree on what they found,
 and accelerate takes over a group that it finds; it carries tensors of both kinds of memory, because FSDP gathers on
-the CPU.  Checked by ``python -m pytest tests/test_arm_tuning.py``.
+the CPU.  Checked by ``python -m pytest tests/runs/test_parallel.py``.
 """
 
 import os

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from textreg.data import hub, prepare, sources
+from textreg.data import codes, hub, prepare, sources
 from textreg.data import pictures as hub_images
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, read_rows
 from textreg.errors import InputError
@@ -50,7 +50,7 @@ def test_aya_is_read_from_its_training_split_with_two_letter_codes(tmp_path):
     [("eng", "en"), ("pt-BR", "pt"), ("fra_Latn", "fr"), ("Irish", "ga"), ("nob", "no"), ("quz", "quz"), (None, "en")],
 )
 def test_language_spellings_map_to_the_projects_codes(spelled, code):
-    assert sources.language_code(spelled) == code
+    assert codes.language_code(spelled) == code
 
 
 def test_messages_in_jsonl_keep_their_language(tmp_path):

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from textreg.data import sources
+from textreg.data import codes
+from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import Label, RestrictedIdentifier, check_code, clean, code_book, open_identifier
+from textreg.fidelity.py3langid import Label, RestrictedIdentifier, clean, open_identifier
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
@@ -203,7 +204,7 @@ ON_PURPOSE = {"nno", "que"}
 
 
 def test_what_data_sets_spell_is_what_answer_files_are_corrected_to():
-    for spelled, code in sources._codes()["codes"].items():
+    for spelled, code in codes._codes()["codes"].items():
         if code in code_book():
             with pytest.raises(InputError, match=f"did you mean '{code}'"):
                 check_code(spelled)
@@ -215,4 +216,4 @@ def test_a_language_has_one_code_whichever_table_reads_its_name(code):
     three_letters = [word for word in entry.mistaken if len(word) == 3 and word not in ON_PURPOSE]
     name = "Cusco Quechua" if code == "quz" else entry.name
     for spelled in (code, name, *entry.glotlid[:1], *three_letters):
-        assert sources.language_code(spelled) == code
+        assert codes.language_code(spelled) == code

@@ -2,8 +2,9 @@
 
 import pytest
 
+from textreg.data.codes import code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import clean, code_book, open_identifier
+from textreg.fidelity.py3langid import clean, open_identifier
 
 SENTENCES = {
     "eng_Latn": ["there is a small red circle in the picture", "the image shows two large blue squares above a star"],

@@ -51,7 +51,7 @@ def read_questions(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _question(line: str, where: str) -> dict[str, Any]:
-    from textreg.fidelity.py3langid import check_code
+    from textreg.data.codes import check_code
 
     try:
         record = json.loads(line)

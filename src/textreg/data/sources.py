@@ -13,15 +13,13 @@ which is what lets a seeded choice of row numbers stand for a sample.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from textreg.data import hub, records
+from textreg.data.codes import language_code
 from textreg.data.mixture import PLACEHOLDER, behind_image
 from textreg.errors import InputError
 
@@ -107,22 +105,6 @@ def check_names(sources: Mapping[str, Sequence[str]]) -> None:
             if parts.short in here:
                 raise InputError(f"prepare_data.{setting} names {name} twice; name it once")
             here.add(parts.short)
-
-
-@cache
-def _codes() -> dict[str, dict[str, str]]:
-    return yaml.safe_load(resources.files(__package__).joinpath("language_codes.yaml").read_text("utf-8"))
-
-
-def language_code(value: str | None) -> str:
-    """The project's code for an ISO 639 code (``eng``), a tag (``pt-BR``, ``fra_Latn``) or a name; English if
-    empty.
-    """
-    if not value:
-        return "en"
-    lower = value.strip().lower()
-    short = lower.replace("_", "-").split("-")[0]
-    return _codes()["names"].get(lower) or _codes()["codes"].get(short, short)
 
 
 def layout(path: Path) -> Layout:

@@ -213,7 +213,7 @@ def system_prompt() -> str:
 
 def user_prompt(answer: str, language: str) -> str:
     """The question about one answer, as sent; ``language`` is a code of the code book (else InputError)."""
-    from textreg.fidelity.py3langid import check_code, code_book
+    from textreg.data.codes import check_code, code_book
 
     entry = code_book()[check_code(language)]
     quoted = "".join(map(_harmless, json.dumps(answer, ensure_ascii=False)))

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from textreg.data.codes import code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, code_book, restrict
+from textreg.fidelity.py3langid import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, restrict
 
 GLOTLID = "cis-lmu/glotlid"
 GLOTLID_FILE = "model_v3.bin"

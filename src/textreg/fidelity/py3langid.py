@@ -17,12 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Protocol
 
 import numpy as np
-import yaml
 
+from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError, did_you_mean
 
 UNDETERMINED, NO_LANGUAGE = "und", "zxx"
@@ -33,18 +32,6 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-
-
-@dataclass(frozen=True)
-class LanguageCode:
-    """One entry of the code book: a language and the labels of each identifier that count as it."""
-
-    name: str
-    script: str
-    py3langid: tuple[str, ...] = ()
-    lingua: tuple[str, ...] = ()
-    glotlid: tuple[str, ...] = ()
-    mistaken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +56,6 @@ class Identifier(Protocol):
     candidates: tuple[str, ...]
 
     def identify(self, texts: Sequence[str]) -> list[Label]: ...
-
-
-@lru_cache(maxsize=1)
-def code_book() -> dict[str, LanguageCode]:
-    """Code -> languages of the scenes and of Crossmodal-3600, from ``code_book.yaml``."""
-    table = yaml.safe_load(files(__package__).joinpath("code_book.yaml").read_text("utf-8"))
-    listed = ("py3langid", "lingua", "glotlid", "mistaken")
-    return {
-        code: LanguageCode(**{k: tuple(v) if k in listed else v for k, v in e.items()}) for code, e in table.items()
-    }
-
-
-def check_code(code: object, known: Iterable[str] | None = None) -> str:
-    """The code itself if the code book (or ``known``) has it, else InputError with the likely one (``jp``: ``ja``)."""
-    known = set(code_book() if known is None else known)
-    if isinstance(code, str) and code in known:
-        return code
-    word = str(code).strip().lower()
-    meant = next((c for c, entry in code_book().items() if word == entry.name.lower() or word in entry.mistaken), None)
-    meant = meant or re.split("[-_]", word)[0]
-    if meant in known:
-        raise InputError(f"unknown language code {code!r} (did you mean {meant!r}?)")
-    raise InputError(f"unknown language code {code!r}{did_you_mean(word, known)}")
 
 
 def clean(text: str, max_chars: int = 2000) -> str:

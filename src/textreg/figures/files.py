@@ -3,7 +3,7 @@
 Every figure of the book goes through :func:`save_figure`.  It refuses a figure without alternative text, writes the
 drawing as SVG, PDF and PNG and the numbers behind it as CSV, and leaves dates, random ids and program versions out, so
 that drawing the same table twice gives the same bytes.  Widths have names (:data:`SIZES`, in inches), typed only here.
-Run ``pytest tests/test_figures.py`` to see the guarantees checked.
+Run ``pytest tests/figures/test_figures.py`` to see the guarantees checked.
 """
 
 import base64

@@ -96,7 +96,7 @@ def system_marks(systems: Iterable[str]) -> dict[str, Mark]:
 
 def language_names(codes: Iterable[str]) -> dict[str, str]:
     """Code -> English name of the language, or the code itself where the code book has no entry for it."""
-    from textreg.fidelity.py3langid import code_book
+    from textreg.data.codes import code_book
 
     known = code_book()
     return {code: known[code].name if code in known else code for code in codes}

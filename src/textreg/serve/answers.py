@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textreg.data.codes import check_code
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
-from textreg.fidelity.py3langid import check_code
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import comparisons, measures
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
 from textreg.fidelity.judge_record import Record
 from textreg.fidelity.judges import Agreement, Price, Usage
-from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, check_code, code_book, open_identifier
+from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, open_identifier
 from textreg.figures import score
 from textreg.serve import paired as paired_scores
 from textreg.serve.answers import BadRows, read_answers

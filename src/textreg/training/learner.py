@@ -4,7 +4,7 @@ The choices that are not obvious: the language head runs on supervised positions
 proportion to the vocabulary; a batch without images adds the projector of zero rows to its embeddings, so that its
 gradient is zero instead of absent and runs through the layers in the order of a batch with images: processes that
 exchange gradients (DDP), or shards (FSDP), would otherwise wait for each other's.  Checked by
-``python -m pytest tests/test_training.py``.
+``python -m pytest tests/training/test_train.py``.
 """
 
 import torch

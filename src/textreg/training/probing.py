@@ -5,7 +5,7 @@ alone and without it a row takes several times the memory; it uses the longest r
 micro-batch is larger; a tenth of the GPU is left free for the optimizer's state and for fragments.  On CPU nothing is
 tried: memory is no limit there, and a process takes all of its share.  Of several processes the one with the least
 room decides, because all take the same number of micro-batches.  ``training.train`` calls it where
-``micro_batch`` is 0.  Checked by ``python -m pytest tests/test_probing.py``.
+``micro_batch`` is 0.  Checked by ``python -m pytest tests/training/test_probing.py``.
 """
 
 from collections.abc import Callable, Sequence
