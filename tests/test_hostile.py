@@ -279,9 +279,7 @@ def test_half_a_character_costs_that_character_and_not_the_file(tmp_path):
 
 
 def _spanish() -> str:
-    from importlib.resources import files
-
-    return files("textreg").joinpath("languages", "es.yaml").read_text("utf-8")
+    return (languages.FOLDER / "es.yaml").read_text("utf-8")
 
 
 def _without(text: str, beginning: str) -> str:

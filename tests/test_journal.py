@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textreg.errors import InputError
-from textreg.journal import Journal
+from textreg.files import Journal
 
 
 def test_what_is_appended_is_there_again(tmp_path):
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):
 def test_every_record_that_was_appended_survives_a_kill(tmp_path):
     path = tmp_path / "j.jsonl"
     code = (
-        "import sys; from textreg.journal import Journal\n"
+        "import sys; from textreg.files import Journal\n"
         "with Journal(sys.argv[1]) as journal:\n"
         "    for number in range(10**9):\n"
         "        journal.append(f'k{number}', {'answer': 'x' * 50}); print(number, flush=True)\n"

@@ -1,16 +1,23 @@
-"""Threads, device, number format, and the fast fp32 matrix product on CPU.
+"""Threads, device, number format, the fast fp32 matrix product on CPU, and processes that end with their parent.
 
 The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX
 PyTorch sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN
 (``mkldnn.matmul.fp32_precision``) gets it back *while still computing in fp32 there*.  Because on other CPUs the same
 switch may really round to bf16, its error is measured first and the switch stays off above 1e-6.  It slows the fused
 attention kernel's small products down, so attention runs on PyTorch's math backend while it is on.  Nothing is
-switched globally: ``fast_fp32`` restores what it found.
+switched globally: ``fast_fp32`` restores what it found.  A worker or a kernel must not outlive the run, or it would go
+on writing into the folder that the next run uses: pools are given :func:`die_with_parent` as their ``initializer``.
 
     >>> with fast_fp32(set_up(threads=1)):
     ...     loss = model(**batch).loss
 """
 
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +32,8 @@ if TYPE_CHECKING:
 
 ERROR_LIMIT = 1e-6
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "4bit": "bfloat16"}
+
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -179,3 +188,23 @@ def peak_memory_mb(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have this process killed as soon as its parent is gone.
+
+    ``parent``: process id of the expected parent; when it is gone already, the process ends at once.
+    """
+    expected = os.getppid() if parent is None else parent
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != expected:
+            os._exit(1)
+        return
+    threading.Thread(target=_watch, args=(expected,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -4,7 +4,7 @@
 :func:`drawn_answer` is for figures, where Matplotlib reads what stands between dollar signs as a formula.
 :func:`escape_answer` is for pages: all punctuation becomes character references, which both HTML and Markdown read as
 plain characters and never as markup, so no list of dangerous constructs has to be complete.  Right-to-left text is
-isolated, so that it cannot reorder the words around it.
+isolated, so that it cannot reorder the words around it.  :func:`counting` shows how far a long round of requests is.
 
 Use: ``escape_answer("<b>**bold**</b>")``.
 """
@@ -13,7 +13,10 @@ import base64
 import html
 import io
 import string
+import sys
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,3 +86,31 @@ class Picture:
         self.image.save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
         return f'<img alt="{html.escape(self.alt, quote=True)}" src="data:image/png;base64,{data}"/>'
+
+
+@contextmanager
+def counting(what: str, total: int, kept: int = 0, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """A function to call once per ``what`` that is done: a bar on a terminal, else a line every tenth of the way.
+
+    ``kept`` of them were there before and count as done.
+    """
+    if not shown:
+        yield lambda: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=total + kept, completed=kept)
+            yield lambda: bar.advance(task)
+    else:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done == total or done * 10 // total > (done - 1) * 10 // total:
+                print(f"{what}: {done + kept} of {total + kept}", file=sys.stderr, flush=True)
+
+        yield advance

@@ -1,9 +1,12 @@
-"""Files that are whole or absent: atomic writes, hashes, and the checks before anything is written.
+"""Files that are whole or absent: atomic writes, journals, hashes, and the checks before anything is written.
 
 A file gets its final name by a rename on the same disk, so a kill leaves the old file or the new one, never half of
-one. Content hashes are remembered by size and modification time (:class:`HashCache`), so that a run with nothing to
-do does not read gigabytes again.  Paths that come from files are resolved through :func:`inside`, which refuses to
-leave a folder.
+one.  What grows line by line is a :class:`Journal`, of which a kill costs at most the last line.  Content hashes are
+remembered by size and modification time (:class:`HashCache`), so that a run with nothing to do does not read gigabytes
+again.  Paths that come from files are resolved through :func:`inside`, which refuses to leave a folder.
+
+Use: ``with atomic_write("fidelity.csv") as path: table.to_csv(path)``;
+``with Journal("answers.jsonl") as journal: journal.append(key, {"answer": "..."})``.
 """
 
 import errno
@@ -13,9 +16,15 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
+from types import MappingProxyType, UnionType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from textreg.errors import InputError, RunError
 
@@ -23,6 +32,9 @@ from textreg.errors import InputError, RunError
 SAMPLED_OVER = 256 * 2**20
 #: In the name of a folder on its way out: ``.align.removed-x7f3``.
 REMOVED = ".removed-"
+
+JOURNAL_KEY = "key"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_text(path: Path, text: str) -> None:
@@ -215,3 +227,129 @@ def sweep(parent: Path, name: str = "*") -> None:
     """Finish what a killed :func:`remove_tree` of ``parent / name`` began; what resists does no harm and stays."""
     for doomed in parent.glob(f".{name}{REMOVED}*"):
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+class Journal:
+    """Records by key, one JSON object a line, on disk and in memory: what was paid for once is never asked for again.
+
+    A line is written with its line break in one call and handed to the system at once, so a killed process leaves at
+    most one torn last line, which the next one cuts off; damage anywhere else is an error, since somebody edited the
+    file.  One process writes at a time, held by a lock beside the file.
+
+    ``needs``: fields that a record has, and what they hold, such as ``{"answer": str}``; another one is passed over,
+    and its key is not known.  Raises InputError when the file is damaged, or open in another process.
+    """
+
+    def __init__(self, path: str | Path, needs: Mapping[str, type | UnionType] = MappingProxyType({})):
+        self.path = Path(path)
+        self._needs = needs
+        self._records: dict[str, dict[str, Any]] = {}
+        self._file: BufferedRandom | None = None
+        self._lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+
+    def __enter__(self) -> "Journal":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"{self.path}: another process is writing it; wait for it or name another file") from None
+        except OSError as error:
+            raise InputError(
+                f"{self.path.parent}: cannot be written ({error.strerror}); name another folder"
+            ) from None
+        try:
+            self._file = open(self.path, "rb+" if self.path.exists() else "wb+")
+            self._records = dict(self._read())
+        except OSError as error:
+            self.__exit__()
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); name another file") from None
+        except InputError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+        self._lock.release()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._records[key]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def append(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep a JSON-able record under its key; on disk, short of the disk's own cache, when this returns."""
+        line = json.dumps({JOURNAL_KEY: key, **record}, ensure_ascii=True)
+        self._file.write(line.encode("ascii") + b"\n")
+        self._file.flush()
+        self._records[key] = dict(record)
+
+    def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        whole = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                record = json.loads(line)
+                key = record.pop(JOURNAL_KEY)
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+                raise InputError(
+                    f"{self.path}, line {number}: not a record of this journal; repair the line, or delete the file "
+                    "and lose what it keeps"
+                ) from None
+            if all(name in record and isinstance(record[name], kind) for name, kind in self._needs.items()):
+                yield str(key), record
+        self._file.seek(whole)
+        self._file.truncate()
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; on success it is flushed and takes its place, on failure it is removed.
+
+    Raises InputError naming ``path`` where its folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = f".{path.stem[:100]}-"
+        with NamedTemporaryFile(dir=path.parent, prefix=start, suffix=path.suffix, delete=False) as handle:
+            temporary = Path(handle.name)
+    try:
+        with _writing(path, FULL):  # what else fails in the caller's block may be another file's
+            yield temporary
+        with _writing(path):
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
+    """Turn failures of the disk (``only``: of these numbers) into InputError."""
+    try:
+        yield
+    except OSError as failure:
+        if only and failure.errno not in only:
+            raise
+        reason = failure.strerror or type(failure).__name__
+        cure = "free some space" if failure.errno in FULL else "name a place that can be written"
+        raise InputError(f"{path}: cannot be written ({reason}): {cure}") from failure
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

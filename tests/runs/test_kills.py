@@ -51,7 +51,7 @@ for name in ("sweep.csv", "choice.json", "model/model.safetensors"):
 EVALUATE = """
 import time
 from pathlib import Path
-from textreg.journal import Journal
+from textreg.files import Journal
 folder = Path(run) / "evaluate"
 with Journal(folder / "parts.jsonl") as journal:
     for item in range(8):

@@ -595,6 +595,7 @@ def test_what_follows_a_failure_is_not_run_and_what_came_before_is_kept(faulty):
 
 
 def test_the_runner_is_imported_without_torch_or_papermill():
-    code = "import sys; from textreg.runs import runner, status; print({'torch', 'papermill', 'pandas'} & set(sys.modules))"
+    heavy = "{'torch', 'papermill', 'pandas'}"
+    code = f"import sys; from textreg.runs import runner, status; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

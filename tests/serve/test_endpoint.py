@@ -17,7 +17,6 @@ from textreg.errors import InputError, RunError
 from textreg.fidelity.service import Service
 from textreg.serve.endpoint import evaluate, sentences
 from textreg.serve.probes import scene_set
-from textreg.tables import ANSWERS, check_table
 
 COLUMNS = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
 PROBES = scene_set(("en", "es"), 3)
@@ -30,7 +29,7 @@ def service(server, **options) -> Service:
 def test_every_probe_is_asked_and_written_in_order(tmp_path):
     with FaultyServer(lambda body: f" {last_text(body)} ") as server:
         done = evaluate(service(server), PROBES, tmp_path, progress=False)
-    table = check_table(pd.read_parquet(done.answers), ANSWERS)
+    table = pd.read_parquet(done.answers)
     assert list(table) == COLUMNS
     assert list(table["prompt"]) == [probe.prompt for probe in PROBES.probes]
     assert list(table["answer"]) == [probe.prompt.removeprefix("<image>\n") for probe in PROBES.probes]

@@ -19,9 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg.compute import die_with_parent
 from textreg.errors import InputError, did_you_mean, shown
-from textreg.journal import Journal
-from textreg.runs.processes import die_with_parent
+from textreg.files import Journal
 from textreg.settings import Evaluate, Merge
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
 
 def write_tables(folder: Path, answers: "pd.DataFrame", tables: "dict[str, pd.DataFrame]") -> None:
     """Write ``answers.parquet`` and each table as csv, whole or not at all."""
-    from textreg.tables import atomic_write
+    from textreg.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "answers.parquet") as path:

@@ -21,11 +21,10 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg.display import JOINERS
+from textreg.display import JOINERS, counting
 from textreg.errors import InputError
 from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
-from textreg.journal import Journal
-from textreg.progress import counting
+from textreg.files import Journal
 from textreg.scenes import grammar, languages
 
 if TYPE_CHECKING:

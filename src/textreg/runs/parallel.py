@@ -27,10 +27,9 @@ from filelock import FileLock, Timeout
 from textreg import compute, ranks
 from textreg.data import tuning
 from textreg.errors import InputError, RunError
-from textreg.files import HashCache, remove_tree
+from textreg.files import HashCache, atomic_write, remove_tree
 from textreg.runs import execution, manifest, plan, stages
 from textreg.settings import Tune
-from textreg.tables import atomic_write
 from textreg.training import checkpoints
 from textreg.training.learner import Learner
 from textreg.training.train import TrainLog, train

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.data.images import data_url
+from textreg.display import counting
 from textreg.errors import InputError
 from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
-from textreg.journal import Journal
-from textreg.progress import counting
+from textreg.files import Journal
 from textreg.serve.probes import IMAGE_TURN, Probe, ProbeSet, png
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) 
 
 
 def _write(table: "pd.DataFrame", path: Path) -> None:
-    from textreg.tables import atomic_write
+    from textreg.files import atomic_write
 
     with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)

@@ -24,9 +24,9 @@ from textreg.fidelity.judge_record import Record
 from textreg.fidelity.judges import Agreement, Price, Usage
 from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, open_identifier
 from textreg.figures import score
+from textreg.files import atomic_write
 from textreg.serve import paired as paired_scores
 from textreg.serve.answers import BadRows, read_answers
-from textreg.tables import atomic_write
 
 OUT_SUFFIXES = (".csv", ".json")
 

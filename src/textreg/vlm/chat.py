@@ -4,7 +4,8 @@ scored.
 Our rows hold plain strings with the literal ``<image>``; language models expect strings, published vision-language
 models expect lists of parts.  The spans come from the *prefix property* (the rendered conversation up to a turn, with
 the generation prompt, is a prefix of the longer rendering): it needs no cooperation from the template, and a template
-that breaks it is refused instead of being scored in the wrong place.  Run: ``python -m pytest tests/vlm/test_chat.py``.
+that breaks it is refused instead of being scored in the wrong place.  Run: ``python -m pytest
+tests/vlm/test_chat.py``.
 """
 
 from collections.abc import Sequence
