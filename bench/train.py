@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from textreg.data.images import ImageTable
 from textreg.settings import Tune
 from textreg.training.train import train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import assemble
-from textreg.vlm.features import ImageTable, open_features
+from textreg.vlm.features import open_features
 from textreg.vlm.generation import Request, answer
 
 WORDS = [f"w{number}" for number in range(1490)]

@@ -189,7 +189,7 @@ def image_table():
 
     from PIL import Image
 
-    from textreg.vlm.features import ImageTable
+    from textreg.data.images import ImageTable
 
     encoded = {}
     for number in range(8):

@@ -14,10 +14,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from textreg.data.images import ImageTable
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
 from textreg.runs import profiles, strict_yaml
-from textreg.vlm.features import ImageTable
 
 # ------------------------------------------------------------------------------------------------- profiles
 

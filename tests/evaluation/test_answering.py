@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from textreg.data import requests as data_requests
 from textreg.errors import InputError
 from textreg.evaluation import answering
 from textreg.evaluation.answering import System
@@ -183,7 +184,7 @@ def asked(tmp_path_factory, tiny_llm, tiny_tower):
             row = (f"i{number}:caption", "test", "image" if shown else "text", "caption", "es", shown, prompt, "[]")
             writer.write(dict(zip(REQUESTS, row, strict=True)))
     settings = Evaluate(run=str(folder), systems=["TR"], max_new_tokens=4, batch_size=2, workers=1)
-    return settings, answering.read_requests(folder, "test", ["image", "text"])
+    return settings, data_requests.read_requests(folder, "test", ["image", "text"])
 
 
 def answer_system(settings, which, requests, part):
@@ -193,9 +194,9 @@ def answer_system(settings, which, requests, part):
 def test_requests_are_chosen_by_split_arm_and_task(asked):
     settings, requests = asked
     assert len(requests) == 4
-    assert answering.read_requests(settings.run, "test", ["text"])["item_id"].tolist() == ["i3:caption"]
-    assert answering.read_requests(settings.run, "validation", ["image"]).empty
-    assert answering.read_requests(settings.run, "test", ["image"], ["colour"]).empty
+    assert data_requests.read_requests(settings.run, "test", ["text"])["item_id"].tolist() == ["i3:caption"]
+    assert data_requests.read_requests(settings.run, "validation", ["image"]).empty
+    assert data_requests.read_requests(settings.run, "test", ["image"], ["colour"]).empty
 
 
 def test_every_answer_carries_what_it_answers(asked, tmp_path):

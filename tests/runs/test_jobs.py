@@ -47,13 +47,14 @@ rows.write(collect(PrepareData, globals()))
 OPEN = """
 from pathlib import Path
 from textreg.training.train import train
-from textreg.vlm import assembly, features
+from textreg.vlm import assembly
+from textreg.data.images import ImageTable
 from textreg.settings import STAGE, collect
 from textreg.compute import set_up
 settings = collect(STAGE, globals())
 folder = Path(settings.run)
 set_up(settings.threads, precision=settings.precision)
-images = features.ImageTable.read(folder / "prepare_data" / "images.parquet")
+images = ImageTable.read(folder / "prepare_data" / "images.parquet")
 """
 ALIGN = OPEN.replace("STAGE", "Align") + """
 from textreg.data.rows import read_rows
@@ -66,11 +67,11 @@ assembly.save_aligned(model, folder / "align", base)
 """  # fmt: skip
 TUNE = OPEN.replace("STAGE", "Tune") + """
 from textreg.vlm import adapters
-from textreg.data import tuning
+from textreg.data import mixture
 out = folder / "tune" / settings.arm
-rows, order = tuning.arm_rows(settings)
+rows, order = mixture.arm_rows(settings)
 out.mkdir(parents=True, exist_ok=True)
-tuning.shown(rows, order).to_csv(out / "shown.csv", index=False)
+mixture.shown(rows, order).to_csv(out / "shown.csv", index=False)
 model, processor = assembly.load_aligned(folder / "align", precision=settings.precision)
 seen = features.open_features(model, processor, images, ids=rows["image_id"].dropna().unique())
 model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
@@ -79,12 +80,13 @@ adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
+from textreg.data import requests as data_requests
 from textreg.evaluation import answering
 from textreg.fidelity import measures
 from textreg.settings import Evaluate, collect
 settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
-requests = answering.read_requests(settings.run, "test", settings.arms)
+requests = data_requests.read_requests(settings.run, "test", settings.arms)
 work = [(answering.system(settings.run, name), requests) for name in settings.systems]
 answers = answering.answer_all(settings, work, out / "parts")
 scored = answering.annotated(settings, answers)

@@ -20,6 +20,7 @@ import pytest
 from result_folders import answers_table
 from rich.console import Console
 
+from textreg.data import requests as data_requests
 from textreg.evaluation import answering
 from textreg.fidelity import measures
 from textreg.runs import manifest, plan, profiles, runner
@@ -137,7 +138,7 @@ def test_an_arm_trained_again_gives_the_shipped_results_within_the_tolerance(shi
     settings = replace(profiles.resolve(profile, "evaluate", overrides=overrides, run=str(run)), workers=1)
     answers = pd.read_parquet(shipped / "evaluate" / "answers.parquet")
     before = answers[answers["system"] == ARM].reset_index(drop=True)
-    requests = answering.read_requests(run, "test", settings.arms)
+    requests = data_requests.read_requests(run, "test", settings.arms)
     again = answering.answer_arm(settings, [(answering.system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
     asked = ["language", "arm", "item_id", "task", "prompt", "reference"]
     pd.testing.assert_frame_equal(again[asked], before[asked], check_dtype=False)

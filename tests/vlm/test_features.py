@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import write_tower
 
+from textreg.data.images import ImageTable
 from textreg.data.rows import IMAGES, RowWriter
 from textreg.errors import InputError, RunError
 from textreg.vlm import features as feature_module
 from textreg.vlm.assembly import assemble
-from textreg.vlm.features import ImageTable, open_features, projected
+from textreg.vlm.features import open_features, projected
 
 
 def pixel_logits(model, processor, picture):

@@ -7,8 +7,8 @@ diffusion, off by one at most), and visual and text rows each come from their ow
 see the same visual rows in the same order, and TR and its English control differ in the text rows alone.  *Text share
 applies inside the phases that have text*: TR in the last third holds a third of the text rows of TR throughout.
 
-Pure functions, the same at both scales.  Try it: ``mixture.language_quota({"es": 900, "ga": 10}, 100,
-temperature=0)``.
+Everything but :func:`arm_rows`, which reads the row files of a run, is a pure function, the same at both scales.  Try
+it: ``language_quota({"es": 900, "ga": 10}, 100, temperature=0)``; ``rows, order = arm_rows(settings)``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import yaml
 
+from textreg.data.rows import read_rows
 from textreg.errors import InputError, did_you_mean
+from textreg.settings import Tune
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 VISUAL, TEXT = 0, 1
 BLANK = "blank"  # the image id of the picture that shows nothing
 PLACEHOLDER = "<image>"
+
+TEXT_FILES = {"multilingual": "text.parquet", "english": "text_control.parquet"}
 
 
 @dataclass(frozen=True)
@@ -307,3 +311,45 @@ def behind_image(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     turns[first]["content"] = f"{PLACEHOLDER}\n{turns[first]['content']}"
     return turns
+
+
+def arm_rows(settings: Tune) -> tuple["pd.DataFrame", RowOrder]:
+    """The pool of an arm (visual rows, then text rows) and the order in which training sees it.
+
+    An arm without text has a text share of 0.  Raises :class:`InputError` for a share without text, or a missing file.
+    """
+    import pandas as pd
+
+    folder = Path(settings.run) / "prepare_data"
+    visual = read_rows(folder / "visual.parquet")
+    if settings.text == "none":
+        order = compose(len(visual), 0, text_share=0.0, **_plan(settings))
+        return visual, order
+    if settings.text_share == 0.0:
+        raise InputError(
+            f"tune[{settings.arm}]: text={settings.text} with text_share 0; say text=none, or give a share"
+        )
+    text = read_rows(folder / TEXT_FILES[settings.text])
+    text = with_image(text, settings.text_image, visual["image_id"].dropna().tolist(), settings.seed)
+    order = compose(len(visual), len(text), text_share=settings.text_share, **_plan(settings))
+    return pd.concat([visual, text], ignore_index=True), order
+
+
+def _plan(settings: Tune) -> dict:
+    return {
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "phases": settings.text_phases,
+        "seed": settings.seed,
+    }
+
+
+def shown(rows: "pd.DataFrame", order: RowOrder) -> "pd.DataFrame":
+    """What an arm is shown, for its log and its model card: ``source, language, image, rows, share``.
+
+    ``image`` says whether the rows have one; the shares sum to 1.
+    """
+    seen = rows.iloc[order.positions]
+    keys = [seen["source"], seen["language"], seen["image_id"].notna().rename("image")]
+    table = seen.groupby(keys).size().rename("rows").reset_index()
+    return table.assign(share=table["rows"] / len(seen)).sort_values(["image", "rows"], ascending=False)

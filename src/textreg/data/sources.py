@@ -1,24 +1,25 @@
 """Readers of visual and text instruction data as the hub publishes it: one stream of rows whatever the layout.
 
 Three layouts cover the data sets of this project, and any other that looks like them: ``conversations`` (LCS-558K,
-LLaVA-Instruct-150K, LLaVA-OneVision-Data, PangeaInstruct), ``messages`` (chat data) and ``inputs``/``targets``
-(Aya).  The layout is read off the columns; a file that fits none is refused with the columns it lacks.  Rows are
-streamed (JSON lists too), the image column is not touched until a row was chosen, and every row left out is counted
-under its reason.
+LLaVA-Instruct-150K, LLaVA-OneVision-Data, PangeaInstruct), ``messages`` (chat data) and ``inputs``/``targets`` (Aya).
+The layout is read off the columns; a file that fits none is refused with the columns it lacks.  Rows are streamed
+(JSON lists too), of Parquet only the wanted columns are read, no picture is read until its row was chosen, and every
+row left out is counted under its reason.
 
-Try it: ``next(hub_data.read("folder/of/jsonl"))``.  Reading a source twice gives the same rows in the same order,
-which is what lets a seeded choice of row numbers stand for a sample.
+Try it: ``next(read("folder/of/jsonl"))``.  Reading a source twice gives the same rows in the same order, which is what
+lets a seeded choice of row numbers stand for a sample.
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from textreg.data import hub, records
+from textreg.data import hub
 from textreg.data.codes import language_code
 from textreg.data.mixture import PLACEHOLDER, behind_image
 from textreg.errors import InputError
@@ -109,7 +110,7 @@ def check_names(sources: Mapping[str, Sequence[str]]) -> None:
 
 def layout(path: Path) -> Layout:
     """The layout of a data file.  Raises ``InputError`` with the columns found and expected when none fits."""
-    names = records.columns(path)
+    names = columns(path)
     for candidate in LAYOUTS:
         if names.issuperset(candidate.needs):
             return candidate
@@ -125,7 +126,7 @@ def layout(path: Path) -> Layout:
 
 def names_language(data: Source) -> bool:
     """Whether the rows of a source say what language they are in; those that do not are taken as English."""
-    return any({"language", "language_code"} & records.columns(path) for path in data.files)
+    return any({"language", "language_code"} & columns(path) for path in data.files)
 
 
 def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images: bool = False) -> Iterator[Row]:
@@ -140,11 +141,11 @@ def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images
     for path in data.files:
         form = layout(path)
         columns = [*form.needs, *form.takes]
-        embedded = path.suffix == ".parquet" and records.is_struct(path, "image")
+        embedded = path.suffix == ".parquet" and is_struct(path, "image")
         if embedded and not images:
             columns = [name for name in columns if name != "image"]
-        has = records.has_image(path) if embedded and not images else None
-        for record in records.records(path, columns):
+        has = has_image(path) if embedded and not images else None
+        for record in records(path, columns):
             number += 1
             if not isinstance(record, dict):
                 data.skipped["no JSON object"] += 1
@@ -286,3 +287,87 @@ def choose(
 def _sample(size: int, rows: int, seed: int, label: str) -> list[int]:
     generator = np.random.default_rng([seed, *label.encode()])
     return np.sort(generator.permutation(size)[:rows]).tolist()
+
+
+def records(path: Path, wanted: Iterable[str] | None = None) -> Iterator[Any]:
+    """The records of a .json list, .jsonl or .parquet file, one at a time; of Parquet, only the ``wanted`` columns.
+
+    A record of JSON is whatever stands there, so mostly but not surely a dictionary.  Raises ``InputError`` naming the
+    file, and the line where there are lines, when it cannot be read.
+    """
+    if path.suffix == ".parquet":
+        yield from _parquet_records(path, wanted)
+        return
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()[:1]
+        file.seek(0)
+        if head == b"[":
+            yield from _json_records(path, file)
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path.name}, line {number}: not a JSON object ({error})") from error
+
+
+def _json_records(path: Path, file: Any) -> Iterator[Any]:
+    import ijson
+
+    try:
+        yield from ijson.items(file, "item", use_float=True)
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name}: not a complete JSON list; download it again ({error})") from error
+
+
+def _parquet_records(path: Path, wanted: Iterable[str] | None) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        kept = None if wanted is None else [name for name in wanted if name in file.schema_arrow.names]
+        # Few rows at a time: with images inside, a thousand rows are hundreds of megabytes.
+        for batch in file.iter_batches(batch_size=64 if kept is None or "image" in kept else 2048, columns=kept):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
+
+
+def columns(path: Path) -> set[str]:
+    """The columns of a file: of Parquet from its footer, else from the first record.  Raises ``InputError``."""
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return set(pq.read_schema(path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
+    first = next(records(path), None)
+    if first is None:
+        raise InputError(f"{path.name} holds no row")
+    if not isinstance(first, dict):
+        raise InputError(f"{path.name}: expected JSON objects with columns, found {type(first).__name__}")
+    return set(first)
+
+
+def is_struct(path: Path, column: str) -> bool:
+    """Whether a Parquet file has that column and it holds dictionaries (pictures with their bytes)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    return column in schema.names and pa.types.is_struct(schema.field(column).type)
+
+
+def has_image(path: Path) -> Iterator[bool]:
+    """Whether each row has a picture.  The small ``path`` member tells, so no picture is read."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    members = [field.name for field in file.schema_arrow.field("image").type]
+    small = "path" if "path" in members else members[0]
+    for batch in file.iter_batches(batch_size=2048, columns=[f"image.{small}"]):
+        yield from batch.column(0).is_valid().to_pylist()

@@ -11,7 +11,7 @@ Run it: ``papermill notebooks/05_evaluate.ipynb out.ipynb``.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textreg.compute import die_with_parent
+from textreg.data.requests import read_requests
 from textreg.errors import InputError, did_you_mean, shown
 from textreg.files import Journal
 from textreg.settings import Evaluate, Merge
@@ -86,17 +87,6 @@ def sweep_requests(run: str | Path, split: str) -> "pd.DataFrame":
     return asked[(asked["task"] == "caption") | (asked["language"] == "en")].reset_index(drop=True)
 
 
-def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":
-    """Requests of one split and some arms, in file order; ``tasks`` empty means all."""
-    from textreg.data.rows import read_rows
-
-    table = read_rows(Path(run) / "prepare_data" / "requests.parquet")
-    wanted = (table["split"] == split) & table["arm"].isin(list(arms))
-    if tasks := list(tasks):
-        wanted &= table["task"].isin(tasks)
-    return table[wanted].reset_index(drop=True)
-
-
 def answer_arm(
     settings: Evaluate | Merge, items: Sequence[tuple[System, "pd.DataFrame", Path]]
 ) -> list["pd.DataFrame"]:
@@ -107,6 +97,7 @@ def answer_arm(
     (same adapter, lambda, requests and length limit) are not asked again; where none is missing no model is loaded.
     """
     from textreg.compute import set_up
+    from textreg.data.images import ImageTable
     from textreg.vlm import adapters, assembly, features
     from textreg.vlm.sweep import scaled_adapter
 
@@ -124,7 +115,7 @@ def answer_arm(
                     how = {"precision": settings.precision, "device": compute.device}
                     model, processor = assembly.load_aligned(run / "align", **how)
                     ids = {name for _, asked, _ in items for name in asked["image_id"].dropna()}
-                    images = features.ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
+                    images = ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
                     seen = features.open_features(model, processor, images, ids=sorted(ids))
                     model = adapters.load_adapter(model, run / "tune" / arm / "adapter") if arm else model
                 asked = requests.iloc[missing].reset_index(drop=True)

@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg.data.requests import read_requests
 from textreg.errors import InputError
-from textreg.evaluation.answering import BACKBONE, read_requests
+from textreg.evaluation.answering import BACKBONE
 from textreg.scenes.grammar import caption, frame_count
 from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism
@@ -44,13 +45,14 @@ def requests(settings: Mechanism) -> "pd.DataFrame":
 def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
     """Model, processor and image features of the backbone or of a tuned arm, on the GPU in bf16 where there is one."""
     from textreg import compute
+    from textreg.data.images import ImageTable
     from textreg.vlm import adapters, assembly, features
 
     run = Path(settings.run)
     device = compute.set_up(settings.threads).device
     precision = "bf16" if device == "cuda" else "fp32"
     model, processor = assembly.load_aligned(run / "align", precision=precision, device=device)
-    images = features.ImageTable.read(run / "prepare_data" / "images.parquet")
+    images = ImageTable.read(run / "prepare_data" / "images.parquet")
     ids = requests(settings)["image_id"].dropna().unique()
     seen = features.open_features(model, processor, images, ids=ids)
     if arm != BACKBONE:

@@ -25,7 +25,8 @@ import typer
 from filelock import FileLock, Timeout
 
 from textreg import compute, ranks
-from textreg.data import tuning
+from textreg.data import mixture
+from textreg.data.images import ImageTable
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, atomic_write, remove_tree
 from textreg.runs import execution, manifest, plan, stages
@@ -64,17 +65,17 @@ def tune(settings: Tune, out: Path) -> TrainLog:
     how = compute.set_up(settings.threads, precision=settings.precision)
     ranks.join(how.device)
     run = Path(settings.run)
-    rows, order = tuning.arm_rows(settings)
+    rows, order = mixture.arm_rows(settings)
     model, processor = assembly.load_aligned(run / "align", precision=settings.precision, device=how.device)
     ids = rows["image_id"].dropna().unique()
-    images = features.ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
+    images = ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
     seen = features.open_features(model, processor, images, run / "features", ids=ids, cache=settings.cache_features)
     model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
     log = train(model, processor, rows, seen, settings, out, order=order.positions)
     if ranks.leads():
         print(order.describe())
         with atomic_write(out / "shown.csv") as path:
-            tuning.shown(rows, order).to_csv(path, index=False)
+            mixture.shown(rows, order).to_csv(path, index=False)
         adapters.save_adapter(whole(model, settings, out), out / "adapter")
     return log
 

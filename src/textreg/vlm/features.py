@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from textreg.data.image_table import BLANK, ImageTable
+from textreg.data.images import BLANK, ImageTable
 from textreg.errors import InputError, RunError
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ def ask(
     """
     from textreg.compute import set_up
     from textreg.data import images
+    from textreg.data.images import ImageTable
     from textreg.evaluation import answering
     from textreg.fidelity.py3langid import open_identifier
     from textreg.vlm import adapters, assembly, features, generation
@@ -44,7 +45,7 @@ def ask(
                 stack.enter_context(scaled_adapter(vlm, which.lam))
         else:
             vlm, processor = assembly.load_vlm(model, device=compute.device)
-        table = features.ImageTable({"asked": images.encode_png(picture)}, {}, Path())
+        table = ImageTable({"asked": images.encode_png(picture)}, {}, Path())
         seen = features.open_features(adapters.plain(vlm), processor, table, ids=["asked"])
         request = generation.Request(f"<image>\n{prompt}", "asked")
         found = generation.answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
