@@ -39,8 +39,8 @@ def measure(path: Path, what: str) -> dict:
     """Run one measurement in this process: ``tables`` (functions on a frame) or ``file`` (the command)."""
     import pandas as pd
 
-    from textreg.fidelity import measures
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity import annotation, measures
+    from textreg.fidelity.identifiers import open_identifier
 
     wall = time.perf_counter()
     if what == "file":
@@ -56,7 +56,7 @@ def measure(path: Path, what: str) -> dict:
         opened = time.process_time()
         identifier.identify(table["answer"].tolist())
         identified = time.process_time()
-        annotated = measures.annotate(table, identifier)
+        annotated = annotation.annotate(table, identifier)
         done = time.process_time()
         measures.summarise(annotated)
         if "item_id" in annotated:

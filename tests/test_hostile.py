@@ -20,8 +20,8 @@ from textreg.data.images import open_image
 from textreg.display import escape_answer, well_formed
 from textreg.errors import InputError
 from textreg.fidelity.annotation import annotate
+from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import exact, user_prompt
-from textreg.fidelity.py3langid import open_identifier
 from textreg.scenes import grammar, languages
 from textreg.serve.score import score_file
 

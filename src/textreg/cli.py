@@ -24,7 +24,7 @@ except KeyboardInterrupt:  # most of the start is spent here, outside of what ma
 
 if TYPE_CHECKING:
     from textreg.fidelity.judges import Price
-    from textreg.fidelity.py3langid import Identifier
+    from textreg.fidelity.labels import Identifier
 
 LONGEST_ERROR = 2000  # characters
 
@@ -175,7 +175,7 @@ def _codes(words: str) -> list[str]:
 
 
 def _identifier(name: str, model: str, candidates: str) -> "Identifier":
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity.identifiers import open_identifier
 
     if model and name != "glotlid":
         raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")

@@ -11,6 +11,7 @@ import pytest
 
 from textreg.data import crossmodal
 from textreg.errors import InputError
+from textreg.fidelity import references as fidelity_references
 
 LANGUAGES = ("en", "de", "quz")
 SCRIPTS = {
@@ -118,8 +119,8 @@ def answers(texts, reference):
 
 def test_caption_scores_are_100_for_a_reference_and_0_for_silence():
     references = [["ein roter Kreis", "der rote Kreis"], ["zwei Sterne"]]
-    perfect = crossmodal.caption_scores(answers(["der rote Kreis", "zwei Sterne"], references))
-    silent = crossmodal.caption_scores(answers(["", ""], references))
+    perfect = fidelity_references.caption_scores(answers(["der rote Kreis", "zwei Sterne"], references))
+    silent = fidelity_references.caption_scores(answers(["", ""], references))
     assert perfect["chrf"].item() == pytest.approx(100.0)
     assert silent["chrf"].item() == 0.0
     assert perfect["n"].item() == 2
@@ -128,17 +129,17 @@ def test_caption_scores_are_100_for_a_reference_and_0_for_silence():
 def test_caption_scores_leave_other_tasks_out():
     table = answers(["a caption", "x"], [["a caption"], ["y"]])
     table.loc[1, "task"] = "question"
-    assert crossmodal.caption_scores(table)["n"].item() == 1
+    assert fidelity_references.caption_scores(table)["n"].item() == 1
 
 
 def test_the_arm_whose_prompt_holds_a_reference_gets_no_caption_score():
     table = pd.concat([answers(["ein Kreis"], [["ein Kreis"]]).assign(arm=arm) for arm in ("image", "blank", "text")])
-    assert crossmodal.caption_scores(table)["arm"].tolist() == ["image", "blank"]
+    assert fidelity_references.caption_scores(table)["arm"].tolist() == ["image", "blank"]
 
 
 def test_caption_means_count_every_language_alike_and_english_apart():
     rows = [("BM", "en", 40.0), ("BM", "de", 10.0), ("BM", "fr", 20.0), ("TR", "en", 44.0), ("TR", "de", 30.0)]
     scores = pd.DataFrame(rows, columns=["system", "language", "chrf"]).assign(arm="image", n=5)
-    means = crossmodal.caption_means(scores)
+    means = fidelity_references.caption_means(scores)
     assert means["English", "image"].to_dict() == {"BM": 40.0, "TR": 44.0}
     assert means["other languages", "image"].to_dict() == {"BM": 15.0, "TR": 30.0}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from textreg.errors import InputError
-from textreg.fidelity.comparisons import compare, ifl, macro_means
+from textreg.fidelity.measures import compare, ifl, macro_means
 
 
 def annotated(*rows):

@@ -7,7 +7,8 @@ import pytest
 from textreg.data import codes
 from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import Label, RestrictedIdentifier, clean, open_identifier
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.labels import Label, RestrictedIdentifier, clean
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from textreg.fidelity.labels import Label
 from textreg.fidelity.linewise import LineRules, english_words, kept_lines, line_pass, tokens, word_pass
-from textreg.fidelity.py3langid import Label
 
 RU, EN = Label("ru", 0.9, "ru"), Label("en", 0.9, "en")
 

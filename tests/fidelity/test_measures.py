@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from textreg.errors import InputError
 from textreg.fidelity import measures
 from textreg.fidelity.annotation import Rules, annotate, lf_plus
+from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import Verdict
 from textreg.fidelity.linewise import LineRules
-from textreg.fidelity.py3langid import open_identifier
 from textreg.scenes import instructions
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import Group, Scene, canonical, to_json

@@ -4,7 +4,8 @@ import pytest
 
 from textreg.data.codes import code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import clean, open_identifier
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.labels import clean
 
 SENTENCES = {
     "eng_Latn": ["there is a small red circle in the picture", "the image shows two large blue squares above a star"],

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from textreg.data.codes import code_book
 from textreg.errors import InputError
+from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import LLMJudge, Price
-from textreg.fidelity.py3langid import open_identifier
 from textreg.fidelity.service import Service
 from textreg.figures import score as score_figures
 from textreg.scenes.grammar import caption

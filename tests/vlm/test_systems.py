@@ -44,7 +44,7 @@ def test_the_systems_of_a_run_answer_each_at_its_own_strength(picture, places):
 
 
 def test_the_answer_comes_with_its_identified_language(picture, places):
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity.identifiers import open_identifier
 
     answer, label = ask(picture, places[0], system="backbone")
     assert label == open_identifier("py3langid").identify([answer])[0]

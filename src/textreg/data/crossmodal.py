@@ -1,11 +1,9 @@
 """Crossmodal-3600 as requests: the same images asked in up to 36 languages, with human captions as references.
 
-Three choices are not obvious.  An item keeps its image and its paraphrase in every language and arm, so that arms
+Two choices are not obvious.  An item keeps its image and its paraphrase in every language and arm, so that arms
 compare the same question.  In the arm ``text`` the caption that a person wrote in the asked language stands where the
 image was: the content is right and in that language, so the fidelity of this arm is what the language model can do,
-and the image arm is measured against it.  Captions are scored by chrF (sacrebleu), which needs no word splitting and
-so treats all 36 languages alike; CIDEr is left out because its reference code needs a Java tokenizer and is made for
-English.
+and the image arm is measured against it.  How captions are scored is said in :mod:`textreg.fidelity.references`.
 
 Data: ``floschne/xm3600`` at a pinned revision, or a folder with the same files (``data/de-00000-of-00001.parquet``).
 Source: Thapliyal et al., EMNLP 2022 (CC-BY-4.0).  Try it: ``crossmodal.prompts()["uk"].native``.
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -25,9 +23,6 @@ import yaml
 from textreg.data import hub
 from textreg.data.mixture import BLANK, PLACEHOLDER
 from textreg.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = ("image_id", "captions", "image")
 Condition = Literal["native", "english"]
@@ -181,39 +176,6 @@ def requests(
                     "prompt": words,
                     "reference": json.dumps(captions, ensure_ascii=False),
                 }
-
-
-def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
-    """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n``.
-
-    ``answers``: columns of ``answers.parquet``; rows of other tasks are ignored, and so is the arm ``text``, whose
-    prompt holds a reference.  The arm ``blank`` tells what a caption scores that knows nothing of its image.
-    ``reference`` is a JSON list.  An empty answer counts as wrong, not as missing.  Source: Popović 2015, as in
-    sacrebleu.
-    """
-    import pandas as pd
-    from sacrebleu.metrics import CHRF
-
-    chrf = CHRF()
-    keys = ["seed", "system", "lambda", "language", "arm"]
-    rows = []
-    captions = answers[(answers["task"] == "caption") & (answers["arm"] != "text")]
-    for values, group in captions.groupby(keys, dropna=False, sort=False):
-        references = [json.loads(text) for text in group["reference"]]
-        width = max(len(texts) for texts in references)
-        columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(width)]
-        score = chrf.corpus_score(group["answer"].fillna("").tolist(), columns).score
-        rows.append([*values, len(group), score])
-    return pd.DataFrame(rows, columns=[*keys, "n", "chrf"])
-
-
-def caption_means(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """Mean chrF per system (index), for English and for the other languages, and per arm (columns).
-
-    ``scores``: what :func:`caption_scores` gave, one lambda a system.  Every language counts alike, as for LF.
-    """
-    spoken = scores["language"].eq("en").map({True: "English", False: "other languages"})
-    return scores.assign(languages=spoken).pivot_table(index="system", columns=["languages", "arm"], values="chrf")
 
 
 def resolve(name: str) -> Path:

@@ -203,7 +203,7 @@ def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFr
     judged exactly, where that can be.
     """
     from textreg.fidelity.annotation import annotate
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity.identifiers import open_identifier
 
     judge = "exact" if isinstance(settings, Merge) else {"none": None, "exact": "exact"}.get(settings.judge)
     if isinstance(settings, Evaluate) and settings.judge == "llm":
@@ -225,7 +225,7 @@ def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) ->
     """
     import pandas as pd
 
-    from textreg.data.crossmodal import caption_scores
+    from textreg.fidelity.references import caption_scores
 
     rows = []
     shown = scored[scored["arm"] == "image"]

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from textreg.errors import InputError
+from textreg.fidelity.labels import NO_LANGUAGE, UNDETERMINED, Identifier, clean
 from textreg.fidelity.linewise import LineRules, kept_lines, line_pass, tokens, word_pass
-from textreg.fidelity.py3langid import NO_LANGUAGE, UNDETERMINED, Identifier, clean
 from textreg.scenes import grammar, instructions, languages
 
 ENGLISH, OTHER = "en", "other"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from textreg.fidelity.py3langid import Label
+from textreg.fidelity.labels import Label
 
 # Thai, Lao, Burmese, Khmer, kana, Han
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

@@ -17,7 +17,7 @@ import numpy as np
 
 from textreg.data.codes import code_book
 from textreg.errors import InputError
-from textreg.fidelity.py3langid import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, restrict
+from textreg.fidelity.labels import NO_LANGUAGE, UNDETERMINED, Label, RestrictedIdentifier, restrict
 
 GLOTLID = "cis-lmu/glotlid"
 GLOTLID_FILE = "model_v3.bin"

@@ -1,139 +1,24 @@
-"""Language identifiers behind one small interface, restricted to a stated list of candidate languages.
+"""py3langid, many texts at once: the library's labels, ten times faster.
 
-Three choices are not obvious.  The candidates hold more than the asked languages (Danish must not be counted as
-Swedish because Danish was not on offer), and every label also carries what the identifier would have said
-unrestricted.  A text without any letter never reaches a library: an empty one is ``und``, digits and signs alone are
-``zxx``.  py3langid is not called text by text: its automaton is walked for thousands of texts at once (the labels are
-the library's, ten times faster).
+The library walks its automaton text by text.  Here the automaton is walked for thousands of texts at once, position by
+position, the longest first, so that the texts still being read are a prefix; tests hold every label equal to the
+library's own.
 
-Use: ``open_identifier("py3langid").identify(["un cercle rouge au-dessus d'un carré"])``; the optional ones are in
-``identifiers_optional.py``.
+Use: ``Py3Langid(["en", "de", "zxx"]).identify(["ein roter Kreis"])``.
 """
 
-import re
 import unicodedata
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Protocol
 
 import numpy as np
 
 from textreg.data.codes import check_code, code_book
-from textreg.errors import InputError, did_you_mean
+from textreg.fidelity.labels import NO_LANGUAGE, Label, RestrictedIdentifier, restrict
 
-UNDETERMINED, NO_LANGUAGE = "und", "zxx"
-NAMES = ("py3langid", "lingua", "glotlid")
 _BATCH = 4096  # texts per walk: beyond this the arrays leave the cache and nothing is gained
-# controls, direction marks, surrogates, tags; the joiners U+200C/D stay: they are Persian and Hindi spelling
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What an identifier says of one text.
-
-    ``code`` is a candidate, ``und`` (empty text, or nothing the identifier can tell anything from) or ``zxx`` (no
-    language); ``confidence`` in 0..1 among the candidates; ``unrestricted`` the code or raw label with every label on
-    offer, None where the identifier cannot say.
-    """
-
-    code: str
-    confidence: float
-    unrestricted: str | None
-
-
-class Identifier(Protocol):
-    """What the metrics need of an identifier: who it is, what it can answer, and its labels in order."""
-
-    name: str
-    version: str
-    candidates: tuple[str, ...]
-
-    def identify(self, texts: Sequence[str]) -> list[Label]: ...
-
-
-def clean(text: str, max_chars: int = 2000) -> str:
-    """What an identifier sees: the first ``max_chars`` characters on one line, without control and direction marks."""
-    text = text[:max_chars]
-    if not text.isprintable():
-        text = _UNSEEN.sub("", text)
-    return " ".join(text.split())
-
-
-class RestrictedIdentifier(ABC):
-    """Cleaning, empty texts and duplicates, common to all; a subclass labels clean texts that hold a letter."""
-
-    name: str
-    version: str
-    candidates: tuple[str, ...]
-
-    def __init__(self, max_chars: int):
-        self.max_chars = max_chars
-
-    def identify(self, texts: Sequence[str]) -> list[Label]:
-        """One label per text, in order; equal texts are classified once.  No text makes it raise."""
-        cleaned = [clean(text, self.max_chars) for text in texts]
-        known: dict[str, Label] = {}
-        asked = []
-        for text in dict.fromkeys(cleaned):
-            if next(filter(str.isalpha, text), None) is not None:
-                asked.append(text)
-            else:
-                known[text] = Label(NO_LANGUAGE if text else UNDETERMINED, 1.0, None)
-        known.update(zip(asked, self._classify(asked), strict=True))
-        return [known[text] for text in cleaned]
-
-    @abstractmethod
-    def _classify(self, texts: list[str]) -> list[Label]: ...
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}, {len(self.candidates)} candidates: {' '.join(self.candidates)}"
-
-
-def open_identifier(
-    name: str = "py3langid", *, candidates: Iterable[str] | None = None, model: str = "", max_chars: int = 2000
-) -> Identifier:
-    """An identifier by name.
-
-    ``candidates``: language codes (default: the whole code book); ``zxx`` is added where the library knows it.
-    Languages the library has no label for are left out of its ``candidates``.  ``model`` is for GlotLID: a ``.bin``
-    file or a hub id.  ``max_chars`` bounds the work per text.  Raises InputError on an unknown name or code, a missing
-    package or model.
-    """
-    if name not in NAMES:
-        raise InputError(f"unknown identifier {name!r}{did_you_mean(name, NAMES)}")
-    if name == "py3langid":
-        return Py3Langid(candidates, max_chars)
-    from textreg.fidelity import optional
-
-    codes = tuple(check_code(code) for code in (code_book() if candidates is None else candidates))
-    return optional.Lingua(codes, max_chars) if name == "lingua" else optional.GlotLID(codes, max_chars, model)
-
-
-def restrict(scores: np.ndarray, labels: Sequence[str], code_of: dict[str, str]) -> list[Label]:
-    """Labels from probabilities (texts, labels): the best one that ``code_of`` names, and the best of all.
-
-    ``code_of`` maps the labels on offer to codes; the confidence is the winner's share among the labels on offer.
-    Where all of them are equally likely the text told nothing, and the code is ``und``.
-    """
-    offered = [i for i, label in enumerate(labels) if label in code_of]
-    among = scores[:, offered]  # (texts, labels on offer)
-    best, best_of_all = among.argmax(1), scores.argmax(1)
-    total = among.sum(1)
-    share = np.divide(among.max(1), total, out=np.full(len(total), 1 / max(len(offered), 1)), where=total > 0)
-    told = among.max(1) > among.min(1)
-    codes = [code_of[labels[i]] for i in offered]
-    everything = [code_of.get(label, label) for label in labels]
-    return [
-        Label(codes[i], c, everything[j]) if t else Label(UNDETERMINED, c, None)
-        for i, c, j, t in zip(best.tolist(), share.tolist(), best_of_all.tolist(), told.tolist(), strict=True)
-    ]
 
 
 class Py3Langid(RestrictedIdentifier):

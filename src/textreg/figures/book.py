@@ -264,7 +264,7 @@ def annotate(results: Results) -> pd.DataFrame:
     if results.answers.empty:
         return results.answers
     from textreg.fidelity import annotation
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity.identifiers import open_identifier
 
     answers = headline(results.answers, results.chosen)
     answers = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]

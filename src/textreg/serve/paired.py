@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
-from textreg.fidelity import comparisons, measures
+from textreg.fidelity import measures
 from textreg.fidelity.intervals import clustered_bounds
 
 UNNAMED = "answers"  # what a file without a system column is called in tables and figures
@@ -61,12 +61,12 @@ def losses(items: pd.DataFrame) -> tuple[pd.DataFrame | None, str]:
     if items.empty or "arm" not in items:
         return None, ""
     paired = items[items["arm"].isin(("image", "text"))]
-    keys = [key for key in comparisons.SYSTEM_KEYS if key in items]
+    keys = [key for key in measures.SYSTEM_KEYS if key in items]
     if keys and not paired.empty:
         arms = paired.groupby(keys, dropna=False, observed=True)["arm"].transform("nunique")
         paired = paired[arms == 2] if (arms == 2).any() else paired
     try:
-        return comparisons.ifl(paired if not paired.empty else items), ""
+        return measures.ifl(paired if not paired.empty else items), ""
     except InputError as failure:
         return None, f"no IFL: {failure}"
 
@@ -89,12 +89,12 @@ def differences(items: pd.DataFrame, against: str = "") -> tuple[pd.DataFrame | 
     keys = [key for key in ("seed", "arm") if key in named]
     found = []
     try:
-        for key, rows in comparisons.by_keys(named, keys):
+        for key, rows in measures.by_keys(named, keys):
             present = set(rows["system"])
             for name in known:
                 if name == against or not {name, against} <= present:
                     continue
-                table = comparisons.compare(rows, name, against, arm=None)
+                table = measures.compare(rows, name, against, arm=None)
                 found.append(table.assign(**dict(zip(keys, key, strict=True)), system=name, against=against))
     except InputError as failure:
         return None, f"systems are not compared: {failure}"
@@ -110,13 +110,13 @@ def means(summary: pd.DataFrame, items: pd.DataFrame, groups: Mapping[str, Seque
     keys = [key for key in ("seed", "system", "lambda", "arm") if summary[key].notna().any()]
     rows = []
     for name, codes in groups.items():
-        for key, part in comparisons.by_keys(summary[summary["language"].isin(codes)], keys):
+        for key, part in measures.by_keys(summary[summary["language"].isin(codes)], keys):
             scored = part["lf"].dropna()
             rows.append(dict(zip(keys, key, strict=True), group=name, languages=len(scored), lf=scored.mean()))
     table = pd.DataFrame(rows, columns=[*keys, "group", "languages", "lf"])
     if len(items) < summary["n"].sum() or items["item_id"].nunique() > MOST_ITEMS:
         return table.assign(low=np.nan, high=np.nan)
-    bounds = comparisons.macro_means(items, groups)[[*keys, "group", "low", "high"]]
+    bounds = measures.macro_means(items, groups)[[*keys, "group", "low", "high"]]
     for key in keys:
         bounds[key] = bounds[key].astype(table[key].dtype)
     return table.merge(bounds, on=[*keys, "group"], how="left")
@@ -128,7 +128,7 @@ def widen(summary: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     if items.empty or not items.duplicated([*keys, "item_id"]).any():
         return summary
     widened = summary.copy()
-    for key, group in comparisons.by_keys(items, keys):
+    for key, group in measures.by_keys(items, keys):
         if group["item_id"].duplicated().any():
             row = np.logical_and.reduce(
                 [summary[k].isna() if pd.isna(v) else summary[k] == v for k, v in zip(keys, key, strict=True)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textreg.display import visible_answer
-from textreg.fidelity import judge_record
+from textreg.fidelity import judges
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +58,7 @@ def print_result(result: "Result", console: "Console | None" = None) -> None:
             f"differs: not restricted to these, it would call {_per_cent(result.disagreement)} % of the answers "
             "another language",
         )
-    for line in (*judge_record.sentences(result.usage, result.agreement), *result.notes):
+    for line in (*judges.sentences(result.usage, result.agreement), *result.notes):
         say(console, line)
 
 

@@ -18,11 +18,12 @@ import pandas as pd
 
 from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError, did_you_mean
-from textreg.fidelity import comparisons, measures
+from textreg.fidelity import measures
+from textreg.fidelity import measures as comparisons
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
-from textreg.fidelity.judge_record import Record
-from textreg.fidelity.judges import Agreement, Price, Usage
-from textreg.fidelity.py3langid import NO_LANGUAGE, Identifier, open_identifier
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.judges import Agreement, Price, Record, Usage
+from textreg.fidelity.labels import NO_LANGUAGE, Identifier
 from textreg.figures import score
 from textreg.files import atomic_write
 from textreg.serve import paired as paired_scores

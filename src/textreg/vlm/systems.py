@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from textreg.errors import InputError
 
 if TYPE_CHECKING:
-    from textreg.fidelity.py3langid import Label
+    from textreg.fidelity.labels import Label
 
 
 def ask(
@@ -27,7 +27,7 @@ def ask(
     from textreg.data import images
     from textreg.data.images import ImageTable
     from textreg.evaluation import answering
-    from textreg.fidelity.py3langid import open_identifier
+    from textreg.fidelity.identifiers import open_identifier
     from textreg.vlm import adapters, assembly, features, generation
     from textreg.vlm.sweep import scaled_adapter
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from textreg.data import questions as visual_check
 from textreg.errors import InputError
+from textreg.fidelity import references
 
 
 def written(folder, *lines):
@@ -77,30 +78,30 @@ def test_a_check_without_questions_or_in_another_encoding_is_refused(tmp_path):
     ],
 )
 def test_answers_are_compared_without_case_punctuation_articles_and_number_words(said, compared):
-    assert visual_check.normal(said) == compared
+    assert references.normal(said) == compared
 
 
 def test_articles_and_number_words_are_english_only():
-    assert visual_check.normal("The one, an!", "fr") == "the one an"
+    assert references.normal("The one, an!", "fr") == "the one an"
 
 
 def test_few_answers_are_all_right_and_nothing_else_is():
-    assert visual_check.vqa_score("A cat", ["cat", "kitten"]) == 1.0
-    assert visual_check.vqa_score("dog", ["cat", "kitten"]) == 0.0
-    assert visual_check.vqa_score("", ["cat"]) == 0.0
+    assert references.vqa_score("A cat", ["cat", "kitten"]) == 1.0
+    assert references.vqa_score("dog", ["cat", "kitten"]) == 0.0
+    assert references.vqa_score("", ["cat"]) == 0.0
 
 
 @given(st.lists(st.sampled_from(["red", "blue", "green"]), min_size=10, max_size=12), st.sampled_from(["red", "blue"]))
 def test_with_ten_people_the_score_is_the_mean_over_leaving_one_out(people, said):
     """The definition of the VQA challenge, written out."""
     left = [sum(other == said for other in rest) for rest in itertools.combinations(people, len(people) - 1)]
-    assert visual_check.vqa_score(said, people) == pytest.approx(sum(min(1, n / 3) for n in left) / len(left))
+    assert references.vqa_score(said, people) == pytest.approx(sum(min(1, n / 3) for n in left) / len(left))
 
 
 def test_a_sentence_contains_an_answer_only_as_whole_words():
-    assert visual_check.contains("There are two dogs.", ["2"])
-    assert not visual_check.contains("It is a catalogue.", ["cat"])
-    assert not visual_check.contains("", ["cat"]) and not visual_check.contains("x", ["..."])
+    assert references.contains("There are two dogs.", ["2"])
+    assert not references.contains("It is a catalogue.", ["cat"])
+    assert not references.contains("", ["cat"]) and not references.contains("x", ["..."])
 
 
 def answers():
@@ -117,17 +118,17 @@ def answers():
 
 
 def test_accuracy_is_given_per_system_of_the_image_arm_exactly_and_as_contained():
-    table = visual_check.accuracy(answers()).set_index(["system", "task"])
+    table = references.question_accuracy(answers()).set_index(["system", "task"])
     assert table["accuracy"].to_dict() == {
         ("BM", visual_check.TASK): 0.5,
-        ("BM", visual_check.CONTAINED): 1.0,
+        ("BM", references.CONTAINED): 1.0,
         ("TR", visual_check.TASK): 0.0,
-        ("TR", visual_check.CONTAINED): 0.0,
+        ("TR", references.CONTAINED): 0.0,
     }
     assert table.loc[("BM", visual_check.TASK), "n"] == 2
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
 
 
 def test_without_questions_there_is_an_empty_table_of_the_same_columns():
-    table = visual_check.accuracy(answers().query("task == 'caption'"))
+    table = references.question_accuracy(answers().query("task == 'caption'"))
     assert table.empty and list(table.columns)[3:5] == ["task", "language"]
