@@ -257,10 +257,10 @@ def export(
     force: Annotated[bool, typer.Option(help="replace an earlier export in OUT")] = False,
 ) -> None:
     """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
-    from textreg.evaluation import answering
     from textreg.vlm import export as exporting
+    from textreg.vlm import systems
 
-    which = answering.system(run, system)
+    which = systems.find_system(run, system)
     exporting.require_standing(run, which)
     folder = exporting.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
     typer.echo(f"{which.name} (lambda {which.lam:g}): {folder}" + (f", {push_to} on the hub" if push_to else ""))
@@ -275,9 +275,11 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="length limit of the answer")] = 64,
 ) -> None:
     """One answer about one picture, with the language it is in."""
+    from textreg.fidelity.identifiers import open_identifier
     from textreg.vlm import systems
 
-    answer, label = systems.ask(image, prompt, model, system, max_new_tokens)
+    answer = systems.ask(image, prompt, model, system, max_new_tokens)
+    label = open_identifier().identify([answer])[0]
     typer.echo(answer)
     typer.echo(f"language: {label.code} (confidence {label.confidence:.2f})")
 

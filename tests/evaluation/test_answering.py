@@ -5,12 +5,13 @@ import json
 import pandas as pd
 import pytest
 
-from textreg.data import requests as data_requests
+from textreg.data.requests import read_requests
 from textreg.errors import InputError
-from textreg.evaluation import answering
-from textreg.evaluation.answering import System
+from textreg.evaluation import answering, tables
+from textreg.evaluation import sweep as evaluation_sweep
 from textreg.settings import Evaluate
 from textreg.vlm import adapters, assembly
+from textreg.vlm.systems import System, find_system
 
 REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
 
@@ -26,26 +27,26 @@ def run(tmp_path):
 
 
 def test_a_tuned_arm_is_a_system_at_lambda_one(run):
-    assert answering.system(run, "TR") == System("TR", "TR", 1.0)
+    assert find_system(run, "TR") == System("TR", "TR", 1.0)
 
 
 def test_a_merged_arm_is_the_arm_at_the_lambda_that_was_chosen(run):
-    assert answering.system(run, "TR+M") == System("TR+M", "TR", 0.6)
-    assert answering.system(run, "TR+M").part == "TR+M@0.6.jsonl"
+    assert find_system(run, "TR+M") == System("TR+M", "TR", 0.6)
+    assert find_system(run, "TR+M").part == "TR+M@0.6.jsonl"
 
 
 def test_the_backbone_needs_no_arm(tmp_path):
-    assert answering.system(tmp_path, "backbone") == System("backbone", "", 1.0)
+    assert find_system(tmp_path, "backbone") == System("backbone", "", 1.0)
 
 
 def test_an_unknown_system_is_told_with_those_there_are(run):
     with pytest.raises(InputError, match=r"system 'BN': no tuned arm 'BN' in .* \(known: BM, TR\); run tune first"):
-        answering.system(run, "BN")
+        find_system(run, "BN")
 
 
 def test_a_system_that_was_not_merged_names_the_stage_to_run(run):
     with pytest.raises(InputError, match=r"choice\.json is missing; run the stage merge for arm BM"):
-        answering.system(run, "BM+M")
+        find_system(run, "BM+M")
 
 
 def sweep(*rows):
@@ -63,36 +64,36 @@ def sweep(*rows):
     ],
 )
 def test_of_the_lambdas_that_cost_little_the_most_faithful_is_chosen(rows, expected):
-    assert answering.choose_lambda(sweep(*rows), tolerated_visual_loss=0.02) == expected
+    assert evaluation_sweep.choose_lambda(sweep(*rows), tolerated_visual_loss=0.02) == expected
 
 
 def test_a_choice_without_the_tuned_model_is_refused():
     with pytest.raises(InputError, match=r"lambdas: 1\.0 is missing"):
-        answering.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
+        evaluation_sweep.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
 
 
 def test_a_lambda_that_forgets_the_questions_is_not_chosen():
     swept = sweep((1.0, 0.80, 0.98), (0.7, 0.85, 0.98), (0.4, 0.95, 0.98)).assign(questions=[0.70, 0.68, 0.40])
-    assert answering.choose_lambda(swept, 0.02) == 0.7
+    assert evaluation_sweep.choose_lambda(swept, 0.02) == 0.7
 
 
 def test_without_a_judge_the_lambda_is_chosen_by_lf():
     unjudged = sweep((0.5, 0.9, 0.8), (1.0, 0.9, 0.8)).assign(lf=[0.7, 0.4], lf_plus=float("nan"))
-    assert answering.choose_lambda(unjudged, 0.02) == 0.5
+    assert evaluation_sweep.choose_lambda(unjudged, 0.02) == 0.5
 
 
 def test_a_choice_without_english_captions_names_the_setting():
     with pytest.raises(InputError, match=r"add en to prepare_data\.languages"):
-        answering.choose_lambda(sweep((1.0, 0.9, 0.8)).assign(visual=float("nan")), 0.02)
+        evaluation_sweep.choose_lambda(sweep((1.0, 0.9, 0.8)).assign(visual=float("nan")), 0.02)
 
 
 def test_where_people_wrote_the_references_seeing_is_scored_by_chrf():
     key = (0, "TR", 0.5)
     scored = annotated([(*key, code, "image", "caption", True, None, None, None) for code in ("en", "de")])
     scored = scored.assign(answer="a red circle", reference=json.dumps(["a red circle", "one circle"]))
-    (row,) = answering.sweep_table(scored, ["de"], "validation").to_dict("records")
+    (row,) = evaluation_sweep.sweep_table(scored, ["de"], "validation").to_dict("records")
     assert row["visual"] == pytest.approx(1.0) and row["lf"] == 1.0 and pd.isna(row["lf_plus"])
-    assert pd.isna(answering.sweep_table(scored[scored["language"] == "de"], ["de"], "test")["visual"].item())
+    assert pd.isna(evaluation_sweep.sweep_table(scored[scored["language"] == "de"], ["de"], "test")["visual"].item())
 
 
 def annotated(rows):
@@ -119,7 +120,7 @@ def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
             (*key, "es", "image", "caption", *no),  # another language
         ]
     )
-    (row,) = answering.sweep_table(scored, ["de", "fr"], "validation").to_dict("records")
+    (row,) = evaluation_sweep.sweep_table(scored, ["de", "fr"], "validation").to_dict("records")
     assert row == {
         "seed": 0,
         "system": "TR",
@@ -137,7 +138,7 @@ def test_the_frontier_runs_from_the_tuned_arm_through_the_merges_to_the_backbone
     keys = [("backbone", 1.0), ("TR", 1.0), ("TR+M", 0.6), ("TR+M", 0.25), ("BM", 1.0)]
     scored = pd.DataFrame(keys, columns=["system", "lambda"])
     systems = [System("backbone"), System("TR", "TR"), System("BM", "BM"), System("TR+M", "TR", 0.6)]
-    main, frontier = answering.split_frontier(scored, systems)
+    main, frontier = evaluation_sweep.split_frontier(scored, systems)
     assert list(main.itertuples(index=False, name=None)) == [("backbone", 1), ("TR", 1), ("TR+M", 0.6), ("BM", 1)]
     assert set(frontier["system"]) == {"TR+M"}
     assert sorted(frontier["lambda"]) == [0.0, 0.25, 0.6, 1.0]
@@ -146,13 +147,13 @@ def test_the_frontier_runs_from_the_tuned_arm_through_the_merges_to_the_backbone
 
 def test_the_frontier_asks_merged_systems_alone_and_the_chosen_lambda_only_once(run):
     settings = Evaluate(run=str(run), systems=["backbone", "TR", "TR+M"], frontier_lambdas=[0.25, 0.6])
-    assert answering.frontier(settings) == [System("TR+M", "TR", 0.25)]
+    assert evaluation_sweep.frontier(settings) == [System("TR+M", "TR", 0.25)]
 
 
 def test_what_cannot_be_compared_gives_an_empty_table():
     empty = annotated([(0, "BM", 1.0, "de", "image", "caption", True, True, True, True)]).assign(item_id="a")
-    assert answering.ifl_table(empty, bootstrap=10).empty
-    assert answering.comparison_table(empty, bootstrap=10).empty
+    assert tables.ifl_table(empty, bootstrap=10).empty
+    assert tables.comparison_table(empty, bootstrap=10).empty
 
 
 # ------------------------------------------------------------------------------------------ asking a real tiny model
@@ -184,7 +185,7 @@ def asked(tmp_path_factory, tiny_llm, tiny_tower):
             row = (f"i{number}:caption", "test", "image" if shown else "text", "caption", "es", shown, prompt, "[]")
             writer.write(dict(zip(REQUESTS, row, strict=True)))
     settings = Evaluate(run=str(folder), systems=["TR"], max_new_tokens=4, batch_size=2, workers=1)
-    return settings, data_requests.read_requests(folder, "test", ["image", "text"])
+    return settings, read_requests(folder, "test", ["image", "text"])
 
 
 def answer_system(settings, which, requests, part):
@@ -194,9 +195,9 @@ def answer_system(settings, which, requests, part):
 def test_requests_are_chosen_by_split_arm_and_task(asked):
     settings, requests = asked
     assert len(requests) == 4
-    assert data_requests.read_requests(settings.run, "test", ["text"])["item_id"].tolist() == ["i3:caption"]
-    assert data_requests.read_requests(settings.run, "validation", ["image"]).empty
-    assert data_requests.read_requests(settings.run, "test", ["image"], ["colour"]).empty
+    assert read_requests(settings.run, "test", ["text"])["item_id"].tolist() == ["i3:caption"]
+    assert read_requests(settings.run, "validation", ["image"]).empty
+    assert read_requests(settings.run, "test", ["image"], ["colour"]).empty
 
 
 def test_every_answer_carries_what_it_answers(asked, tmp_path):
@@ -293,7 +294,7 @@ def test_a_plan_changes_with_adapter_lambda_projector_requests_and_length_and_wi
 
 def test_tables_are_written_beside_the_answers(asked, tmp_path):
     answers = pd.DataFrame({"answer": ["a"]})
-    answering.write_tables(tmp_path / "evaluate", answers, {"fidelity": pd.DataFrame({"lf": [1 / 3]})})
+    tables.write_tables(tmp_path / "evaluate", answers, {"fidelity": pd.DataFrame({"lf": [1 / 3]})})
     assert pd.read_parquet(tmp_path / "evaluate" / "answers.parquet").equals(answers)
     assert (tmp_path / "evaluate" / "fidelity.csv").read_text() == "lf\n0.333333\n"
 
@@ -322,7 +323,7 @@ def test_a_damaged_choice_of_lambda_is_one_line_that_names_the_stage(run, case):
     path = run / "merge" / "TR+M" / "choice.json"
     path.write_text(content)
     with pytest.raises(InputError) as failure:
-        answering.chosen_lambda(run, "TR")
+        chosen_lambda(run, "TR")
     message = str(failure.value)
     assert expected in message and str(path) in message and "stage merge for arm TR again" in message
     assert "\n" not in message and len(message) < 500

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from result_folders import LEVELS, fidelity_table, visual_table
 
-from textreg.evaluation.answering import System
 from textreg.figures import score_tables
+from textreg.vlm.systems import System
 
 ORDER = ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from textreg.evaluation.answering import System
 from textreg.vlm.export import export_system
+from textreg.vlm.systems import System
 
 LANGUAGES = ["en", "de", "quz"]
 SYSTEMS = ["backbone", "BM", "TR", "TR+M"]

@@ -80,22 +80,23 @@ adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
-from textreg.data import requests as data_requests
-from textreg.evaluation import answering
+from textreg.data.requests import read_requests
+from textreg.evaluation import answering, tables as evaluation_tables
+from textreg.vlm import systems
 from textreg.fidelity import measures
 from textreg.settings import Evaluate, collect
 settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
-requests = data_requests.read_requests(settings.run, "test", settings.arms)
-work = [(answering.system(settings.run, name), requests) for name in settings.systems]
+requests = read_requests(settings.run, "test", settings.arms)
+work = [(systems.find_system(settings.run, name), requests) for name in settings.systems]
 answers = answering.answer_all(settings, work, out / "parts")
-scored = answering.annotated(settings, answers)
+scored = evaluation_tables.annotated(settings, answers)
 captions = scored[scored["task"] == "caption"]
 tables = {
     "fidelity": measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
     "visual": measures.visual_summary(scored),
 }
-answering.write_tables(out, answers, tables)
+evaluation_tables.write_tables(out, answers, tables)
 """
 FIGURES = """
 from pathlib import Path

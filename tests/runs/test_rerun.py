@@ -20,14 +20,16 @@ import pytest
 from result_folders import answers_table
 from rich.console import Console
 
-from textreg.data import requests as data_requests
+from textreg.data.requests import read_requests
 from textreg.evaluation import answering
+from textreg.evaluation import tables as evaluation_tables
 from textreg.fidelity import measures
 from textreg.runs import manifest, plan, profiles, runner
 from textreg.runs.identity import parameters
 from textreg.runs.report import Report
 from textreg.runs.stages import Unit, shown
 from textreg.settings import Evaluate
+from textreg.vlm import systems
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "results" / "laptop"
@@ -46,7 +48,7 @@ def same_machine(record: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
 
 def tables(answers: pd.DataFrame, settings: Evaluate) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``fidelity.csv`` and ``visual.csv`` of answers, as ``05_evaluate`` makes them."""
-    scored = answering.annotated(settings, answers)
+    scored = evaluation_tables.annotated(settings, answers)
     captions = scored[scored["task"] == "caption"]
     return (
         measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
@@ -138,8 +140,8 @@ def test_an_arm_trained_again_gives_the_shipped_results_within_the_tolerance(shi
     settings = replace(profiles.resolve(profile, "evaluate", overrides=overrides, run=str(run)), workers=1)
     answers = pd.read_parquet(shipped / "evaluate" / "answers.parquet")
     before = answers[answers["system"] == ARM].reset_index(drop=True)
-    requests = data_requests.read_requests(run, "test", settings.arms)
-    again = answering.answer_arm(settings, [(answering.system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
+    requests = read_requests(run, "test", settings.arms)
+    again = answering.answer_arm(settings, [(systems.find_system(run, ARM), requests, tmp_path / "answers.jsonl")])[0]
     asked = ["language", "arm", "item_id", "task", "prompt", "reference"]
     pd.testing.assert_frame_equal(again[asked], before[asked], check_dtype=False)
 

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textreg.training.batches import IGNORE, encode, padded
-from textreg.training.packing import balanced_groups, first_fit, packed
+from textreg.training.batches import IGNORE, balanced_groups, encode, first_fit, packed, padded
 from textreg.vlm.features import open_features, projected
 
 

@@ -12,15 +12,14 @@ from safetensors import safe_open
 
 from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
-from textreg.evaluation.answering import System
 from textreg.runs import status
 from textreg.runs.plan import State
 from textreg.runs.stages import Unit
-from textreg.vlm.adapters import attach, load_adapter, save_adapter
+from textreg.vlm.adapters import attach, load_adapter, save_adapter, scaled_adapter
 from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.vlm.card import ModelCard, card_of_run
 from textreg.vlm.export import export, export_system, require_standing
-from textreg.vlm.sweep import scaled_adapter
+from textreg.vlm.systems import System
 
 
 def names_on_disk(folder):

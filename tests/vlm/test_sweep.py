@@ -6,7 +6,7 @@ from merge_checkpoints import adapted, build_vlm, image_logits, text_logits
 
 from textreg.errors import InputError, RunError
 from textreg.merging.merge import merge
-from textreg.vlm.sweep import language_adapters, merged, scaled_adapter
+from textreg.vlm.adapters import language_adapters, merged, scaled_adapter
 
 
 @pytest.fixture

@@ -15,15 +15,16 @@ working account that these looks test is ours; nothing here is a result of the p
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textreg.compute import set_up
 from textreg.data.requests import read_requests
 from textreg.errors import InputError
-from textreg.evaluation.answering import BACKBONE
 from textreg.scenes.grammar import caption, frame_count
 from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism
+from textreg.vlm import systems
+from textreg.vlm.systems import BACKBONE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,20 +45,10 @@ def requests(settings: Mechanism) -> "pd.DataFrame":
 
 def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
     """Model, processor and image features of the backbone or of a tuned arm, on the GPU in bf16 where there is one."""
-    from textreg import compute
-    from textreg.data.images import ImageTable
-    from textreg.vlm import adapters, assembly, features
-
-    run = Path(settings.run)
-    device = compute.set_up(settings.threads).device
+    device = set_up(settings.threads).device
     precision = "bf16" if device == "cuda" else "fp32"
-    model, processor = assembly.load_aligned(run / "align", precision=precision, device=device)
-    images = ImageTable.read(run / "prepare_data" / "images.parquet")
     ids = requests(settings)["image_id"].dropna().unique()
-    seen = features.open_features(model, processor, images, ids=ids)
-    if arm != BACKBONE:
-        model = adapters.load_adapter(model, run / "tune" / arm / "adapter")
-    return model, processor, seen
+    return systems.open_system(settings.run, "" if arm == BACKBONE else arm, ids, precision=precision, device=device)
 
 
 @cache

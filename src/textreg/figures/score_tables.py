@@ -17,7 +17,7 @@ from textreg.figures.tables import ENGLISH, system_order, with_scored
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-    from textreg.evaluation.answering import System
+    from textreg.vlm.systems import System
 
 MEASURES = ("scored", "lf", "lf_plus", "grounded", "english_rate", "exclusive_share", "parse_rate")
 HELD_OUT = "*"

@@ -18,8 +18,8 @@ from textreg.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from textreg.evaluation.answering import System
     from textreg.vlm.assembly import Base
+    from textreg.vlm.systems import System
 
 TEMPLATE = Path(__file__).with_name("modelcard.md.jinja")
 TABLE = ("language", "arm", "n", "lf", "lf_low", "lf_high", "lf_plus", "grounded")

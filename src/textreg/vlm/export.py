@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-    from textreg.evaluation.answering import System
     from textreg.vlm.card import ModelCard
+    from textreg.vlm.systems import System
 
 KINDS = ("llava", "llava_onevision")
 PROCESSOR_FILES = ("*processor_config.json", "*token*.json", "*.jinja", "chat_template.json", "*.model", "*.txt")
@@ -48,7 +48,7 @@ def export_system(
     is merged into bf16.  Works on CPU: a large model needs its own size in memory.  Raises as :func:`export` does.
     """
     from textreg.data import hub
-    from textreg.vlm import adapters, assembly, sweep
+    from textreg.vlm import adapters, assembly
     from textreg.vlm import card as modelcard
 
     run, folder = Path(run), Path(folder)
@@ -56,7 +56,7 @@ def export_system(
     precision = precision or modelcard.settings_of(run, which).get("precision", "fp32")
     model, processor = assembly.load_aligned(run / "align", precision="bf16" if precision == "4bit" else precision)
     if which.arm:
-        model = sweep.merged(adapters.load_adapter(model, run / "tune" / which.arm / "adapter"), which.lam)
+        model = adapters.merged(adapters.load_adapter(model, run / "tune" / which.arm / "adapter"), which.lam)
     base = assembly.read_base(run / "align")
     return export(
         model,
@@ -113,7 +113,7 @@ def export(
     from textreg.vlm.adapters import lora_layers
 
     if any(True for _ in lora_layers(model)):
-        raise InputError("export needs a plain model: merge the adapter first (textreg.vlm.sweep.merged)")
+        raise InputError("export needs a plain model: merge the adapter first (textreg.vlm.adapters.merged)")
     if model.config.model_type not in KINDS:
         raise InputError(
             f"export writes {' and '.join(KINDS)}, this is {model.config.model_type!r}: merge its folder with "

@@ -1,52 +1,118 @@
-"""One question about one picture, to a checkpoint or to a system of a run: the work of ``textreg ask``.
+"""Systems: what ``backbone``, ``TR`` or ``TR+M`` of a run is, opened to be asked.
 
-A folder with ``tune/`` and ``align/`` is a run, and its systems are asked through their adapters; anything else is a
-LLaVA checkpoint, a folder or a hub id.  The picture is opened as untrusted input (:mod:`textreg.data.images`).
+A merged system is the adapter turned down to its lambda, which equals the exported merge and costs no second model;
+the backbone is the aligned model without an adapter.  :func:`ask` is the work of ``textreg ask``: a folder with
+``align/`` is a run, anything else a LLaVA checkpoint, a folder or a hub id; the picture is opened as untrusted input
+(:mod:`textreg.data.images`).
 
-Use: ``answer, label = ask("photo.png", "¿Qué hay en la imagen?", "runs/laptop")``.
+Use: ``model, processor, seen = open_system("runs/laptop", "TR", ids=["test-00000"])``;
+``ask("photo.png", "¿Qué hay en la imagen?", "runs/laptop")``.
 """
 
-from contextlib import ExitStack
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from textreg.errors import InputError
+from textreg.compute import set_up
+from textreg.data.images import ImageTable, encode_png, open_image
+from textreg.errors import InputError, did_you_mean, shown
+from textreg.vlm import assembly
+from textreg.vlm.adapters import load_adapter, plain, scaled_adapter
+from textreg.vlm.features import Features, open_features
+from textreg.vlm.generation import Request, answer
 
 if TYPE_CHECKING:
-    from textreg.fidelity.labels import Label
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+BACKBONE = "backbone"
+MERGED = "+M"
 
 
-def ask(
-    image: str | Path, prompt: str, model: str, system: str = "TR+M", max_new_tokens: int = 64
-) -> tuple[str, "Label"]:
-    """The greedy answer and its identified language.
+@dataclass(frozen=True)
+class System:
+    """A row of the results: an arm's adapter at a lambda; ``arm`` empty for the aligned, untuned model."""
+
+    name: str
+    arm: str = ""
+    lam: float = 1.0
+
+    @property
+    def part(self) -> str:
+        """File name of its answers."""
+        return f"{self.name}@{self.lam:g}.jsonl"
+
+
+def find_system(run: str | Path, name: str) -> System:
+    """The system called ``name`` in a run: ``backbone``, an arm (``TR``) or a merged arm (``TR+M``) at its chosen
+    lambda.
+
+    Raises :class:`InputError` for an arm that is not tuned, or not merged, in this run.
+    """
+    if name == BACKBONE:
+        return System(BACKBONE)
+    arm = name.removesuffix(MERGED)
+    tuned = sorted(path.parent.name for path in Path(run).glob("tune/*/adapter"))
+    if arm not in tuned:
+        raise InputError(f"system {name!r}: no tuned arm {arm!r} in {run}{did_you_mean(arm, tuned)}; run tune first")
+    return System(name, arm, chosen_lambda(run, arm) if name != arm else 1.0)
+
+
+def chosen_lambda(run: str | Path, arm: str) -> float:
+    """The lambda in 0..1 that ``04_merge`` chose for an arm on the validation split.
+
+    Raises :class:`InputError` where ``choice.json`` is missing or damaged, or holds no such lambda.
+    """
+    path = Path(run) / "merge" / f"{arm}{MERGED}" / "choice.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run the stage merge for arm {arm} first")
+    cure = f"run the stage merge for arm {arm} again with --force"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}); {cure}") from None
+    lam = content.get("lambda") if isinstance(content, dict) else None
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam <= 1:
+        raise InputError(f"{path}: lambda = {shown(lam)}, a number from 0 to 1 is expected; {cure}")
+    return float(lam)
+
+
+def open_system(
+    run: str | Path, arm: str, ids: Sequence[str], *, precision: str = "fp32", device: str = "cpu"
+) -> tuple["PreTrainedModel | PeftModel", Any, Features]:
+    """Model, processor and features of the images ``ids``: the aligned model of a run, with the adapter of ``arm``
+    unless that is empty.
+
+    The adapter has its full strength; other lambdas are :func:`textreg.vlm.adapters.scaled_adapter`.
+    """
+    run = Path(run)
+    model, processor = assembly.load_aligned(run / "align", precision=precision, device=device)
+    images = ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
+    seen = open_features(model, processor, images, ids=ids)
+    return load_adapter(model, run / "tune" / arm / "adapter") if arm else model, processor, seen
+
+
+def ask(image: str | Path, prompt: str, model: str, name: str = "TR+M", max_new_tokens: int = 64) -> str:
+    """The greedy answer of a checkpoint, or of the system ``name`` of a run.
 
     Raises :class:`InputError` for a picture, a model, a system or a prompt that cannot be used.
     """
-    from textreg.compute import set_up
-    from textreg.data import images
-    from textreg.data.images import ImageTable
-    from textreg.evaluation import answering
-    from textreg.fidelity.identifiers import open_identifier
-    from textreg.vlm import adapters, assembly, features, generation
-    from textreg.vlm.sweep import scaled_adapter
-
     if not prompt.strip():
         raise InputError("the prompt is empty; ask something, in the language you want the answer in")
-    picture = images.open_image(image)
-    compute = set_up(1)
-    run = Path(model)
-    with ExitStack() as stack:
-        if (run / "align" / "base.json").is_file():
-            which = answering.system(run, system)
-            vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
-            if which.arm:
-                vlm = adapters.load_adapter(vlm, run / "tune" / which.arm / "adapter")
-                stack.enter_context(scaled_adapter(vlm, which.lam))
-        else:
-            vlm, processor = assembly.load_vlm(model, device=compute.device)
-        table = ImageTable({"asked": images.encode_png(picture)}, {}, Path())
-        seen = features.open_features(adapters.plain(vlm), processor, table, ids=["asked"])
-        request = generation.Request(f"<image>\n{prompt}", "asked")
-        found = generation.answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
-    return found, open_identifier("py3langid").identify([found])[0]
+    picture, compute, run = open_image(image), set_up(1), Path(model)
+    which = None
+    if (run / "align" / "base.json").is_file():
+        which = find_system(run, name)
+        vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
+        if which.arm:
+            vlm = load_adapter(vlm, run / "tune" / which.arm / "adapter")
+    else:
+        vlm, processor = assembly.load_vlm(model, device=compute.device)
+    table = ImageTable({"asked": encode_png(picture)}, {}, Path())
+    seen = open_features(plain(vlm), processor, table, ids=["asked"])
+    request = Request(f"<image>\n{prompt}", "asked")
+    with scaled_adapter(vlm, which.lam) if which and which.arm else nullcontext():
+        return answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
