@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 
 from textreg.errors import InputError
-from textreg.runs import budget, profiles, shapes
-from textreg.runs.shapes import LanguageModel, Tower
+from textreg.runs import budget, profiles, sizes
+from textreg.runs.sizes import LanguageModel, Tower
 from textreg.settings import Align, PrepareData, Tune
 from textreg.training.train import train
 from textreg.vlm.adapters import attach
@@ -56,7 +56,7 @@ def step_of(profile: str, overrides: Sequence[str] = (), steps: int = 20) -> Ste
         raise InputError(f"profile {profile}: no arm with text to measure")
     if settings.precision == "4bit":
         raise InputError(f"profile {profile}: random weights are not quantized here; add -p tune.precision=bf16")
-    llm, tower = shapes.find(align.vlm or align.llm, "llm"), shapes.find(align.vlm or align.tower, "tower")
+    llm, tower = sizes.find(align.vlm or align.llm, "llm"), sizes.find(align.vlm or align.tower, "tower")
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
         raise InputError(f"profile {profile}: the shape of its models is not known here; give local folders")
     seen, read = budget.row_words(settings, data, tower)

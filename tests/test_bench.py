@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from textreg.errors import InputError
-from textreg.runs import budget, profiles, shapes
+from textreg.runs import budget, profiles, sizes
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def test_the_step_has_the_settings_and_shapes_of_the_profile(gpu_step, name):
         assert getattr(step.settings, key) == getattr(tuned, key), key
     assert step.settings.steps == 3
     size = "7b" if name == "gpu-7b" else "2b"
-    assert step.llm == shapes.find(f"BSC-LT/salamandra-{size}-instruct", "llm")
+    assert step.llm == sizes.find(f"BSC-LT/salamandra-{size}-instruct", "llm")
 
 
 def test_the_rows_have_the_profiles_share_of_text_and_the_words_of_its_plan(gpu_step):
@@ -50,7 +50,7 @@ def test_the_rows_have_the_profiles_share_of_text_and_the_words_of_its_plan(gpu_
 @pytest.mark.parametrize("runs_tower", [True, False])
 def test_the_step_trains(gpu_step, runs_tower, tmp_path):
     overrides = ["tune.batch_size=4", "tune.micro_batch=2", "tune.workers=0", "tune.threads=1", "tune.max_length=900"]
-    small = {"llm": shapes.LanguageModel(2, 32, 48, 4, 2, 1200, False), "tower": shapes.Tower(2, 64, 48, 56, 14)}
+    small = {"llm": sizes.LanguageModel(2, 32, 48, 4, 2, 1200, False), "tower": sizes.Tower(2, 64, 48, 56, 14)}
     step = replace(gpu_step.step_of("gpu", overrides, steps=2), seen=20, read=20, **small)
     model, processor = gpu_step.build(step.llm, step.tower, device="cpu")
     tuned = gpu_step.attach(model, rank=2, alpha=4)

@@ -54,9 +54,9 @@ def run(
 
     chosen = profiles.load(profile, stages.repository())
     if chosen.scale == "hub":
-        from textreg.runs import budget, plan_tables
+        from textreg.runs import budget
 
-        plan_tables.show(budget.plan(chosen, parameter or ()))
+        budget.show(budget.plan(chosen, parameter or ()))
     runner.run(
         profile,
         run,
@@ -74,7 +74,7 @@ def run(
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/laptop")) -> None:
     """Each stage of a run: done, stale (and why), missing, failed (and in which cell)."""
-    from textreg.runs import status as states
+    from textreg.runs import report as states
 
     states.show(run)
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from result_folders import fidelity_table, write_run
 
-from textreg.book import build, standing
+from textreg.book import build
 from textreg.book import pages as book_pages
 from textreg.errors import InputError, RunError
 from textreg.figures import book as figure_set
@@ -207,11 +207,11 @@ def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
 
 
 def test_a_page_of_a_unit_that_stands_has_no_note():
-    found = standing.Notes({"02_align": ("align", "code changed")}, frozenset({"02_align", "03_tune-TR"}))
+    found = build.Notes({"02_align": ("align", "code changed")}, frozenset({"02_align", "03_tune-TR"}))
     assert found.page("03_tune-TR") == ""
     assert "code changed" in found.page("02_align")
     assert "does not list it" in found.page("03_tune-OLD")
-    assert standing.Notes({}, frozenset({"02_align"})).scores() == ""
+    assert build.Notes({}, frozenset({"02_align"})).scores() == ""
 
 
 def test_a_missing_run_folder_is_named(root):

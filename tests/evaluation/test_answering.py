@@ -11,7 +11,7 @@ from textreg.evaluation import answering, tables
 from textreg.evaluation import sweep as evaluation_sweep
 from textreg.settings import Evaluate
 from textreg.vlm import adapters, assembly
-from textreg.vlm.systems import System, find_system
+from textreg.vlm.systems import System, chosen_lambda, find_system
 
 REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
 

@@ -10,8 +10,10 @@ from PIL import Image
 from result_folders import PAPER, confusion_tables, fidelity_table, loss_table, mixture_table, sweep_table, write_run
 
 from textreg.errors import InputError
+from textreg.figures import frontier, losses, style
 from textreg.figures import per_language as figures
-from textreg.figures.answers import Shown
+from textreg.figures.answers import Shown, confusion, gallery
+from textreg.figures.bars import fidelity_and_grounding, held_out
 from textreg.figures.frontier import break_of
 from textreg.figures.style import SYSTEMS, system_marks
 from textreg.figures.tables import (
@@ -55,13 +57,13 @@ def all_figures(fidelity, seeds=2):
         ("fidelity", figures.language_fidelity(head, left_out=["sv"]), per_language(head)),
         ("mixture", figures.mixture(mixture_table(), PAPER), group_small(mixture_table())),
         ("intervals", figures.interval_plot(head, left_out=["sv"]), per_language(head, "lf_plus")),
-        ("frontier", figures.frontier(sweep_table(seeds), chosen={"TR": 0.75}), sweep_table(seeds)),
+        ("frontier", frontier.frontier(sweep_table(seeds), chosen={"TR": 0.75}), sweep_table(seeds)),
         ("arms", figures.arms(head), macro(head)),
-        ("confusion", figures.confusion(confusion_tables()), confusion_tables()["BM"]),
-        ("losses", figures.loss_curves(loss_table(seeds)), loss_table(seeds)),
-        ("gallery", figures.gallery(shown_items()), pd.DataFrame({"answer": ["..."]})),
-        ("grounding", figures.fidelity_and_grounding(head), macro(head, "grounded")),
-        ("held_out", figures.held_out(head, ["sv"]), macro(head)),
+        ("confusion", confusion(confusion_tables()), confusion_tables()["BM"]),
+        ("losses", losses.loss_curves(loss_table(seeds)), loss_table(seeds)),
+        ("gallery", gallery(shown_items()), pd.DataFrame({"answer": ["..."]})),
+        ("grounding", fidelity_and_grounding(head), macro(head, "grounded")),
+        ("held_out", held_out(head, ["sv"]), macro(head)),
     ]
 
 
@@ -96,19 +98,19 @@ def saved_twice(drawn, tmp_path_factory):
     folders = [tmp_path_factory.mktemp(turn) for turn in ("first", "second")]
     for folder, figs in zip(folders, (drawn, all_figures(fidelity_table(seeds=2))), strict=True):
         for name, fig, table in figs:
-            figures.save_figure(fig, folder / name, alt="a figure drawn from synthetic numbers", data=table)
+            style.save_figure(fig, folder / name, alt="a figure drawn from synthetic numbers", data=table)
     return folders
 
 
 def test_every_figure_can_be_read_on_a_telephone(drawn):
     """Nothing is smaller than 8.5 CSS pixels when the figure is 360 pixels wide."""
     for name, fig, _ in drawn:
-        pixels = figures.smallest_text(fig) / 72 * 360 / fig.get_size_inches()[0]
+        pixels = style.smallest_text(fig) / 72 * 360 / fig.get_size_inches()[0]
         assert pixels >= 8.5, f"{name}: {pixels:.1f} px"
 
 
 def test_every_figure_has_a_named_width(drawn):
-    widths = {width for width, _ in figures.SIZES.values()}
+    widths = {width for width, _ in style.SIZES.values()}
     assert {fig.get_size_inches()[0] for _, fig, _ in drawn} <= widths
 
 
@@ -130,7 +132,7 @@ def test_drawing_the_same_table_twice_gives_the_same_bytes(saved_twice):
 
 def test_a_saved_figure_carries_no_date_and_no_program_version(drawn, tmp_path):
     _, fig, table = drawn[0]
-    saved = figures.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
+    saved = style.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
     drawing = saved.paths["svg"].read_text()
     assert "dc:date" not in drawing and "Matplotlib v" not in drawing
     assert b"CreationDate" not in saved.paths["pdf"].read_bytes()
@@ -139,7 +141,7 @@ def test_a_saved_figure_carries_no_date_and_no_program_version(drawn, tmp_path):
 def test_the_drawing_the_page_and_the_side_file_carry_the_alternative_text(drawn, tmp_path):
     _, fig, table = drawn[0]
     alt = 'BM < TR & "TR+M": a figure drawn from synthetic numbers'
-    saved = figures.save_figure(fig, tmp_path / "f", alt=alt, data=table)
+    saved = style.save_figure(fig, tmp_path / "f", alt=alt, data=table)
     assert json.loads(saved.paths["json"].read_text())["alt"] == alt
     assert "<title>BM &lt; TR &amp; " in saved.paths["svg"].read_text()
     assert 'alt="BM &lt; TR &amp; &quot;TR+M&quot;' in saved._repr_html_()
@@ -149,14 +151,14 @@ def test_the_drawing_the_page_and_the_side_file_carry_the_alternative_text(drawn
 def test_a_figure_without_a_description_is_refused_and_writes_nothing(drawn, tmp_path, alt):
     _, fig, table = drawn[0]
     with pytest.raises(InputError, match="alternative text"):
-        figures.save_figure(fig, tmp_path / "f", alt=alt, data=table)
+        style.save_figure(fig, tmp_path / "f", alt=alt, data=table)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_numbers_beside_a_figure_are_the_numbers_drawn(tmp_path):
     table = per_language(headline(fidelity_table()), "lf", "image", ["BM"])
     fig = figures.language_fidelity(fidelity_table(), ["BM"])
-    saved = figures.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
+    saved = style.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
     again = pd.read_csv(saved.paths["csv"]).set_index("language")["value"]
     drawn_points = np.sort(fig.axes[0].lines[0].get_xdata().astype(float))
     assert np.allclose(np.sort(again.to_numpy()), drawn_points, atol=1e-5)
@@ -164,7 +166,7 @@ def test_the_numbers_beside_a_figure_are_the_numbers_drawn(tmp_path):
 
 def test_a_stem_with_a_dot_keeps_its_name(drawn, tmp_path):
     _, fig, table = drawn[0]
-    saved = figures.save_figure(fig, tmp_path / "lambda_0.5", alt="a figure drawn from synthetic numbers", data=table)
+    saved = style.save_figure(fig, tmp_path / "lambda_0.5", alt="a figure drawn from synthetic numbers", data=table)
     assert saved.paths["svg"].name == "lambda_0.5.svg" and saved.paths["svg"].is_file()
 
 
@@ -211,7 +213,7 @@ def test_undefined_fidelity_stays_undefined_and_is_drawn_nowhere():
     assert "BM undefined" in describe(macro(table))
     fig = figures.language_fidelity(table, ["BM", "TR"])
     assert np.isnan(fig.axes[0].lines[0].get_xdata().astype(float)).all()
-    bars = figures.fidelity_and_grounding(table)
+    bars = fidelity_and_grounding(table)
     assert "n/a" in [text.get_text() for text in bars.axes[0].texts]
 
 
@@ -229,7 +231,7 @@ def annotations(fig):
 def test_the_frontier_names_its_ends_and_the_backbone_once():
     points = pd.concat([sweep_table(2), sweep_table(2).query("`lambda` == 1").assign(**{"lambda": 0.0})])
     points["system"] += "+M"
-    assert sorted(annotations(figures.frontier(points))) == ["BM (λ = 1)", "TR (λ = 1)", "backbone"]
+    assert sorted(annotations(frontier.frontier(points))) == ["BM (λ = 1)", "TR (λ = 1)", "backbone"]
 
 
 def test_the_names_of_the_frontier_cover_neither_each_other_nor_a_point():
@@ -237,7 +239,7 @@ def test_the_names_of_the_frontier_cover_neither_each_other_nor_a_point():
 
     points = sweep_table(1)
     for crowded in (points, points.assign(visual=0.9 + 0.02 * points["visual"])):
-        fig = figures.frontier(crowded)
+        fig = frontier.frontier(crowded)
         for ax in fig.axes:
             boxes = [Text.get_window_extent(label) for label in ax.texts if label.get_text()]
             assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
@@ -247,7 +249,7 @@ def test_the_names_of_the_frontier_cover_neither_each_other_nor_a_point():
 
 def test_a_point_above_the_break_is_not_drawn_again_below_it():
     points = sweep_table(1)
-    upper, lower = figures.frontier(points).axes
+    upper, lower = frontier.frontier(points).axes
     heights = [{y for line in ax.lines if line.get_marker() not in ("", "None") and line.get_linestyle() == "None"
                 for y in line.get_ydata()} for ax in (upper, lower)]  # fmt: skip
     assert heights[0] and heights[1] and not heights[0] & heights[1]
@@ -256,15 +258,15 @@ def test_a_point_above_the_break_is_not_drawn_again_below_it():
 def test_the_frontier_breaks_its_axis_only_where_a_curve_comes_from_far_below():
     far, near = sweep_table(1), sweep_table(1).query("system == 'TR'")
     assert break_of(far, "lf_plus") == pytest.approx(0.85) and break_of(near, "lf_plus") is None
-    upper, lower = figures.frontier(far).axes
+    upper, lower = frontier.frontier(far).axes
     assert upper.get_ylim()[1] <= 1.03 and lower.get_ylim()[1] == pytest.approx(0.85, abs=0.03)
-    assert len(figures.frontier(near).axes) == 1
+    assert len(frontier.frontier(near).axes) == 1
 
 
 def test_a_curve_of_means_leaves_out_a_lambda_that_only_some_seeds_have():
     points = pd.concat([sweep_table(2), sweep_table(1).query("`lambda` == 0.5").assign(**{"lambda": 0.4})])
     own = points.query("system == 'TR'")
-    lines = [line for line in figures.frontier(own).axes[0].lines if line.get_linestyle() != "None"]
+    lines = [line for line in frontier.frontier(own).axes[0].lines if line.get_linestyle() != "None"]
     (curve,) = [line for line in lines if len(line.get_xdata()) == 4]
     assert sorted(curve.get_xdata()) == sorted(own.query("`lambda` != 0.4").groupby("lambda")["visual"].mean())
 
@@ -334,8 +336,8 @@ def test_answers_with_formula_signs_and_control_characters_are_drawn_as_they_are
         ("TR", "", "wrong"),
         ("TR+M", "x" * 9000, "right"),
     )
-    fig = figures.gallery([Shown(picture, "de", "Beschreibe das Bild.", answers)])
-    figures.save_figure(
+    fig = gallery([Shown(picture, "de", "Beschreibe das Bild.", answers)])
+    style.save_figure(
         fig, tmp_path / "f", alt="a figure drawn from hostile answers only", data=pd.DataFrame({"a": [1]})
     )
     assert any("(empty)" in text.get_text() for text in fig.texts)

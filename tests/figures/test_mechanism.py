@@ -10,7 +10,7 @@ from PIL import Image
 from textreg.errors import InputError
 from textreg.evaluation.mechanism import ARMS
 from textreg.figures import mechanism
-from textreg.figures.files import SIZES
+from textreg.figures.style import SIZES
 
 SYSTEMS = {"backbone": 0.97, "BM": 0.1, "TR": 0.95}
 LANGUAGES = ("de", "el", "uk")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from textreg.merging.number_formats import Buffer, narrow, widen
+from textreg.merging.tensors import Buffer, narrow, widen
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from textreg.errors import InputError
-from textreg.runs import budget, plan_tables, profiles, shapes
+from textreg.runs import budget, profiles, sizes
 
 REPOSITORY = Path(__file__).parents[2]
 LLM, TOWER = "BSC-LT/salamandra-2b-instruct", "google/siglip-so400m-patch14-384"
@@ -27,11 +27,11 @@ def plan(gpu):
 
 @pytest.mark.parametrize(("size", "published"), [("2b", 2_253_490_176), ("7b", 7_768_117_248)])
 def test_parameters_counted_from_a_shape_are_the_published_number(size, published):
-    assert shapes.find(f"BSC-LT/salamandra-{size}-instruct", "llm").parameters == published
+    assert sizes.find(f"BSC-LT/salamandra-{size}-instruct", "llm").parameters == published
 
 
 def test_the_so400m_tower_has_729_image_tokens_and_its_known_work():
-    tower = shapes.find(TOWER, "tower")
+    tower = sizes.find(TOWER, "tower")
     assert tower.patches == 729
     assert tower.work == pytest.approx(0.67e12, rel=0.01)
     assert tower.feature_bytes == pytest.approx(1.68e6, rel=0.01)
@@ -52,14 +52,14 @@ def test_a_local_llm_is_counted_to_the_last_parameter(tmp_path, tied):
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(tmp_path)
-    assert shapes.find(str(tmp_path), "llm").parameters == sum(p.numel() for p in model.parameters())
+    assert sizes.find(str(tmp_path), "llm").parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_lora_parameters_are_counted_like_peft_makes_them(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = shapes.LanguageModel(2, 32, 48, 4, 2, 64, True)
+    shape = sizes.LanguageModel(2, 32, 48, 4, 2, 64, True)
     config = LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -86,16 +86,16 @@ def test_a_local_tower_is_counted_to_the_last_parameter(tmp_path):
     )
     model = SiglipVisionModel(config)
     model.save_pretrained(tmp_path)
-    tower = shapes.find(str(tmp_path), "tower")
+    tower = sizes.find(str(tmp_path), "tower")
     assert tower.parameters == sum(p.numel() for p in model.parameters())
     assert tower.patches == 16
 
 
 def test_work_of_a_row_agrees_with_the_published_table_for_a_7b_shape():
     # 729 image and 120 text tokens, no recomputation: 22.0 TFLOP in the blocks and 0.67 in the tower.
-    llama = shapes.LanguageModel(32, 4096, 11008, 32, 32, 32000, False)
-    tower = shapes.find(TOWER, "tower")
-    work = shapes.train_work(llama, tower, rank=0, image=True, words=120, scored=60, checkpointing=False)
+    llama = sizes.LanguageModel(32, 4096, 11008, 32, 32, 32000, False)
+    tower = sizes.find(TOWER, "tower")
+    work = sizes.train_work(llama, tower, rank=0, image=True, words=120, scored=60, checkpointing=False)
     assert work == pytest.approx(22.0e12 + 0.67e12, rel=0.05)
 
 
@@ -143,7 +143,7 @@ def test_keeping_features_shows_its_disk(gpu, plan):
 
 def printed(plan):
     console = Console(width=200, record=True, file=io.StringIO())
-    plan_tables.show(plan, console)
+    budget.show(plan, console)
     return console.export_text()
 
 
@@ -195,12 +195,12 @@ def test_a_published_config_that_leaves_out_its_defaults_is_counted(tmp_path):
         "patch_size": 14,
     }
     llava = configured(tmp_path / "llava", model_type="llava", text_config=words, vision_config=tower)
-    assert shapes.find(llava, "llm") == shapes.LanguageModel(32, 4096, 11008, 32, 32, 32064, False)
-    assert shapes.find(llava, "tower") == shapes.Tower(24, 1024, 4096, 336, 14)
+    assert sizes.find(llava, "llm") == sizes.LanguageModel(32, 4096, 11008, 32, 32, 32064, False)
+    assert sizes.find(llava, "tower") == sizes.Tower(24, 1024, 4096, 336, 14)
     siglip = configured(tmp_path / "siglip", model_type="siglip", vision_config={"model_type": "siglip_vision_model"})
-    assert shapes.find(siglip, "tower") == shapes.Tower(12, 768, 3072, 224, 16)
+    assert sizes.find(siglip, "tower") == sizes.Tower(12, 768, 3072, 224, 16)
     with pytest.raises(InputError, match=r"siglip: siglip_text_model is no language model that answers"):
-        shapes.find(siglip, "llm")
+        sizes.find(siglip, "llm")
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_a_published_vlm_is_planned_and_its_download_listed(gpu):
     plan = budget.plan(gpu, ["align.vlm=llava-hf/llava-1.5-7b-hf"])
     assert plan.unknown == () and plan.downloads[0].size == 2 * 7_063_427_072
     assert plan.downloads[0].name == "llava-hf/llava-1.5-7b-hf"
-    llm, tower = (shapes.find("llava-hf/llava-1.5-7b-hf", kind) for kind in ("llm", "tower"))
-    assert llm.parameters + tower.parameters + shapes.projector(tower, llm) == 7_063_427_072 - 3 * 1024
+    llm, tower = (sizes.find("llava-hf/llava-1.5-7b-hf", kind) for kind in ("llm", "tower"))
+    assert llm.parameters + tower.parameters + sizes.projector(tower, llm) == 7_063_427_072 - 3 * 1024
 
 
 def test_a_model_of_unknown_size_is_listed_and_makes_the_total_a_lower_bound(gpu, plan):
@@ -243,10 +243,10 @@ def test_the_file_of_glotlid_is_listed_where_it_is_the_identifier(gpu, plan):
 
 def test_the_micro_batch_is_that_of_the_longest_rows_of_either_kind(gpu):
     # As the probe tries them: max_length tokens, of a text-only row nearly all in the loss, a tenth of the card free.
-    llm, tower = shapes.find(LLM, "llm"), shapes.find(TOWER, "tower")
+    llm, tower = sizes.find(LLM, "llm"), sizes.find(TOWER, "tower")
     card = budget.plan(gpu).cards[0]
     for rows, fits in ((card.micro, True), (2 * card.micro, False)):
-        peak = shapes.train_memory(
+        peak = sizes.train_memory(
             llm,
             tower,
             rank=64,

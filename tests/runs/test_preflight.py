@@ -11,10 +11,11 @@ from huggingface_hub import constants
 
 from textreg.data import hub
 from textreg.errors import InputError
-from textreg.runs import budget, preflight, profiles, runner
+from textreg.runs import budget, profiles, runner
+from textreg.runs import plan as preflight
 from textreg.runs.budget import Plan
-from textreg.runs.planned_sizes import Size
 from textreg.runs.report import Report
+from textreg.runs.sizes import Size
 from textreg.settings import Evaluate, Merge, Tune
 
 REPOSITORY = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from rich.console import Console
 from textreg import settings
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache
-from textreg.runs import execution, manifest, notebooks, plan, profiles, runner, shipping, stages, status
+from textreg.runs import execution, manifest, notebooks, plan, profiles, report, runner, shipping, stages
 from textreg.runs.report import Report
 from textreg.runs.stages import Unit
 
@@ -206,14 +206,14 @@ def test_status_asks_with_the_overrides_of_the_run(repository):
     run = repository / "runs" / "tiny"
     profile = profiles.load("tiny", repository)
     plan.claim(profile, plan.Place(run, repository / "notebooks", ("tune.steps=7",)), repository)
-    found = status.collect(run, repository)
+    found = report.collect(run, repository)
     assert {unit.name for unit, state in found.items() if state.state == "stale"} == {
         "tune[BM]",
         "tune[TR]",
         "figures",
     }
     with pytest.raises(InputError, match="holds no run"):
-        status.collect(repository / "runs" / "never", repository)
+        report.collect(repository / "runs" / "never", repository)
 
 
 def test_no_file_of_a_run_holds_a_secret_of_its_environment(finished):
@@ -334,7 +334,7 @@ def test_a_damaged_note_of_a_run_is_named_by_every_command(repository, case):
         (run / "run.json").write_text(DAMAGED_NOTES[case])
     for command in (
         lambda: runner.run("tiny", root=repository, report=quiet()),
-        lambda: status.collect(run, repository),
+        lambda: report.collect(run, repository),
     ):
         with pytest.raises(InputError, match=r"run\.json is damaged .*choose another folder with --run"):
             command()
@@ -348,11 +348,11 @@ def test_a_run_of_a_profile_outside_the_repository_is_found_from_everywhere(repo
     run = shutil.copytree(repository / "runs" / "tiny", away / "r")
     runner.run("mine.yaml", "r", root=repository, report=quiet())
     monkeypatch.chdir(repository)
-    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    assert {state.state for state in report.collect(run, repository).values()} == {"done"}
     shipping.ship(run, tmp_path / "shipped", repository)
     assert str(tmp_path) not in (tmp_path / "shipped" / "run.json").read_text()
     (away / "mine.yaml").unlink()
-    assert {state.state for state in status.collect(run, repository).values()} == {"done"}
+    assert {state.state for state in report.collect(run, repository).values()} == {"done"}
     assert plan.remembered(tmp_path / "shipped", repository)[0].name == "tiny"
 
 
@@ -571,7 +571,7 @@ def test_each_kind_of_failure_has_its_own_message_and_leaves_its_notebook(faulty
     root, message = faulty
     run = root / "runs" / "tiny"
     assert f"tune[{arm}]: {EXPECTED[arm]}" in message
-    found = {unit.name: state for unit, state in status.collect(run, root).items()}
+    found = {unit.name: state for unit, state in report.collect(run, root).items()}
     assert found[f"tune[{arm}]"].state == "failed"
     assert found[f"tune[{arm}]"].reasons[0].startswith(EXPECTED[arm])
     record = json.loads((run / f"notebooks/03_tune-{arm}.failed.ipynb").read_text())["metadata"]["textreg"]
@@ -582,13 +582,13 @@ def test_each_kind_of_failure_has_its_own_message_and_leaves_its_notebook(faulty
 
 def test_status_names_the_failing_cell(faulty):
     root, _ = faulty
-    found = {unit.name: state.failed_cell for unit, state in status.collect(root / "runs/tiny", root).items()}
+    found = {unit.name: state.failed_cell for unit, state in report.collect(root / "runs/tiny", root).items()}
     assert found["tune[raises]"] == found["tune[dies]"] == 2
 
 
 def test_what_follows_a_failure_is_not_run_and_what_came_before_is_kept(faulty):
     root, _ = faulty
-    found = {unit.name: state.state for unit, state in status.collect(root / "runs/tiny", root).items()}
+    found = {unit.name: state.state for unit, state in report.collect(root / "runs/tiny", root).items()}
     assert found["align"] == "done"
     assert found["figures"] == "missing"
     assert list((root / "runs/tiny/notebooks").glob(".*")) == []

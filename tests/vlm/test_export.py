@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
-from textreg.runs import status
+from textreg.runs import report as status
 from textreg.runs.plan import State
 from textreg.runs.stages import Unit
 from textreg.vlm.adapters import attach, load_adapter, save_adapter, scaled_adapter

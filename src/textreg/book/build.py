@@ -2,7 +2,8 @@
 
 Staging copies what papermill executed into the git-ignored ``book/_executed/``: it refuses a notebook with a failed or
 unexecuted cell, hides the cells papermill injected (by tag, never by position), and drops machine paths.  A stage that
-no run has executed appears as its source, under a note that says so; one whose result no longer stands says why.  The
+no run has executed appears as its source, under a note that says so; one whose result no longer stands says why (the
+plan of the run is asked, as ``textreg status`` asks it).  The
 build is Jupyter Book 1 with warnings as errors; afterwards every page of the table of contents must exist, every
 picture must have an alternative text, and nothing may be loaded from another host.
 
@@ -14,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib import metadata
@@ -25,12 +26,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import pages as book_pages
-from textreg.book import standing as book_standing
+from textreg.book import pages
 from textreg.errors import InputError, RunError
 from textreg.figures import book
 from textreg.figures.tables import load_results
-from textreg.runs import notebooks
+from textreg.runs import notebooks, plan, report
 from textreg.settings import stages
 
 STAGED = Path("book/_executed")
@@ -46,6 +46,9 @@ NOT_EXECUTED = (
     "No run was at hand when this book was built, so this page shows the notebook's source without results.\n"
     "`make reproduce` fills it.\n```"
 )
+
+NOTE = "```{{admonition}} {title}\n:class: warning\n\n{text}\n```\n"
+CURE = "`textreg run` brings it up to date."
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,14 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         shutil.rmtree(target)
     target.mkdir(parents=True)
     pages: dict[str, Path | None] = {}
-    standing = book_standing.notes(root, run)
+    standing = notes(root, run)
     for number, name in enumerate(stages()):
         page = f"{number:02d}_{name}"
         executed, others = _executed(run, page)
         pages[page] = executed
         source = executed or root / "notebooks" / f"{page}.ipynb"
         content = notebooks.read(source)
-        note = book_pages.backbone_note() if page == BACKBONE else NOT_EXECUTED
+        note = pages.backbone_note() if page == BACKBONE else NOT_EXECUTED
         content = staged_notebook(content, source, others, run) if executed else _source_notebook(content, note)
         if executed and (stands := standing.page(executed.stem)):
             _insert_note(content, stands)
@@ -254,7 +257,7 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
             continue
         title, found = f"{origin} ({folder.name})", load_results(folder)
         if parts:
-            parts.append(book_pages.run_summary(found, title))
+            parts.append(pages.run_summary(found, title))
             continue
         drawn, shown = folder / "figures", "figures-0"
         if drawn.is_dir():
@@ -266,14 +269,14 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
         promised = target.parent / "claims.yml"
         # The claims are about the laptop profile; toy runs promise nothing.
         held = promised if promised.is_file() and folder.name != "smoke" else None
-        page = book_pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
+        page = pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
         heading, _, rest = page.partition("\n")
         parts.append("\n".join([heading, "", standing if folder == run else "", rest]))
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
-    (target / "published.md").write_text(book_pages.published_page(), encoding="utf-8")
-    (target / "costs.md").write_text(book_pages.costs_table(folders), encoding="utf-8")
-    (target / "status.md").write_text(book_pages.status_page(folders), encoding="utf-8")
+    (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
+    (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
+    (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")
 
 
 def main(
@@ -287,6 +290,62 @@ def main(
     except (InputError, RunError) as error:
         print(f"book: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+
+
+@dataclass(frozen=True)
+class Notes:
+    """``reasons``: stem of an executed notebook -> unit and why it does not stand; ``known``: the stems that were
+    judged; ``unchecked``: why none could be, else empty."""
+
+    reasons: Mapping[str, tuple[str, str]]
+    known: frozenset[str]
+    unchecked: str = ""
+
+    def page(self, stem: str) -> str:
+        """The note of the page that shows this notebook; empty when its result stands."""
+        if stem in self.reasons:
+            text = f"This page shows an execution whose result does not stand: {self.reasons[stem][1]}.\n{CURE}"
+            return NOTE.format(title="Not up to date", text=text)
+        if stem not in self.known:
+            text = f"Nothing says whether this page is up to date: {self.unchecked or 'the run does not list it'}."
+            return NOTE.format(title="Not checked", text=text)
+        return ""
+
+    def scores(self) -> str:
+        """The note above tables and figures of the run; empty when every unit stands."""
+        if self.unchecked:
+            return NOTE.format(
+                title="Not checked", text=f"Nothing says whether these results stand: {self.unchecked}."
+            )
+        if not self.reasons:
+            return ""
+        units = "; ".join(f"{name}: {why}" for name, why in self.reasons.values())
+        text = f"These are results of a run of which not everything stands ({units}).\n{CURE}"
+        return NOTE.format(title="Not up to date", text=text)
+
+
+def notes(root: Path, run: Path | None) -> Notes:
+    """What to write beside the notebooks and results of ``run``; nothing is executed."""
+    if run is None:
+        return Notes({}, frozenset())
+    if not (run / plan.RUN_FILE).exists():
+        return Notes({}, frozenset(), "no `textreg run` executed it")
+    try:
+        states = report.collect(run, root)
+    except InputError as error:
+        return Notes({}, frozenset(), f"its run could not be checked ({_told(str(error), run)})")
+    reasons = {
+        unit.stem: (pages.escaped(unit.name), _told("; ".join(state.reasons[:3]), run))
+        for unit, state in states.items()
+        if state.state != "done"
+    }
+    return Notes(reasons, frozenset(unit.stem for unit in states))
+
+
+def _told(text: str, run: Path) -> str:
+    """Without markup and without a path of this machine."""
+    places = notebooks.machine_places(run, "the run")
+    return pages.escaped(notebooks.cleaned(text, places, []))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Figures without a counterpart in the paper: answered languages, losses, grounding, held-out languages, the gallery.
-
-The same rules as in ``figures``, which re-exports them: a table in, a drawing out, no files.
-"""
+"""Answers themselves: which language was asked for and which came back, and test images with what was said of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +11,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg.errors import InputError, did_you_mean
-from textreg.figures.files import size, style
 from textreg.figures.style import (
-    MEASURES,
-    SHORT_MEASURES,
-    handle,
     language_names,
     language_order,
-    legend_above,
-    per_cent,
-    refuse_empty,
-    system_marks,
+    size,
+    style,
 )
-from textreg.figures.tables import macro, require
 
 
 def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -71,117 +61,9 @@ def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def loss_curves(losses: pd.DataFrame) -> Figure:
-    """Training loss per arm (nats per supervised token), mean over seeds; the band is their range.
-
-    ``losses`` has ``seed, arm, step, loss``.  Arms train on different rows, so that levels compare only within an arm.
-    """
-    import seaborn as sns
-
-    require(losses, ("seed", "arm", "step", "loss"), "loss log")
-    refuse_empty(losses, "loss curves")
-    marks = system_marks(losses["arm"].unique())
-    with style():
-        fig = Figure(figsize=size("page"))
-        ax = fig.subplots()
-        sns.lineplot(
-            losses,
-            x="step",
-            y="loss",
-            hue="arm",
-            style="arm",
-            ax=ax,
-            legend=False,
-            linewidth=1.6,
-            palette={arm: look.colour for arm, look in marks.items()},
-            errorbar=("pi", 100),
-            dashes={arm: _dashes(look.line) for arm, look in marks.items()},
-        )
-        ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", yscale="log", title="Training loss")
-        ax.grid(axis="both")
-        ax.legend(handles=[handle(look, line=True, marker=False) for look in marks.values()], ncols=2)
-    return fig
-
-
-def fidelity_and_grounding(fidelity: pd.DataFrame, systems: Sequence[str] | None = None) -> Figure:
-    """LF, LF+ and GF of every system on image prompts, mean over non-English languages."""
-    systems = list(systems or fidelity["system"].unique())
-    fills = {"lf": ("#56B4E9", ""), "lf_plus": ("#0072B2", "////"), "grounded": ("#222222", "....")}
-    return _grouped_bars(
-        {metric: macro(fidelity, metric, "image", systems) for metric in fills},
-        systems,
-        fills,
-        {metric: SHORT_MEASURES[metric] for metric in fills},
-        "mean over non-English languages, image prompts (%)",
-    )
-
-
-def held_out(
-    fidelity: pd.DataFrame, left_out: Sequence[str], systems: Sequence[str] | None = None, metric: str = "lf_plus"
-) -> Figure:
-    """Languages present in the text rows against those left out of them, per system (image prompts)."""
-    systems = list(systems or fidelity["system"].unique())
-    seen = sorted(set(fidelity["language"]) - set(left_out) - {"en"})
-    names = language_names(left_out)
-    fills = {"seen": ("#0072B2", ""), "left out": ("#E69F00", "////")}
-    labels = {
-        "seen": f"in the text rows ({len(seen)})",
-        "left out": f"left out ({', '.join(names[code] for code in left_out)})",
-    }
-    tables = {
-        "seen": macro(fidelity, metric, "image", systems, seen),
-        "left out": macro(fidelity, metric, "image", systems, list(left_out)),
-    }
-    return _grouped_bars(tables, systems, fills, labels, MEASURES[metric])
-
-
-def _grouped_bars(
-    tables: Mapping[str, pd.DataFrame],
-    systems: Sequence[str],
-    fills: Mapping[str, tuple[str, str]],
-    labels: Mapping[str, str],
-    axis_label: str,
-) -> Figure:
-    for table in tables.values():
-        refuse_empty(table, "bar figure")
-    systems = [system for system in systems if any(system in set(table["system"]) for table in tables.values())]
-    marks, thickness = system_marks(systems), 0.8 / len(tables)
-    with style():
-        fig = Figure(figsize=size("page", height=1.2 + 0.21 * len(tables) * len(systems)))
-        ax = fig.subplots()
-        for position, (name, table) in enumerate(tables.items()):
-            rows = table.set_index("system").reindex(systems)
-            places = np.arange(len(systems)) + (position - (len(tables) - 1) / 2) * thickness
-            colour, hatch = fills[name]
-            ax.barh(
-                places,
-                rows["value"],
-                thickness * 0.9,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0,
-                label=labels[name],
-            )
-            ax.hlines(places, rows["low"], rows["high"], color="#888888", linewidth=1.2)
-            for place, value, high in zip(places, rows["value"], rows["high"], strict=True):
-                text, edge = ("n/a", 0.0) if np.isnan(value) else (f"{100 * value:.0f}", np.nanmax([value, high]))
-                ax.annotate(text, (edge, place), (4, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
-        ax.set_ylim(len(systems) - 0.5, -0.5)
-        per_cent(ax, axis_label)
-        ax.set_xlim(0, 1.12)
-        legend_above(fig, ax, len(tables))
-    return fig
-
-
 def _folded(table: pd.DataFrame, asked: Sequence[str]) -> pd.DataFrame:
     names = {code: code if code in asked else ("none" if code == "und" else "other") for code in table.columns}
     return table.rename(columns=names).T.groupby(level=0, sort=False).sum().T
-
-
-def _dashes(line: str) -> tuple[float, ...] | str:
-    return {"-": "", "--": (4, 1.5), ":": (1, 1.2), "-.": (4, 1.2, 1, 1.2)}[line]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""The figures of the book: which tables each is drawn from, and the words that describe it to who cannot see it.
+"""The figures of the book: which tables each is drawn from, its caption, and the words for who cannot see it.
 
 Each function takes the tables of a results folder (:func:`textreg.figures.tables.load_results`) and the folder to save
 in, and returns the saved figure, or None where there is nothing to draw it from.  ``06_figures`` calls them in turn;
-the book's results page draws them all from shipped results, which needs no model: answered languages and verdicts are
-worked out again from the answers.  Alternative texts hold the numbers that matter, read from the same tables.
+the book's results page draws them all from shipped results, which needs no model.  An alternative text says in words
+and numbers, read from the same tables, what a drawing shows; a caption says what to look for, in one or two sentences
+without numbers.  So the two are written apart.
 """
 
 import io
@@ -15,23 +16,52 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from textreg.figures import frontier as figure_frontier
-from textreg.figures import per_language as figures
+from textreg.figures import bars
+from textreg.figures import per_language as by_language
 from textreg.figures.answers import Shown
-from textreg.figures.captions import BACKBONE_END, CAPTIONS
-from textreg.figures.files import Saved, save_figure
-from textreg.figures.style import SHORT_MEASURES, language_names, language_order
+from textreg.figures.answers import confusion as draw_confusion
+from textreg.figures.answers import gallery as draw_gallery
+from textreg.figures.frontier import captions_judged
+from textreg.figures.frontier import frontier as draw_frontier
+from textreg.figures.losses import loss_curves
+from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
 from textreg.figures.tables import Results, describe, group_small, headline, macro, per_language
 
-PAPER_SYSTEMS = figures.PAPER_SYSTEMS
+PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
 GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
+
+CAPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "1_language_fidelity": "LF per prompt language, with the image: the counterpart of the paper's Fig. 1.",
+        "2_mixture": (
+            "Languages of our text rows, spread evenly, and our shares beside those that the caption of the paper's "
+            "Fig. 2 names."
+        ),
+        "3_intervals": (
+            "From LF+ (hollow) to LF (filled): the longer a bar, the more answers mix languages or break the grammar."
+        ),
+        "4_frontier": (
+            "Fidelity against seeing as lambda falls from 1, the tuned arm. The axes do not begin at 0, and the "
+            "vertical one may be broken."
+        ),
+        "5_arms": "The same requests with the image, with a blank image and as text alone; IFL is text minus image.",
+        "6_confusion": "Asked language (rows) by answered language (columns), scored answers with the image.",
+        "7_losses": "Training loss of every arm; arms train on different rows, so that levels compare within an arm.",
+        "8_gallery": "The first test images, not chosen ones, with the answers of three systems.",
+        "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
+        "10_held_out": "Languages in the text rows against one that was left out of them, with the image.",
+    }
+)
+
+#: The frontier of test images ends in a system that the sweep of validation images does not have.
+BACKBONE_END = "The end at lambda 0 is the system backbone, whose projector comes from alignment and not from tuning."
 
 
 def fidelity(results: Results, out: Path) -> Saved:
     """Counterpart of the paper's Fig. 1: LF per language."""
     table = headline(results.fidelity, results.chosen)
     drawn = per_language(table, "lf", "image", PAPER_SYSTEMS)
-    fig = figures.language_fidelity(table, left_out=results.held_out)
+    fig = by_language.language_fidelity(table, left_out=results.held_out)
     alt = (
         f"Language fidelity on image prompts, one row per language, one point per system. Mean over the languages "
         f"other than English: {describe(macro(table, 'lf', 'image', PAPER_SYSTEMS))}. {_bounds(results)}"
@@ -54,7 +84,7 @@ def mixture(results: Results, out: Path) -> Saved | None:
         f"{names[largest['language']]} with {100 * largest['share']:.1f} %. Below, our share beside the paper's for "
         f"the {len(named)} languages that the caption of its Fig. 2 names, Portuguese with 2.1 % the largest of them."
     )
-    return _save(figures.mixture(results.mixture, named), out / "2_mixture", alt, grouped)
+    return _save(by_language.mixture(results.mixture, named), out / "2_mixture", alt, grouped)
 
 
 def intervals(results: Results, out: Path) -> Saved:
@@ -67,7 +97,7 @@ def intervals(results: Results, out: Path) -> Saved:
         f"For each language and system a bar from LF+ up to LF. Means without English: LF {describe(gaps[0])}; "
         f"LF+ {describe(gaps[1])}. The longer the bar, the more answers mix languages or break the grammar."
     )
-    fig = figures.interval_plot(table, left_out=results.held_out)
+    fig = by_language.interval_plot(table, left_out=results.held_out)
     return _save(fig, out / "3_intervals", alt, drawn)
 
 
@@ -82,7 +112,7 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
     # Seeds choose lambdas of their own, which a curve of means cannot show.
     chosen = dict(zip(results.chosen["system"], results.chosen["lambda"], strict=True)) if results.seeds == 1 else None
     means = points.groupby(["system", "lambda"])[[measure, "visual"]].mean().mul(100)
-    judged = figure_frontier.captions_judged(points)
+    judged = captions_judged(points)
     seen, unit = ("the share of English captions that are right", " %") if judged else ("chrF of English captions", "")
     told = "; ".join(
         f"{system} from {curve[measure].iloc[-1]:.0f} % and {curve['visual'].iloc[-1]:.0f}{unit} "
@@ -98,7 +128,7 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
             for system, curve in ((system, rows.droplevel(0)) for system, rows in asked.groupby(level=0))
         )
         alt += "."
-    fig = figures.frontier(points, fidelity=measure, chosen=chosen)
+    fig = draw_frontier(points, fidelity=measure, chosen=chosen)
     end = BACKBONE_END if 0.0 in set(points["lambda"]) else ""
     return _save(fig, out / "4_frontier", f"{alt} {end}", points, end)
 
@@ -119,7 +149,7 @@ def arms(results: Results, out: Path) -> Saved:
         f"{describe(macro(table, 'lf', 'image'))}; with text only: {describe(macro(table, 'lf', 'text'))}. "
         f"The difference is the image-induced fidelity loss."
     )
-    return _save(figures.arms(table), out / "5_arms", alt, drawn)
+    return _save(by_language.arms(table), out / "5_arms", alt, drawn)
 
 
 def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None) -> Saved | None:
@@ -139,7 +169,7 @@ def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None
     told = ", ".join(f"{system} {100 * share:.0f} %" for system, share in english.items())
     alt = f"Matrices of asked by answered language, one per system. Answered in English when asked otherwise: {told}."
     data = pd.concat([t.stack().rename("answers").reset_index().assign(system=s) for s, t in tables.items()])
-    return _save(figures.confusion(tables), out / "6_confusion", alt, data)
+    return _save(draw_confusion(tables), out / "6_confusion", alt, data)
 
 
 def losses(results: Results, out: Path) -> Saved | None:
@@ -151,7 +181,7 @@ def losses(results: Results, out: Path) -> Saved | None:
         f"{arm} {value:.3f}" for arm, value in last.items()
     )
     data = results.losses[["seed", "arm", "step", "loss"]]
-    return _save(figures.loss_curves(results.losses), out / "7_losses", alt, data)
+    return _save(loss_curves(results.losses), out / "7_losses", alt, data)
 
 
 def training(log: Path, arm: str, out: Path) -> Saved:
@@ -159,7 +189,7 @@ def training(log: Path, arm: str, out: Path) -> Saved:
     table = pd.read_csv(log)[["step", "loss"]].assign(seed=0, arm=arm)
     ends = f"from {table['loss'].iloc[0]:.2f} to {table['loss'].iloc[-1]:.3f} nats per token"
     alt = f"Curve of the training loss of {arm} over {table['step'].iloc[-1]} steps, {ends}."
-    return save_figure(figures.loss_curves(table), out / "loss", alt=alt, data=table)
+    return save_figure(loss_curves(table), out / "loss", alt=alt, data=table)
 
 
 def gallery(
@@ -196,7 +226,7 @@ def gallery(
         f"{len(shown)} test images with a prompt in {', '.join(language_names(asked).values())} and the answers of "
         f"{', '.join(systems)}. The first, asked {first['prompt']!r}: {first['system']} answered {first['answer']!r}."
     )
-    return _save(figures.gallery(shown), out / "8_gallery", alt, data)
+    return _save(draw_gallery(shown), out / "8_gallery", alt, data)
 
 
 def grounding(results: Results, out: Path) -> Saved:
@@ -207,7 +237,7 @@ def grounding(results: Results, out: Path) -> Saved:
         f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(macro(table))}. "
         f"Grounded: {describe(macro(table, 'grounded'))}."
     )
-    return _save(figures.fidelity_and_grounding(table), out / "9_grounding", alt, drawn)
+    return _save(bars.fidelity_and_grounding(table), out / "9_grounding", alt, drawn)
 
 
 def left_out(results: Results, out: Path) -> Saved | None:
@@ -225,7 +255,7 @@ def left_out(results: Results, out: Path) -> Saved | None:
         f"Left out ({', '.join(language_names(codes).values())}): {describe(values['left out'])}."
     )
     data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
-    fig = figures.held_out(table, codes, metric=measure)
+    fig = bars.held_out(table, codes, metric=measure)
     return _save(fig, out / "10_held_out", alt, data)
 
 

@@ -18,8 +18,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from textreg.figures.files import size, style
-from textreg.figures.style import MEASURES, SYSTEMS, handle, legend_above, refuse_empty, system_marks
+from textreg.figures.style import MEASURES, SYSTEMS, handle, legend_above, refuse_empty, size, style, system_marks
 from textreg.figures.tables import require
 
 SEEING = ("visual", "questions")  # a panel each

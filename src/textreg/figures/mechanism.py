@@ -16,16 +16,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from textreg.figures.files import Saved, save_figure, size, style
 from textreg.figures.style import (
     ARMS,
     MEASURES,
     Mark,
+    Saved,
     handle,
     language_names,
     legend_above,
     per_cent,
     refuse_empty,
+    save_figure,
+    size,
+    style,
     system_marks,
 )
 from textreg.figures.tables import require

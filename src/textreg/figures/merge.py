@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from textreg.display import drawn_answer
 from textreg.errors import InputError
-from textreg.figures.files import Saved, save_figure, size, style
-from textreg.figures.style import handle, legend_above, system_marks
+from textreg.figures.style import Saved, handle, legend_above, save_figure, size, style, system_marks
 from textreg.merging.report import MergeReport
 
 

@@ -1,8 +1,8 @@
-"""The figures: each function takes a table and returns a drawing; none reads or writes a file.
+"""The figures by language, by mixture and by arm: a table goes in, a drawing comes out; no file is read or written.
 
 Languages stand on the vertical axis and shares run from 0 to 100 %, so that a figure stays readable on a telephone.
-Systems differ by colour *and* marker or hatch (``figure_marks``); sizes are named (``figure_files.SIZES``); undefined
-values are left out or written "n/a", never drawn as zero.  ``make figures`` redraws all of them.
+Systems differ by colour *and* marker or hatch, sizes are named (``style``); undefined values are left out or written
+"n/a", never drawn as zero.  ``make figures`` redraws all of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from textreg.figures.answers import confusion, fidelity_and_grounding, gallery, held_out, loss_curves
-from textreg.figures.files import SIZES, Saved, save_figure, size, smallest_text, style
-from textreg.figures.frontier import frontier
 from textreg.figures.style import (
     ARMS,
     MEASURES,
@@ -28,26 +25,11 @@ from textreg.figures.style import (
     offsets,
     per_cent,
     refuse_empty,
+    size,
+    style,
     system_marks,
 )
 from textreg.figures.tables import group_small, macro, per_language, require
-
-__all__ = [
-    "SIZES",
-    "Saved",
-    "arms",
-    "confusion",
-    "fidelity_and_grounding",
-    "frontier",
-    "gallery",
-    "held_out",
-    "interval_plot",
-    "language_fidelity",
-    "loss_curves",
-    "mixture",
-    "save_figure",
-    "smallest_text",
-]
 
 PAPER_SYSTEMS = ("BM", "TR", "TR+M")
 

@@ -71,7 +71,7 @@ def draw(result: "Result", folder: str | Path) -> None:
 
 
 def _draw(result: "Result", folder: Path) -> None:
-    from textreg.figures import per_language
+    from textreg.figures import answers, per_language, style
 
     source = visible_answer(Path(result.path).name)
     table = result.summary.rename(columns={"lf": "value", "lf_low": "low", "lf_high": "high"})
@@ -85,15 +85,15 @@ def _draw(result: "Result", folder: Path) -> None:
             data = shown.loc[shown["system"].isin(part), ["system", "language", "value", "low", "high"]]
             named = data.assign(system=data["system"].map(_broken(part)))
             fig = per_language.per_language_plot(named, drawn_answer(f"Language fidelity{of_arm} (%)"))
-            per_language.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
+            style.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
         called = dict(zip(shown["system"], shown["name"], strict=True))
         alt = f"Share of answers in each language (columns) for each asked language (rows){of_arm}."
         for number, part in _parts(shown["system"], FEW):
             counts = {system: result.confusion[called[system]] for system in part}
             data = pd.concat(counts, names=["system"]).reset_index()
             broken = _broken(part)
-            fig = per_language.confusion({broken[system]: table for system, table in counts.items()})
-            per_language.save_figure(fig, folder / f"confusion{suffix}{number}", alt=alt, data=data)
+            fig = answers.confusion({broken[system]: table for system, table in counts.items()})
+            style.save_figure(fig, folder / f"confusion{suffix}{number}", alt=alt, data=data)
 
 
 def _broken(systems: list[str]) -> dict[str, str]:

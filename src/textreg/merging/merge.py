@@ -27,11 +27,10 @@ import numpy as np
 from textreg.errors import InputError, RunError
 from textreg.merging.folder import building, check_place, copy_side_files, lay_out, verify_headers
 from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
-from textreg.merging.number_formats import WIDTH, narrow
 from textreg.merging.plan import Plan, Step, plan_merge
 from textreg.merging.reload import finish_check, refuse_incomplete, reload_keys, start_check
 from textreg.merging.report import MergeReport, TensorReport
-from textreg.merging.tensors import Entry, Files, open_checkpoint
+from textreg.merging.tensors import WIDTH, Entry, Files, narrow, open_checkpoint
 from textreg.merging.weights import Reader, Weights, open_weights
 from textreg.vlm.layouts import canonical
 

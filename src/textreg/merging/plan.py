@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from textreg.errors import InputError, did_you_mean
 from textreg.merging.methods import Recipe
-from textreg.merging.number_formats import FLOATS
-from textreg.merging.tensors import Checkpoint, Entry
+from textreg.merging.tensors import FLOATS, Checkpoint, Entry
 from textreg.merging.vocabularies import compare_vocabularies
 from textreg.merging.weights import Weights
 from textreg.vlm.layouts import EMBEDDING, HEAD, by_canonical, canonical, is_buffer, is_language, matches

@@ -19,8 +19,19 @@ import numpy as np
 
 from textreg.errors import InputError, did_you_mean
 from textreg.merging.methods import BLOCK
-from textreg.merging.number_formats import FLOATS, WIDTH, Buffer, widen
-from textreg.merging.tensors import Checkpoint, Entry, Files, open_checkpoint, read_header, read_json, resolve
+from textreg.merging.tensors import (
+    FLOATS,
+    WIDTH,
+    Buffer,
+    Checkpoint,
+    Entry,
+    Files,
+    open_checkpoint,
+    read_header,
+    read_json,
+    resolve,
+    widen,
+)
 from textreg.vlm.layouts import by_canonical, canonical
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -1,10 +1,9 @@
-"""The plan of a hub-scale run: rows, tokens, disk, memory and hours, from counted figures, before anything is
-downloaded.
+"""The budget of a hub-scale run: rows, tokens, disk, memory and hours, from counted figures, before any download.
 
-Nothing here touches the network or a GPU.  Work and memory come from the shapes of the models (``shapes``), rows from
-the profile, what is downloaded and stored from ``planned_sizes``; ``plan_tables`` prints it.  What cannot be counted
-is an assumption, and every plan prints its assumptions: hours are for the stated share of a card's peak, not a
-measurement.
+Nothing here touches the network or a GPU.  Work, memory and bytes come from :mod:`textreg.runs.sizes`, rows from the
+profile.  What cannot be counted is an assumption, and every budget prints its assumptions: hours are for the stated
+share of a card's peak, not a measurement.  A total that lacks a size says "at least"; a machine that the run does not
+fit shows no hours.
 
 Try it: ``textreg run --profile gpu --dry-run``.
 """
@@ -15,12 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 from textreg.data import hub
 from textreg.errors import InputError
-from textreg.runs import planned_sizes, shapes
-from textreg.runs.planned_sizes import Size
-from textreg.runs.shapes import LanguageModel, Tower, Unplannable
+from textreg.runs import sizes
+from textreg.runs.sizes import LanguageModel, Size, Tower, Unplannable
 from textreg.settings import Align, Evaluate, Merge, PrepareData, Training, Tune
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from textreg.runs.profiles import Profile
 
 MFU = 0.35
@@ -99,8 +100,8 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
     llm = _known(align.vlm or align.llm, "llm", unknown)
     tower = _known(align.vlm or align.tower, "tower", unknown)
     trainings = [align, *tunes.values()]
-    downloads = tuple(planned_sizes.downloads(align, data, evaluate))
-    disk = tuple(planned_sizes.disk(data, trainings, len(merges), llm, tower))
+    downloads = tuple(sizes.downloads(align, data, evaluate))
+    disk = tuple(sizes.disk(data, trainings, len(merges), llm, tower))
     reasons = tuple(unknown.values())
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
         return Plan(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
@@ -116,14 +117,14 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
         shown = (systems - len(evaluate.systems) * ("text" in evaluate.arms)) / systems
         work.append(_answer_work("evaluate", asked * systems, evaluate, llm, tower, shown))
     cards = tuple(_cards(work, trainings, [*merges.values(), evaluate], llm, tower, data))
-    host = tuple(planned_sizes.host(data, trainings, len(merges), evaluate, llm, tower))
+    host = tuple(sizes.host(data, trainings, len(merges), evaluate, llm, tower))
     return Plan(profile.name, tuple(work), downloads, disk, host, cards, reasons, _assumptions(align, tower))
 
 
 def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) -> LanguageModel | Tower | None:
     """The shape of a model; where it cannot be told, the reason goes into ``unknown``, for a run needs no plan."""
     try:
-        shape = shapes.find(name, kind)
+        shape = sizes.find(name, kind)
     except Unplannable as error:
         unknown.setdefault(name, str(error))
         return None
@@ -134,7 +135,7 @@ def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) ->
 
 def _mean_tokens(names: Sequence[str]) -> float:
     """Words of a row in tokens, over sources weighted by their rows."""
-    known = [planned_sizes.facts(name) for name in names]
+    known = [sizes.facts(name) for name in names]
     rows = [(facts.get("rows", 1), facts.get("text_bytes", UNKNOWN_TEXT)) for facts in known]
     return sum(n * size for n, size in rows) / sum(n for n, _ in rows) / BYTES_A_TOKEN
 
@@ -166,7 +167,7 @@ def _training_work(
     tokens = (rows - text) * (seen + tower.patches) + text * read
     flop = 0.0
     for count, words, image in ((rows - text, seen, True), (text, read, False)):
-        flop += count * shapes.train_work(
+        flop += count * sizes.train_work(
             llm,
             tower,
             rank=rank,
@@ -184,8 +185,8 @@ def _answer_work(
     """Requests of which the share ``shown`` holds an image (its own or a blank one)."""
     new, batch = settings.max_new_tokens, settings.batch_size
     tokens = PROMPT_TOKENS + shown * tower.patches
-    flop = requests * shapes.answer_work(llm, tower, tokens=tokens, image=False) + requests * shown * tower.work
-    read = requests / batch * shapes.decode_bytes(llm, tokens=tokens, batch=batch, new=new)
+    flop = requests * sizes.answer_work(llm, tower, tokens=tokens, image=False) + requests * shown * tower.work
+    read = requests / batch * sizes.decode_bytes(llm, tokens=tokens, batch=batch, new=new)
     return Work(unit, requests, requests * (tokens + new), flop, read)
 
 
@@ -220,7 +221,7 @@ def _answer_memory(settings: Merge | Evaluate, llm: LanguageModel, tower: Tower)
     four_bit = settings.precision == "4bit"
     # Every worker of an evaluation holds a model of its own, and all of them are on the one card.
     models = settings.workers if isinstance(settings, Evaluate) else 1
-    return models * shapes.answer_memory(llm, tower, tokens=tokens, batch=settings.batch_size, four_bit=four_bit)
+    return models * sizes.answer_memory(llm, tower, tokens=tokens, batch=settings.batch_size, four_bit=four_bit)
 
 
 def _largest(
@@ -239,7 +240,7 @@ def _largest(
             scored = settings.max_length - (0 if _text_rows(settings) else tower.patches)
             peak = max(
                 peak,
-                shapes.train_memory(
+                sizes.train_memory(
                     llm,
                     tower,
                     rank=settings.rank if isinstance(settings, Tune) else 0,
@@ -253,8 +254,8 @@ def _largest(
         return peak
 
     smallest = min(settings.batch_size for settings in training)
-    sizes = [2**k for k in range(10) if 2**k <= smallest]
-    fitting = [micro for micro in sizes if memory(micro) <= room]
+    trials = [2**k for k in range(10) if 2**k <= smallest]
+    fitting = [micro for micro in trials if memory(micro) <= room]
     return (fitting[-1], memory(fitting[-1])) if fitting else (0, memory(1))
 
 
@@ -263,7 +264,7 @@ def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
         f"hours: {MFU:.0%} of the card's dense bf16 peak (assumed MFU), decoding at {READ_EFFICIENCY:.0%} of its "
         "memory bandwidth",
         f"{BYTES_A_TOKEN} bytes a token; {ANSWERED:.0%} of a row's words are the assistant's",
-        f"memory: bf16 weights, {shapes.TRAINED} bytes a trained parameter, 8 % and 1.5 GB for the allocator; "
+        f"memory: bf16 weights, {sizes.TRAINED} bytes a trained parameter, 8 % and 1.5 GB for the allocator; "
         f"{USABLE:.0%} of a card is used, counted with rows of max_length, for the probe tries the longest",
         "merge asks the validation images in every language, image arm only",
         "memory of the host: Python, its libraries and the tables of words are not counted",
@@ -272,3 +273,52 @@ def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
     if tower is not None:
         lines.insert(1, f"{tower.patches} image tokens; the tower runs on every image it is shown")
     return tuple(lines)
+
+
+def tables(plan: Plan) -> "Iterator[Table]":
+    """The plan as tables for a terminal."""
+    from rich.table import Table
+
+    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {plan.profile}")
+    for item in plan.work:
+        work.add_row(item.unit, f"{item.rows:,}", f"{item.tokens / 1e6:,.1f}", f"{item.flop / 1e15:,.0f}")
+    yield work
+    for title, found, whole in (
+        ("Downloads", plan.downloads, True),
+        ("On disk", plan.disk, not plan.unknown),
+        ("Memory of the host", plan.host, True),
+    ):
+        if found:
+            total = max(item.size for item in found) if found is plan.host else sum(item.size for item in found)
+            yield _sizes(title, found, total, whole)
+    cards = Table("GPU", "fits", "micro-batch", "peak GB", "align h", "tune h", "answers h", "all h", title="Hours")
+    for card in plan.cards:
+        groups = [sum(h for unit, h in card.hours.items() if unit.startswith(kind)) for kind in ("align", "tune")]
+        total = sum(card.hours.values())
+        cells = [f"{value:,.1f}" for value in (*groups, total - sum(groups), total)] if card.fits else ["-"] * 4
+        micro = str(card.micro) if card.fits else "-"
+        cards.add_row(card.name, "yes" if card.fits else "no", micro, f"{card.memory / 1e9:,.1f}", *cells)
+    yield cards
+
+
+def _sizes(title: str, listed: Sequence[Size], total: float, whole: bool) -> "Table":
+    from rich.table import Table
+
+    least = "" if whole and all(item.size for item in listed) else "at least "
+    table = Table("what", "GB", "from", title=f"{title}: {least}{total / 1e9:,.1f} GB")
+    for item in listed:
+        table.add_row(item.name, f"{item.size / 1e9:,.2f}" if item.size else "?", item.source)
+    return table
+
+
+def show(plan: Plan, console: "Console | None" = None) -> None:
+    """Print the plan with its assumptions, and what is not known."""
+    from rich.console import Console
+
+    console = console or Console()
+    for table in tables(plan):
+        console.print(table)
+    for reason in plan.unknown:
+        console.print(f"no hours or memory: {reason}")
+    for line in plan.assumptions:
+        console.print(f"assumed: {line}")

@@ -1,11 +1,14 @@
-"""What a run says while it runs: bars on a terminal, plain lines in a log.
+"""What a run says: bars on a terminal or plain lines in a log while it runs, and its states as a table.
 
 One row per running unit: stage, notebook cell, the last line the notebook printed, time.  Without a terminal the
 same events become one line each when a unit starts, ends or fails, so that a log file stays readable.
+``textreg status`` (:func:`show`) asks the plan with the profile and overrides that the run noted at its last start;
+nothing is executed.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +17,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from textreg.runs.plan import State
+from textreg.files import HashCache
+from textreg.runs import plan
+from textreg.runs import stages as graph
+from textreg.runs.plan import Place, State
 from textreg.runs.stages import Unit
 
 
@@ -111,3 +117,22 @@ def states(found: Mapping[Unit, State]) -> Table:
         seconds = f"{state.seconds:.1f}" if state.seconds is not None else ""
         table.add_row(unit.name, Text(state.state, style=colours[state.state]), Text(why), seconds)
     return table
+
+
+def collect(run: str | Path, root: Path | None = None) -> dict[Unit, State]:
+    """State of every unit of the run in ``run``, in running order.
+
+    Raises :class:`textreg.errors.InputError` when there is no run or its ``run.json`` is damaged.
+    """
+    root = root or graph.repository()
+    run = Path(run)
+    profile, overrides = plan.remembered(run, root)
+    hashes = HashCache(run / ".runner" / "hashes.json")
+    return plan.survey(profile, Place(run, root / "notebooks", overrides), hashes)
+
+
+def show(run: str | Path, root: Path | None = None, console: Console | None = None) -> dict[Unit, State]:
+    """Print the table of :func:`collect` and return its data."""
+    found = collect(run, root)
+    (console or Console(soft_wrap=True, highlight=False)).print(states(found))
+    return found

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, remove_tree, require_room, sweep, trouble, write_text
-from textreg.runs import children, manifest, plan, preflight, profiles
+from textreg.runs import children, manifest, plan, profiles
 from textreg.runs import report as reporting
 from textreg.runs import stages as graph
 from textreg.runs.notebooks import Failure
@@ -122,13 +122,13 @@ def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None
     from textreg.runs import budget
 
     planned = budget.plan(profile, place.overrides)
-    preflight.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
+    plan.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
 
 
 def _missing_packages(states: Mapping[Unit, State], units: Sequence[Unit], force: bool) -> list[str]:
     """Lines about the packages that the units still to run need and that are not installed."""
     waiting = [unit for unit in units if force or states[unit].state != "done"]
-    return preflight.missing_packages({unit.name: states[unit].settings for unit in waiting})
+    return plan.missing_packages({unit.name: states[unit].settings for unit in waiting})
 
 
 def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Path:

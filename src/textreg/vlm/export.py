@@ -75,11 +75,11 @@ def require_standing(run: Path, which: "System") -> None:
 
     Raises :class:`InputError` naming the stage and why; a run that no ``textreg run`` started is taken as it is.
     """
-    from textreg.runs import plan, status
+    from textreg.runs import plan, report
 
     if not (run / plan.RUN_FILE).is_file():
         return
-    for unit, state in status.collect(run).items():
+    for unit, state in report.collect(run).items():
         concerned = unit.arm == (which.arm or None) or unit.stage in ("align", "evaluate")
         if concerned and state.state == "stale":
             raise InputError(

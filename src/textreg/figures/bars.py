@@ -1,0 +1,95 @@
+"""Bars side by side: LF, LF+ and GF of every system; languages in the text rows against those left out of them.
+
+The value stands beside each bar; what is undefined is written "n/a" and never drawn as zero.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from textreg.figures.style import (
+    MEASURES,
+    SHORT_MEASURES,
+    language_names,
+    legend_above,
+    per_cent,
+    refuse_empty,
+    size,
+    style,
+    system_marks,
+)
+from textreg.figures.tables import macro
+
+
+def fidelity_and_grounding(fidelity: pd.DataFrame, systems: Sequence[str] | None = None) -> Figure:
+    """LF, LF+ and GF of every system on image prompts, mean over non-English languages."""
+    systems = list(systems or fidelity["system"].unique())
+    fills = {"lf": ("#56B4E9", ""), "lf_plus": ("#0072B2", "////"), "grounded": ("#222222", "....")}
+    return _grouped_bars(
+        {metric: macro(fidelity, metric, "image", systems) for metric in fills},
+        systems,
+        fills,
+        {metric: SHORT_MEASURES[metric] for metric in fills},
+        "mean over non-English languages, image prompts (%)",
+    )
+
+
+def held_out(
+    fidelity: pd.DataFrame, left_out: Sequence[str], systems: Sequence[str] | None = None, metric: str = "lf_plus"
+) -> Figure:
+    """Languages present in the text rows against those left out of them, per system (image prompts)."""
+    systems = list(systems or fidelity["system"].unique())
+    seen = sorted(set(fidelity["language"]) - set(left_out) - {"en"})
+    names = language_names(left_out)
+    fills = {"seen": ("#0072B2", ""), "left out": ("#E69F00", "////")}
+    labels = {
+        "seen": f"in the text rows ({len(seen)})",
+        "left out": f"left out ({', '.join(names[code] for code in left_out)})",
+    }
+    tables = {
+        "seen": macro(fidelity, metric, "image", systems, seen),
+        "left out": macro(fidelity, metric, "image", systems, list(left_out)),
+    }
+    return _grouped_bars(tables, systems, fills, labels, MEASURES[metric])
+
+
+def _grouped_bars(
+    tables: Mapping[str, pd.DataFrame],
+    systems: Sequence[str],
+    fills: Mapping[str, tuple[str, str]],
+    labels: Mapping[str, str],
+    axis_label: str,
+) -> Figure:
+    for table in tables.values():
+        refuse_empty(table, "bar figure")
+    systems = [system for system in systems if any(system in set(table["system"]) for table in tables.values())]
+    marks, thickness = system_marks(systems), 0.8 / len(tables)
+    with style():
+        fig = Figure(figsize=size("page", height=1.2 + 0.21 * len(tables) * len(systems)))
+        ax = fig.subplots()
+        for position, (name, table) in enumerate(tables.items()):
+            rows = table.set_index("system").reindex(systems)
+            places = np.arange(len(systems)) + (position - (len(tables) - 1) / 2) * thickness
+            colour, hatch = fills[name]
+            ax.barh(
+                places,
+                rows["value"],
+                thickness * 0.9,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0,
+                label=labels[name],
+            )
+            ax.hlines(places, rows["low"], rows["high"], color="#888888", linewidth=1.2)
+            for place, value, high in zip(places, rows["value"], rows["high"], strict=True):
+                text, edge = ("n/a", 0.0) if np.isnan(value) else (f"{100 * value:.0f}", np.nanmax([value, high]))
+                ax.annotate(text, (edge, place), (4, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
+        ax.set_ylim(len(systems) - 0.5, -0.5)
+        per_cent(ax, axis_label)
+        ax.set_xlim(0, 1.12)
+        legend_above(fig, ax, len(tables))
+    return fig
