@@ -56,7 +56,7 @@ def run(
     if chosen.scale == "hub":
         from textreg.runs import budget
 
-        budget.show(budget.plan(chosen, parameter or ()))
+        budget.show(budget.estimate(chosen, parameter or ()))
     runner.run(
         profile,
         run,
@@ -74,9 +74,9 @@ def run(
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/laptop")) -> None:
     """Each stage of a run: done, stale (and why), missing, failed (and in which cell)."""
-    from textreg.runs import report as states
+    from textreg.runs import report
 
-    states.show(run)
+    report.show(run)
 
 
 IDENTIFIER = Annotated[str, typer.Option(help="py3langid, lingua or glotlid")]
@@ -110,8 +110,8 @@ def score(
     skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
 ) -> None:
     """Language fidelity of anyone's answers."""
-    from textreg.serve import report as score_report
-    from textreg.serve import score as scoring
+    from textreg.figures.score import score_and_draw
+    from textreg.serve.report import print_result
 
     judging: object = judge
     if judge == "llm":
@@ -122,19 +122,19 @@ def score(
 
         service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
         judging = LLMJudge(service, answers.with_suffix(".verdicts.jsonl"), progress=True)
-    result = scoring.score_file(
+    result = score_and_draw(
         answers,
         out,
         figures,
-        _identifier(identifier, identifier_model, candidates),
-        judging,
-        skip_bad,
+        identifier=_identifier(identifier, identifier_model, candidates),
+        judge=judging,
+        skip_bad=skip_bad,
         against=against,
         seen=_codes(seen),
         held_out=_codes(held_out),
         price=_price(price),
     )
-    score_report.print_result(result)
+    print_result(result)
 
 
 @app.command()
@@ -154,20 +154,21 @@ def evaluate(
 ) -> None:
     """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
     from textreg.fidelity.service import Service
+    from textreg.figures.score import score_and_draw
     from textreg.serve import endpoint as served
-    from textreg.serve import probes as probe_sets
-    from textreg.serve import report as score_report
-    from textreg.serve import score as scoring
+    from textreg.serve.probes import probe_set
+    from textreg.serve.report import print_result
+    from textreg.serve.score import write
 
     opened = _identifier(identifier, identifier_model, candidates)
-    probes = probe_sets.probe_set(images, _codes(languages), limit)
+    probes = probe_set(images, _codes(languages), limit)
     service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
     found = served.evaluate(service, probes, out, max_tokens=max_tokens)
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
-    result = scoring.score_file(found.answers, out / "fidelity.csv", out / "figures", opened)
-    scoring.write(result, out / "scores.json")
-    score_report.print_result(result)
+    result = score_and_draw(found.answers, out / "fidelity.csv", out / "figures", identifier=opened)
+    write(result, out / "scores.json")
+    print_result(result)
 
 
 def _codes(words: str) -> list[str]:
@@ -257,11 +258,12 @@ def export(
     force: Annotated[bool, typer.Option(help="replace an earlier export in OUT")] = False,
 ) -> None:
     """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
+    from textreg.runs import report
     from textreg.vlm import export as exporting
     from textreg.vlm import systems
 
     which = systems.find_system(run, system)
-    exporting.require_standing(run, which)
+    report.require_standing(run, which.arm)
     folder = exporting.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
     typer.echo(f"{which.name} (lambda {which.lam:g}): {folder}" + (f", {push_to} on the hub" if push_to else ""))
 

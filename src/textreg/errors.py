@@ -21,7 +21,7 @@ class RunError(Exception):
     exit_code = 1
 
 
-def shown(value: object, most: int = 60) -> str:
+def quoted(value: object, most: int = 60) -> str:
     """``repr`` of a wrong value for a message: at most ``most`` characters, whatever a file or an option holds."""
     try:
         text = repr(value)
@@ -40,5 +40,5 @@ def did_you_mean(word: object, options: Iterable[str]) -> str:
     close = get_close_matches(str(word), known, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    return f" (known: {shown})" if known else ""
+    some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f" (known: {some})" if known else ""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from textreg.errors import InputError, did_you_mean, shown
+from textreg.errors import InputError, did_you_mean, quoted
 
 STRICT = ConfigDict(extra="forbid", validate_default=True)
 
@@ -270,7 +270,7 @@ def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool =
     """
     known = _adapters(cls)
     if key not in known:
-        raise InputError(f"{where}: unknown parameter {shown(key)}{did_you_mean(key, known)}")
+        raise InputError(f"{where}: unknown parameter {quoted(key)}{did_you_mean(key, known)}")
     adapter, hint = known[key]
     if text and get_origin(hint) is list:
         value = [word.strip() for word in str(value).strip("[]").split(",") if word.strip()]
@@ -285,14 +285,14 @@ def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool =
         spot = "".join(f"[{step}]" for step in first["loc"] if isinstance(step, int))
         hint_of_yaml = "; quote it" if isinstance(first["input"], bool) and "string" in first["msg"] else ""
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{where}: {key}{spot} = {shown(first['input'])}: {message}{hint_of_yaml}") from None
+        raise InputError(f"{where}: {key}{spot} = {quoted(first['input'])}: {message}{hint_of_yaml}") from None
     several = isinstance(found, list)
     for place, item in enumerate(found if several else [found]):
         spot = f"[{place}]" if several else ""
         if isinstance(item, float) and not math.isfinite(item):
             raise InputError(f"{where}: {key}{spot} = {item!r}: a finite number is needed")
         if several and item in found[:place]:
-            raise InputError(f"{where}: {key} names {shown(item)} twice: remove one")
+            raise InputError(f"{where}: {key} names {quoted(item)} twice: remove one")
     return found
 
 

@@ -74,7 +74,7 @@ def test_another_seed_is_another_order(run):
 
 
 def test_what_an_arm_is_shown_is_told_by_source_language_and_image(run):
-    shown = mixture.shown(*mixture.arm_rows(Tune(run=run, text_share=0.25, steps=6, batch_size=4)))
+    shown = mixture.rows_shown(*mixture.arm_rows(Tune(run=run, text_share=0.25, steps=6, batch_size=4)))
     assert shown.to_dict("records") == [
         {"source": "visual", "language": "en", "image": True, "rows": 18, "share": 0.75},
         {"source": "text", "language": "en", "image": False, "rows": 6, "share": 0.25},

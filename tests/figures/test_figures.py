@@ -12,7 +12,7 @@ from result_folders import PAPER, confusion_tables, fidelity_table, loss_table, 
 from textreg.errors import InputError
 from textreg.figures import frontier, losses, style
 from textreg.figures import per_language as figures
-from textreg.figures.answers import Shown, confusion, gallery
+from textreg.figures.answers import GalleryItem, confusion, gallery
 from textreg.figures.bars import fidelity_and_grounding, held_out
 from textreg.figures.frontier import break_of
 from textreg.figures.style import SYSTEMS, system_marks
@@ -36,7 +36,7 @@ def shown_items():
     }
     picture = Image.fromarray(np.full((48, 48, 3), 200, dtype=np.uint8))
     return [
-        Shown(
+        GalleryItem(
             picture,
             code,
             prompt,
@@ -336,7 +336,7 @@ def test_answers_with_formula_signs_and_control_characters_are_drawn_as_they_are
         ("TR", "", "wrong"),
         ("TR+M", "x" * 9000, "right"),
     )
-    fig = gallery([Shown(picture, "de", "Beschreibe das Bild.", answers)])
+    fig = gallery([GalleryItem(picture, "de", "Beschreibe das Bild.", answers)])
     style.save_figure(
         fig, tmp_path / "f", alt="a figure drawn from hostile answers only", data=pd.DataFrame({"a": [1]})
     )

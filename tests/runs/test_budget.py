@@ -22,7 +22,7 @@ def gpu():
 
 @pytest.fixture(scope="module")
 def plan(gpu):
-    return budget.plan(gpu)
+    return budget.estimate(gpu)
 
 
 @pytest.mark.parametrize(("size", "published"), [("2b", 2_253_490_176), ("7b", 7_768_117_248)])
@@ -102,14 +102,14 @@ def test_work_of_a_row_agrees_with_the_published_table_for_a_7b_shape():
 def test_the_small_profile_fits_24_gb_and_the_large_one_needs_80(plan):
     fits = {card.name: card.fits for card in plan.cards}
     assert all(fits.values())
-    large = {card.name: card.fits for card in budget.plan(profiles.load("gpu-7b", REPOSITORY)).cards}
+    large = {card.name: card.fits for card in budget.estimate(profiles.load("gpu-7b", REPOSITORY)).cards}
     assert large["A100 80GB"] and not large["RTX 4090"]
 
 
 def test_four_bit_weights_bring_the_large_profile_closer_to_24_gb():
     profile = profiles.load("gpu-7b", REPOSITORY)
-    full = budget.plan(profile).cards[0].memory
-    small = budget.plan(profile, ["precision=4bit"]).cards[0].memory
+    full = budget.estimate(profile).cards[0].memory
+    small = budget.estimate(profile, ["precision=4bit"]).cards[0].memory
     assert small < full - 7e9
 
 
@@ -126,14 +126,14 @@ def test_requests_are_images_times_languages_times_systems_and_arms(plan, gpu):
 
 
 def test_more_steps_are_more_hours_in_proportion(gpu, plan):
-    longer = budget.plan(gpu, ["tune.steps=1000"])
+    longer = budget.estimate(gpu, ["tune.steps=1000"])
     hours = [next(card for card in p.cards if card.name == "RTX 4090").hours for p in (plan, longer)]
     assert hours[1]["tune[TR]"] == pytest.approx(2 * hours[0]["tune[TR]"])
     assert hours[1]["align"] == pytest.approx(hours[0]["align"])
 
 
 def test_keeping_features_shows_its_disk(gpu, plan):
-    kept = budget.plan(gpu, ["cache_features=true"])
+    kept = budget.estimate(gpu, ["cache_features=true"])
     names = [item.name for item in kept.disk]
     assert "features of the frozen tower" in names
     assert "features of the frozen tower" not in [item.name for item in plan.disk]
@@ -154,26 +154,26 @@ def test_the_printed_plan_names_every_download_and_states_its_assumptions(plan):
 
 
 def test_an_unknown_hub_model_gives_no_hours_and_says_so(gpu):
-    plan = budget.plan(gpu, ["align.llm=nobody/never-heard-of"])
+    plan = budget.estimate(gpu, ["align.llm=nobody/never-heard-of"])
     assert plan.unknown == ("nobody/never-heard-of: nothing is known of it here, give a local folder to count it",)
     assert plan.cards == ()
 
 
 def test_a_tower_where_an_llm_belongs_is_refused(gpu):
     with pytest.raises(InputError, match="is a tower, a llm is needed"):
-        budget.plan(gpu, [f"align.llm={TOWER}"])
+        budget.estimate(gpu, [f"align.llm={TOWER}"])
 
 
 def test_a_row_length_below_the_image_tokens_is_refused_with_the_cure(gpu):
     with pytest.raises(
         InputError, match="max_length 512 leaves no room for words after 729 image tokens; raise it to 985"
     ):
-        budget.plan(gpu, ["tune.max_length=512"])
+        budget.estimate(gpu, ["tune.max_length=512"])
 
 
 def test_a_scenes_profile_has_no_gpu_plan(gpu):
     with pytest.raises(InputError, match="only hub runs are planned"):
-        budget.plan(replace(gpu, scale="scenes"))
+        budget.estimate(replace(gpu, scale="scenes"))
 
 
 def configured(folder, **content):
@@ -212,7 +212,7 @@ def test_a_published_config_that_leaves_out_its_defaults_is_counted(tmp_path):
 )
 def test_a_model_that_cannot_be_counted_is_said_and_stops_neither_plan_nor_run(gpu, tmp_path, content, reason):
     name = configured(tmp_path / "odd", **content)
-    plan = budget.plan(gpu, [f"align.llm={name}"])
+    plan = budget.estimate(gpu, [f"align.llm={name}"])
     assert len(plan.unknown) == 1 and reason in plan.unknown[0]
     assert plan.cards == () and plan.downloads and plan.disk
     text = printed(plan)
@@ -221,7 +221,7 @@ def test_a_model_that_cannot_be_counted_is_said_and_stops_neither_plan_nor_run(g
 
 def test_a_published_vlm_is_planned_and_its_download_listed(gpu):
     # 7,063,427,072 is the published number of parameters; the plan leaves CLIP's class token and first norm out.
-    plan = budget.plan(gpu, ["align.vlm=llava-hf/llava-1.5-7b-hf"])
+    plan = budget.estimate(gpu, ["align.vlm=llava-hf/llava-1.5-7b-hf"])
     assert plan.unknown == () and plan.downloads[0].size == 2 * 7_063_427_072
     assert plan.downloads[0].name == "llava-hf/llava-1.5-7b-hf"
     llm, tower = (sizes.find("llava-hf/llava-1.5-7b-hf", kind) for kind in ("llm", "tower"))
@@ -229,7 +229,7 @@ def test_a_published_vlm_is_planned_and_its_download_listed(gpu):
 
 
 def test_a_model_of_unknown_size_is_listed_and_makes_the_total_a_lower_bound(gpu, plan):
-    unknown = budget.plan(gpu, ["align.vlm=nobody/never-heard-of"])
+    unknown = budget.estimate(gpu, ["align.vlm=nobody/never-heard-of"])
     assert ("nobody/never-heard-of", 0) in [(item.name, item.size) for item in unknown.downloads]
     assert "Downloads: at least " in printed(unknown)
     assert "at least" not in printed(plan)
@@ -237,14 +237,14 @@ def test_a_model_of_unknown_size_is_listed_and_makes_the_total_a_lower_bound(gpu
 
 def test_the_file_of_glotlid_is_listed_where_it_is_the_identifier(gpu, plan):
     assert "cis-lmu/glotlid" in [item.name for item in plan.downloads]
-    other = budget.plan(gpu, ["evaluate.identifier=py3langid"])
+    other = budget.estimate(gpu, ["evaluate.identifier=py3langid"])
     assert "cis-lmu/glotlid" not in [item.name for item in other.downloads]
 
 
 def test_the_micro_batch_is_that_of_the_longest_rows_of_either_kind(gpu):
     # As the probe tries them: max_length tokens, of a text-only row nearly all in the loss, a tenth of the card free.
     llm, tower = sizes.find(LLM, "llm"), sizes.find(TOWER, "tower")
-    card = budget.plan(gpu).cards[0]
+    card = budget.estimate(gpu).cards[0]
     for rows, fits in ((card.micro, True), (2 * card.micro, False)):
         peak = sizes.train_memory(
             llm,
@@ -264,7 +264,7 @@ def test_the_micro_batch_is_that_of_the_longest_rows_of_either_kind(gpu):
 def test_every_worker_of_an_evaluation_needs_room_for_a_model_on_the_card(gpu):
     for name in ("gpu", "gpu-7b"):
         assert profiles.resolve(profiles.load(name, REPOSITORY), "evaluate").workers == 1
-    memory = [budget.plan(gpu, [f"evaluate.workers={n}", "tune.rank=1"]).cards[0].memory for n in (4, 8)]
+    memory = [budget.estimate(gpu, [f"evaluate.workers={n}", "tune.rank=1"]).cards[0].memory for n in (4, 8)]
     assert memory[1] == pytest.approx(2 * memory[0])
 
 
@@ -272,6 +272,6 @@ def test_the_plan_shows_the_memory_of_the_host_for_the_pictures_and_the_model(gp
     pictures = next(item.size for item in plan.disk if "pictures" in item.name)
     merged = next(item.size for item in plan.disk if "merged" in item.name) / 2
     assert plan.host[0].size == pytest.approx(pictures + merged)
-    two = budget.plan(gpu, ["evaluate.workers=2"])
+    two = budget.estimate(gpu, ["evaluate.workers=2"])
     assert two.host[0].size == pytest.approx(2 * (pictures + merged))
     assert f"Memory of the host: {plan.host[0].size / 1e9:.1f} GB" in printed(plan)

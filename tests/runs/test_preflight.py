@@ -13,7 +13,7 @@ from textreg.data import hub
 from textreg.errors import InputError
 from textreg.runs import budget, profiles, runner
 from textreg.runs import plan as preflight
-from textreg.runs.budget import Plan
+from textreg.runs.budget import Budget
 from textreg.runs.report import Report
 from textreg.runs.sizes import Size
 from textreg.settings import Evaluate, Merge, Tune
@@ -69,7 +69,7 @@ def planned(pictures=0, merged=0, data=0, model=0):
         Size("o/llm", model * MIB, "", "align", "models/o/llm"),
     )
     disk = (Size("pictures", pictures * MIB, "", "prepare_data"), Size("merged", merged * MIB, "", "merge"))
-    return Plan("p", (), downloads, disk, (), (), (), ())
+    return Budget("p", (), downloads, disk, (), (), (), ())
 
 
 def test_a_small_hub_run_asks_for_what_its_plan_counts_and_no_more(disks):
@@ -108,12 +108,12 @@ def test_a_hub_run_holds_its_plan_against_the_disk(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         runner.run("gpu", tmp_path, only=["merge"], root=REPOSITORY, report=Report())
     plan, folder, stages, _ = asked[0]
-    assert plan == budget.plan(profiles.load("gpu", REPOSITORY)) and (folder, stages) == (tmp_path, {"merge"})
+    assert plan == budget.estimate(profiles.load("gpu", REPOSITORY)) and (folder, stages) == (tmp_path, {"merge"})
 
 
 def test_a_profile_of_some_stages_is_planned_too():
     whole = profiles.load("gpu", REPOSITORY)
-    units = [item.unit for item in budget.plan(replace(whole, stages=("prepare_data", "tune"))).work]
+    units = [item.unit for item in budget.estimate(replace(whole, stages=("prepare_data", "tune"))).work]
     assert units == ["tune[BM]", "tune[TR]", "tune[EN]"]
 
 

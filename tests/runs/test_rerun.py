@@ -27,7 +27,7 @@ from textreg.fidelity import measures
 from textreg.runs import manifest, plan, profiles, runner
 from textreg.runs.identity import parameters
 from textreg.runs.report import Report
-from textreg.runs.stages import Unit, shown
+from textreg.runs.stages import Unit, relative
 from textreg.settings import Evaluate
 from textreg.vlm import systems
 
@@ -129,7 +129,7 @@ def test_an_arm_trained_again_gives_the_shipped_results_within_the_tolerance(shi
     records = {unit: manifest.read(shipped / unit.folder) for unit in UNITS}
     for unit, record in records.items():
         now = parameters(profiles.resolve(profile, unit.stage, unit.arm, overrides))
-        assert record["parameters"] == now, f"{shown(shipped)} is stale: {unit.name} has other settings now"
+        assert record["parameters"] == now, f"{relative(shipped)} is stale: {unit.name} has other settings now"
 
     run = tmp_path / "run"
     with capsys.disabled():

@@ -233,7 +233,9 @@ def test_a_place_that_would_lose_something_is_refused_before_anything_is_read(tm
     (tmp_path / "folder.csv").mkdir()
     before = path.read_bytes()
     with pytest.raises(InputError, match=expected) as failure:
-        score.score_file(path, **{option: tmp_path / name for option, name in words.items()}, identifier="none")
+        score_figures.score_and_draw(
+            path, **{option: tmp_path / name for option, name in words.items()}, identifier="none"
+        )
     assert "\n" not in str(failure.value)
     assert path.read_bytes() == before
     assert not list((tmp_path / "figures").iterdir())
@@ -242,14 +244,14 @@ def test_a_place_that_would_lose_something_is_refused_before_anything_is_read(tm
 def test_a_drawing_never_replaces_the_answers(tmp_path):
     path = write(tmp_path / "fidelity.csv", ROWS)
     with pytest.raises(InputError, match="could replace the file of answers"):
-        score.score_file(path, figures=tmp_path)
+        score_figures.score_and_draw(path, figures=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["fidelity.csv"]
 
 
 def test_nothing_is_written_where_nothing_can_be_drawn(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", [{"answer": "12", "language": "es", "task": "colour"}])
     with pytest.raises(InputError, match="nothing to draw"):
-        score.score_file(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
+        score_figures.score_and_draw(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
     assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
 
 
@@ -267,7 +269,9 @@ NAMES = {  # a name out of a file -> what a drawing shows of it
 
 def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, identifier):
     rows = [{**ROWS[0], "system": name} for name in NAMES]
-    result = score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    result = score_figures.score_and_draw(
+        write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier
+    )
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
     for name, shown in NAMES.items():
@@ -283,7 +287,9 @@ def test_names_of_systems_are_drawn_and_printed_as_plain_characters(tmp_path, id
 
 def test_names_that_look_alike_stay_two_in_a_drawing(tmp_path, identifier):
     rows = [{**ROWS[0], "system": name} for name in ("A b", "A  b", "A b (2)")]
-    score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    score_figures.score_and_draw(
+        write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier
+    )
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
     assert "(2)" in drawn and "(3)" not in drawn.replace("(2) (3)", "")
 
@@ -324,7 +330,9 @@ def test_a_seed_or_lambda_is_the_number_it_says_or_refused(tmp_path, case):
 
 
 def test_figures_are_drawn(tmp_path, identifier):
-    score.score_file(write(tmp_path / "a.jsonl", ROWS), figures=tmp_path / "figures", identifier=identifier)
+    score_figures.score_and_draw(
+        write(tmp_path / "a.jsonl", ROWS), figures=tmp_path / "figures", identifier=identifier
+    )
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"fidelity.svg", "fidelity.png", "confusion.svg", "confusion.csv"} <= names
 
@@ -378,7 +386,7 @@ def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
     rows = [{**row, "lambda": 0.5 if row["system"] == "TR" else 1.0} for row in SYSTEMS]
     rows += [{**row, "lambda": 1.0} for row in SYSTEMS if row["system"] == "TR"]
     path = write(tmp_path / "a.jsonl", rows)
-    result = score.score_file(path, identifier=identifier, figures=tmp_path / "figures")
+    result = score_figures.score_and_draw(path, identifier=identifier, figures=tmp_path / "figures")
     assert set(result.comparisons["system"]) == {"TR, lambda 0.5", "TR, lambda 1"}
     assert {"BM, image", "TR, lambda 0.5, image", "TR, lambda 1, text"} <= set(result.confusion)
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -387,7 +395,9 @@ def test_two_lambdas_of_a_system_are_two_series(tmp_path, identifier):
 
 def test_long_names_of_systems_break_in_a_drawing_and_stay_whole_in_its_data(tmp_path, identifier):
     rows = [{**row, "system": f"someone/model-{size}b-instruct"} for size in (7, 13) for row in ROWS]
-    score.score_file(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier)
+    score_figures.score_and_draw(
+        write(tmp_path / "a.jsonl", rows), figures=tmp_path / "figures", identifier=identifier
+    )
     data = pd.read_csv(tmp_path / "figures" / "fidelity.csv")
     assert "someone/model-7b-instruct, image" in set(data["system"])
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
@@ -477,7 +487,7 @@ def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
 
 def test_an_endless_name_is_cut_in_a_drawing_and_on_the_terminal(tmp_path, identifier):
     path = write(tmp_path / "a.jsonl", [{**ROWS[0], "system": "x" * 100_000}])
-    result = score.score_file(path, figures=tmp_path / "figures", identifier=identifier)
+    result = score_figures.score_and_draw(path, figures=tmp_path / "figures", identifier=identifier)
     drawn = (tmp_path / "figures" / "confusion.svg").read_text("utf-8")
     printed = io.StringIO()
     report.print_result(result, Console(file=printed))

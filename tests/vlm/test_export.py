@@ -14,11 +14,12 @@ from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.runs import report as status
 from textreg.runs.plan import State
+from textreg.runs.report import require_standing
 from textreg.runs.stages import Unit
 from textreg.vlm.adapters import attach, load_adapter, save_adapter, scaled_adapter
 from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.vlm.card import ModelCard, card_of_run
-from textreg.vlm.export import export, export_system, require_standing
+from textreg.vlm.export import export, export_system
 from textreg.vlm.systems import System
 
 
@@ -227,13 +228,13 @@ def test_a_system_of_which_a_stage_is_stale_is_not_exported(run, stale, monkeypa
     (run / "run.json").write_text("{}")
     monkeypatch.setattr(status, "collect", lambda run: states(**{stale: "stale"}))
     with pytest.raises(InputError, match=r"is stale \(code changed\); bring it up to date: textreg run --run"):
-        require_standing(run, System("TR+M", "TR", 0.5))
+        require_standing(run, "TR")
 
 
 def test_another_arm_may_be_stale_and_the_evaluation_not_yet_made(run, monkeypatch):
     (run / "run.json").write_text("{}")
     monkeypatch.setattr(status, "collect", lambda run: states(tune_BM="stale", evaluate="missing"))
-    require_standing(run, System("TR+M", "TR", 0.5))
+    require_standing(run, "TR")
 
 
 def test_a_run_that_did_not_record_what_an_arm_was_shown_says_which_stage_to_run(run):

@@ -97,12 +97,12 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    pages: dict[str, Path | None] = {}
+    staged: dict[str, Path | None] = {}
     standing = notes(root, run)
     for number, name in enumerate(stages()):
         page = f"{number:02d}_{name}"
         executed, others = _executed(run, page)
-        pages[page] = executed
+        staged[page] = executed
         source = executed or root / "notebooks" / f"{page}.ipynb"
         content = notebooks.read(source)
         note = pages.backbone_note() if page == BACKBONE else NOT_EXECUTED
@@ -113,7 +113,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     _stage_pages(target, run, results, standing.scores())
-    return Staged(pages)
+    return Staged(staged)
 
 
 def staged_notebook(content: dict[str, Any], source: Path, others: list[str], run: Path | None) -> dict[str, Any]:
@@ -171,10 +171,10 @@ def build(
     return html / "index.html"
 
 
-def check_pages(html: Path, pages: list[str]) -> list[str]:
+def check_pages(html: Path, names: list[str]) -> list[str]:
     """Pages that are missing, pictures without alternative text, and anything loaded from another host."""
     problems = []
-    for page in ("index", *pages):
+    for page in ("index", *names):
         path = html / f"{page}.html"
         if not path.is_file():
             problems.append(f"{page}.html was not made")

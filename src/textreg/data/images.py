@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg.errors import InputError, did_you_mean, shown
+from textreg.errors import InputError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -233,7 +233,7 @@ class ImageTable:
             inside = path.is_relative_to(self.root.resolve())
         except (OSError, RuntimeError, ValueError):  # a link to itself; a NUL character
             raise InputError(
-                f"image {image_id!r}: {shown(name)} is no path: run the stage prepare_data again"
+                f"image {image_id!r}: {quoted(name)} is no path: run the stage prepare_data again"
             ) from None
         if not inside:
             raise InputError(
@@ -241,12 +241,12 @@ class ImageTable:
             )
         try:
             if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-                raise InputError(f"image {image_id!r}: no file ({shown(name)} in {self.root})")
+                raise InputError(f"image {image_id!r}: no file ({quoted(name)} in {self.root})")
             data = path.read_bytes()
         except OSError as error:
-            raise InputError(f"image {image_id!r}: {error.strerror} ({shown(name)} in {self.root})") from None
+            raise InputError(f"image {image_id!r}: {error.strerror} ({quoted(name)} in {self.root})") from None
         if data and not is_image(data):
-            raise InputError(f"image {image_id!r}: not an image ({shown(name)} in {self.root}): check where it lies")
+            raise InputError(f"image {image_id!r}: not an image ({quoted(name)} in {self.root}): check where it lies")
         return data
 
     def image(self, image_id: str) -> "Image":
@@ -269,9 +269,9 @@ def picture_folder(named: Path | None, table: Path) -> Path:
     try:
         real, run, home = named.resolve(), table.resolve().parent.parent, Path.home().resolve()
     except (OSError, RuntimeError, ValueError):
-        raise InputError(f"{table}: its image folder {shown(str(named))} is no path: {cure}") from None
+        raise InputError(f"{table}: its image folder {quoted(str(named))} is no path: {cure}") from None
     if not named.is_absolute():
-        raise InputError(f"{table}: its image folder {shown(str(named))} is no absolute path: {cure}")
+        raise InputError(f"{table}: its image folder {quoted(str(named))} is no absolute path: {cure}")
     if real != run and real.is_relative_to(run):
         return named
     hidden = real.is_relative_to(home) and real.relative_to(home).parts[:1]

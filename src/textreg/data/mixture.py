@@ -344,7 +344,7 @@ def _plan(settings: Tune) -> dict:
     }
 
 
-def shown(rows: "pd.DataFrame", order: RowOrder) -> "pd.DataFrame":
+def rows_shown(rows: "pd.DataFrame", order: RowOrder) -> "pd.DataFrame":
     """What an arm is shown, for its log and its model card: ``source, language, image, rows, share``.
 
     ``image`` says whether the rows have one; the shares sum to 1.

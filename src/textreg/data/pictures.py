@@ -29,7 +29,7 @@ class BrokenImage(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class CheckedPicture:
     """A checked picture: ``data`` (encoded bytes) or ``path`` relative to the image folder; the other is ``None``.
 
     ``image_id`` is ``SOURCE/PATH``, or ``SOURCE#ROW`` of a picture that lies in the data file itself.
@@ -95,7 +95,7 @@ class Pictures:
                         return archive.read(name), None
         raise BrokenImage(f"{image} is missing")
 
-    def check(self, row: Row) -> Picture:
+    def check(self, row: Row) -> CheckedPicture:
         """The picture of a row, decoded to the last pixel and thrown away; raises ``BrokenImage``."""
         data, path = self.find(row.image)
         try:
@@ -104,7 +104,7 @@ class Pictures:
             raise BrokenImage(str(error)) from error
         # The source is part of the name: two data sets may both hold a 0.png, and a test picture is no training one.
         name = f"{row.source}#{row.number}" if isinstance(row.image, dict) else f"{row.source}/{row.image}"
-        return Picture(name, None if path else data, path)
+        return CheckedPicture(name, None if path else data, path)
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
@@ -126,7 +126,7 @@ def checked(
     limit: float,
     workers: int = 4,
     say: Callable[[str], None] = print,
-) -> Iterator[tuple[Row, Picture]]:
+) -> Iterator[tuple[Row, CheckedPicture]]:
     """Rows with their whole pictures, in order.
 
     A row whose picture is broken is left out, and ``say`` is told at the end how many were; more than ``limit``
@@ -135,7 +135,7 @@ def checked(
     broken = 0
     first = ""
     allowed = int(limit * wanted)
-    flight: deque[tuple[Row, Future[Picture]]] = deque()
+    flight: deque[tuple[Row, Future[CheckedPicture]]] = deque()
     stream = iter(rows)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:

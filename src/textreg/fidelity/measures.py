@@ -24,7 +24,7 @@ from textreg.fidelity.annotation import ENGLISH
 from textreg.fidelity.intervals import clustered_bounds, macro_bounds, paired_test, share_bounds
 from textreg.fidelity.labels import UNDETERMINED
 
-KEYS = ("seed", "system", "lambda", "language", "arm")
+GROUP_KEYS = ("seed", "system", "lambda", "language", "arm")
 MEANS = {  # column of fidelity.csv -> per-answer column
     "lf": "lf",
     "english_rate": "english",
@@ -36,7 +36,7 @@ MEANS = {  # column of fidelity.csv -> per-answer column
     "lpr": "lpr",
     "wpr": "wpr",
 }
-COLUMNS = (*KEYS, "n", "n_scored", "lf", "lf_low", "lf_high", *[name for name in MEANS if name != "lf"])
+COLUMNS = (*GROUP_KEYS, "n", "n_scored", "lf", "lf_low", "lf_high", *[name for name in MEANS if name != "lf"])
 VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy", "low", "high")
 
 SYSTEM_KEYS = ("seed", "system", "lambda")
@@ -57,7 +57,7 @@ IFL_COLUMNS = (
 MACRO_COLUMNS = ("seed", "system", "lambda", "arm", "group", "languages", "items", "mean", "low", "high")
 
 
-def tally(annotated: pd.DataFrame, by: Sequence[str] = KEYS) -> pd.DataFrame:
+def tally(annotated: pd.DataFrame, by: Sequence[str] = GROUP_KEYS) -> pd.DataFrame:
     """Counts and sums per group; tallies of disjoint parts can be added with :func:`add`.
 
     One row per group of the ``by`` columns present: ``n`` answers, ``n_scored`` (LF defined), per measure ``sum_<m>``
@@ -103,7 +103,7 @@ def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
     ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; the other measures divide by the
     answers for which they are defined.  Bounds of LF: see :func:`textreg.fidelity.intervals.share_bounds`.
     """
-    table = pd.DataFrame({key: counted.get(key) for key in KEYS}, index=counted.index)
+    table = pd.DataFrame({key: counted.get(key) for key in GROUP_KEYS}, index=counted.index)
     for count in ("n", "n_scored"):
         table[count] = counted[count].astype("int64")
     for name, measure in MEANS.items():
@@ -113,7 +113,11 @@ def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
 
 
 def summarise(
-    annotated: pd.DataFrame, by: Sequence[str] = KEYS, bootstrap: int = 1000, seed: int = 0, method: str = "bootstrap"
+    annotated: pd.DataFrame,
+    by: Sequence[str] = GROUP_KEYS,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    method: str = "bootstrap",
 ) -> pd.DataFrame:
     """``fidelity.csv``: one row per group of annotated answers.
 

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from textreg.display import well_formed
 from textreg.errors import InputError, RunError
 
-KEYS = ("TEXTREG_API_KEY", "OPENAI_API_KEY")
+API_KEYS = ("TEXTREG_API_KEY", "OPENAI_API_KEY")
 NO_KEY = "none"  # servers of one's own ask for no key, the client insists on one
 FATAL = {
-    401: f"the server refuses the key; set {KEYS[0]} or {KEYS[1]}",
+    401: f"the server refuses the key; set {API_KEYS[0]} or {API_KEYS[1]}",
     403: "the key may not use this model; ask for access or name another model",
     404: "no such model or address; check the model's name, and that the address ends as the server says (often /v1)",
 }
@@ -61,7 +61,7 @@ class Service:
             )
         if parts.username or parts.password or parts.query:
             raise InputError(
-                f"endpoint at {parts.hostname}: no password or query in the address; set {KEYS[0]} instead"
+                f"endpoint at {parts.hostname}: no password or query in the address; set {API_KEYS[0]} instead"
             )
         if not self.model.strip():
             raise InputError("endpoint: the model's name is empty; name the model that the server offers")
@@ -104,7 +104,7 @@ class Session:
     async def __aenter__(self) -> "Session":
         from openai import AsyncOpenAI
 
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), NO_KEY)
+        self._key = next((os.environ[name] for name in API_KEYS if os.environ.get(name)), NO_KEY)
         self._client = AsyncOpenAI(
             api_key=self._key, base_url=self.service.url, timeout=self.service.timeout, max_retries=0
         )

@@ -67,7 +67,7 @@ def _folded(table: pd.DataFrame, asked: Sequence[str]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryItem:
     """One item of the gallery: a picture, the prompt, and ``(system, answer, verdict)`` per system.
 
     ``verdict`` is ``right`` (asked language, right content), ``language`` (asked language only) or ``wrong``.
@@ -88,7 +88,7 @@ VERDICTS = MappingProxyType(
 )
 
 
-def gallery(items: Sequence[Shown], columns: int = 46) -> Figure:
+def gallery(items: Sequence[GalleryItem], columns: int = 46) -> Figure:
     """Images with the answers of several systems; a sign and a colour tell right, right language only, and wrong.
 
     ``columns`` is the width of the text in characters.  Long answers are cut after three lines.
@@ -121,7 +121,7 @@ def gallery(items: Sequence[Shown], columns: int = 46) -> Figure:
     return fig
 
 
-def _block(item: Shown, columns: int) -> list[tuple[list[str], str, str]]:
+def _block(item: GalleryItem, columns: int) -> list[tuple[list[str], str, str]]:
     name = language_names([item.language])[item.language]
     block = [(_wrapped(f"{name}: {item.prompt}", columns), "#222222", "bold")]
     for system, answer, verdict in item.answers:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from textreg.figures import bars
 from textreg.figures import per_language as by_language
-from textreg.figures.answers import Shown
+from textreg.figures.answers import GalleryItem
 from textreg.figures.answers import confusion as draw_confusion
 from textreg.figures.answers import gallery as draw_gallery
 from textreg.figures.frontier import captions_judged
@@ -214,7 +214,7 @@ def gallery(
         if item in pictures and len(here):
             told = tuple((s, here.loc[s, "answer"], _verdict(here.loc[s])) for s in systems if s in here.index)
             prompt = here["prompt"].iloc[0].replace("<image>", "").strip()
-            shown.append(Shown(pictures[item], code, prompt, told))
+            shown.append(GalleryItem(pictures[item], code, prompt, told))
     if not shown:
         return None
     data = pd.DataFrame(

@@ -5,49 +5,47 @@ one arm: both at once can no longer be told apart.  Then the arm ``image`` keeps
 ``confusion``, and every other arm has its own pair (``fidelity_text``, ``confusion_text``).  What does not fit into
 one drawing goes on in ``fidelity_2``.  Names come from somebody's file and are drawn as plain characters.
 
-Use: ``draw(scoring.score_file("answers.jsonl"), "figures")``.
+Use: ``score_and_draw("answers.jsonl", "scores.csv", "figures")``.
 """
 
-import os
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
 from textreg.display import drawn_answer, visible_answer
 from textreg.errors import InputError
-from textreg.serve.paired import UNNAMED, series
-
-if TYPE_CHECKING:
-    from textreg.serve.score import Result
+from textreg.serve.paired import names, series
+from textreg.serve.score import Scores, check_places, score_file, write
 
 FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
 LONGEST = 80  # letters of a name that are drawn
 LETTERS = 40  # of a name that fit across a drawing
 MANY = 6  # rows of marks that one language has room for
-STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
-SUFFIXES = (".svg", ".pdf", ".png", ".csv", ".json")  # files of one drawing
 
 
-def names(table: pd.DataFrame) -> pd.Series:
-    """What each row is called in tables and figures: its series and its arm, as far as the file has them."""
-    systems = series(table)
-    arms = table["arm"] if "arm" in table else pd.Series(None, index=table.index, dtype=object)
-    both = systems.str.cat(", " + arms.astype(object).where(arms.notna(), "").astype(str))
-    alone = arms.astype(object).where(systems == UNNAMED, both)
-    return alone.where(arms.notna(), systems).astype(str)
+def score_and_draw(
+    path: str | Path, out: str | Path | None = None, figures: str | Path | None = None, **how: Any
+) -> Scores:
+    """:func:`textreg.serve.score.score_file` (``how``: its further arguments) with drawings in the folder ``figures``.
+
+    Raises InputError; nothing is written then, and never over the answers.
+    """
+    check_places(path, out, figures)
+    result = score_file(path, **how)
+    if figures is not None:
+        check_drawable(result)
+    if out is not None:
+        write(result, out)
+    if figures is not None:
+        draw(result, figures)
+    return result
 
 
-def is_drawing(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is a file that :func:`draw` may write into ``folder``."""
-    ours = path.stem.startswith(STEMS) and path.suffix in SUFFIXES
-    return ours and os.path.realpath(path.parent) == os.path.realpath(folder)
-
-
-def check_drawable(result: "Result") -> None:
+def check_drawable(result: Scores) -> None:
     """Raise InputError where nothing was scored."""
     if result.summary["lf"].isna().all():
         raise InputError(
@@ -56,7 +54,7 @@ def check_drawable(result: "Result") -> None:
         )
 
 
-def draw(result: "Result", folder: str | Path) -> None:
+def draw(result: Scores, folder: str | Path) -> None:
     """Write the drawings of a result into a folder.
 
     Raises InputError where nothing was scored, and for a folder that cannot be written.
@@ -70,7 +68,7 @@ def draw(result: "Result", folder: str | Path) -> None:
         raise InputError(f"{folder}: figures cannot be written ({reason}): name another folder") from failure
 
 
-def _draw(result: "Result", folder: Path) -> None:
+def _draw(result: Scores, folder: Path) -> None:
     from textreg.figures import answers, per_language, style
 
     source = visible_answer(Path(result.path).name)

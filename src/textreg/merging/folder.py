@@ -14,7 +14,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from textreg.errors import InputError, RunError
-from textreg.merging.plan import Plan
+from textreg.merging.plan import MergePlan
 from textreg.merging.report import REPORT
 from textreg.merging.tensors import INDEX, SINGLE, Entry, header_bytes, open_checkpoint
 from textreg.merging.weights import ADAPTER_CONFIG, Weights
@@ -92,7 +92,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def lay_out(plan: Plan, first: Weights, folder: Path) -> dict[str, Entry]:
+def lay_out(plan: MergePlan, first: Weights, folder: Path) -> dict[str, Entry]:
     """Creates the output files with their headers and full length, and returns where each tensor goes.
 
     A replaced tensor has the dtype of the checkpoint it goes into.
@@ -131,7 +131,7 @@ def copy_side_files(first: Weights, folder: Path) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
-def verify_headers(plan: Plan, folder: Path) -> None:
+def verify_headers(plan: MergePlan, folder: Path) -> None:
     """Raises :class:`RunError` unless the folder holds every planned tensor in its shape and dtype, and no other."""
     written = open_checkpoint(folder).tensors
     wanted = {step.name: (step.target.dtype, step.target.shape) for step in plan.steps}

@@ -27,7 +27,7 @@ import numpy as np
 from textreg.errors import InputError, RunError
 from textreg.merging.folder import building, check_place, copy_side_files, lay_out, verify_headers
 from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
-from textreg.merging.plan import Plan, Step, plan_merge
+from textreg.merging.plan import MergePlan, Step, plan_merge
 from textreg.merging.reload import finish_check, refuse_incomplete, reload_keys, start_check
 from textreg.merging.report import MergeReport, TensorReport
 from textreg.merging.tensors import WIDTH, Entry, Files, narrow, open_checkpoint
@@ -106,7 +106,7 @@ class Job:
     """What the workers share; nothing in it changes."""
 
     recipe: Recipe
-    plan: Plan
+    plan: MergePlan
     models: tuple[Weights, ...]
     base_files: tuple[Path, ...]
     outputs: Mapping[str, Entry]

@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """The steps in stored order, and remarks that belong in the report."""
 
     steps: tuple[Step, ...]
@@ -51,7 +51,7 @@ class Plan:
         return sum(step.target.nbytes for step in self.steps)
 
 
-def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep: Sequence[str] = ()) -> Plan:
+def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep: Sequence[str] = ()) -> MergePlan:
     """Matches every tensor; ``keep`` are patterns of tensors whose tuned values stay, whatever the backbone has.
 
     Raises :class:`InputError` for a tensor without a counterpart, a shape or dtype that cannot be merged, a pattern of
@@ -85,7 +85,7 @@ def plan_merge(tuned: Sequence[Weights], base: Checkpoint, recipe: Recipe, keep:
         steps.append(Step(name, action, entry, recipe.at(name), counterpart, names, merged))
     refuse_idle_patterns(steps, recipe, keep)
     notes += shared_vocabulary(steps, tuned, base)
-    return Plan(tuple(steps), tuple(notes))
+    return MergePlan(tuple(steps), tuple(notes))
 
 
 def shared_vocabulary(steps: Sequence[Step], tuned: Sequence[Weights], base: Checkpoint) -> list[str]:

@@ -63,7 +63,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Budget:
     """Everything the printed plan shows.  ``unknown``: models of which too little is known, with the reason.
 
     ``downloads``, ``disk`` and ``host`` (memory of the machine beside the GPU): sizes in bytes, 0 where not known.
@@ -79,7 +79,7 @@ class Plan:
     assumptions: tuple[str, ...]
 
 
-def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
+def estimate(profile: "Profile", overrides: Sequence[str] = ()) -> Budget:
     """The plan of a hub-scale profile.  Raises ``InputError`` for a profile at another scale."""
     from textreg.runs import profiles
 
@@ -104,7 +104,7 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
     disk = tuple(sizes.disk(data, trainings, len(merges), llm, tower))
     reasons = tuple(unknown.values())
     if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
-        return Plan(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
+        return Budget(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
 
     work = [_training_work("align", align, 0, llm, tower, data)] if "align" in resolved else []
     work += [_training_work(name, tune, tune.rank, llm, tower, data) for name, tune in tunes.items()]
@@ -118,7 +118,7 @@ def plan(profile: "Profile", overrides: Sequence[str] = ()) -> Plan:
         work.append(_answer_work("evaluate", asked * systems, evaluate, llm, tower, shown))
     cards = tuple(_cards(work, trainings, [*merges.values(), evaluate], llm, tower, data))
     host = tuple(sizes.host(data, trainings, len(merges), evaluate, llm, tower))
-    return Plan(profile.name, tuple(work), downloads, disk, host, cards, reasons, _assumptions(align, tower))
+    return Budget(profile.name, tuple(work), downloads, disk, host, cards, reasons, _assumptions(align, tower))
 
 
 def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) -> LanguageModel | Tower | None:
@@ -275,24 +275,24 @@ def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def tables(plan: Plan) -> "Iterator[Table]":
+def tables(plan: Budget) -> "Iterator[Table]":
     """The plan as tables for a terminal."""
     from rich.table import Table
 
-    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {plan.profile}")
-    for item in plan.work:
+    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {estimate.profile}")
+    for item in estimate.work:
         work.add_row(item.unit, f"{item.rows:,}", f"{item.tokens / 1e6:,.1f}", f"{item.flop / 1e15:,.0f}")
     yield work
     for title, found, whole in (
-        ("Downloads", plan.downloads, True),
-        ("On disk", plan.disk, not plan.unknown),
-        ("Memory of the host", plan.host, True),
+        ("Downloads", estimate.downloads, True),
+        ("On disk", estimate.disk, not estimate.unknown),
+        ("Memory of the host", estimate.host, True),
     ):
         if found:
-            total = max(item.size for item in found) if found is plan.host else sum(item.size for item in found)
+            total = max(item.size for item in found) if found is estimate.host else sum(item.size for item in found)
             yield _sizes(title, found, total, whole)
     cards = Table("GPU", "fits", "micro-batch", "peak GB", "align h", "tune h", "answers h", "all h", title="Hours")
-    for card in plan.cards:
+    for card in estimate.cards:
         groups = [sum(h for unit, h in card.hours.items() if unit.startswith(kind)) for kind in ("align", "tune")]
         total = sum(card.hours.values())
         cells = [f"{value:,.1f}" for value in (*groups, total - sum(groups), total)] if card.fits else ["-"] * 4
@@ -311,14 +311,14 @@ def _sizes(title: str, listed: Sequence[Size], total: float, whole: bool) -> "Ta
     return table
 
 
-def show(plan: Plan, console: "Console | None" = None) -> None:
+def show(plan: Budget, console: "Console | None" = None) -> None:
     """Print the plan with its assumptions, and what is not known."""
     from rich.console import Console
 
     console = console or Console()
-    for table in tables(plan):
+    for table in tables(estimate):
         console.print(table)
-    for reason in plan.unknown:
+    for reason in estimate.unknown:
         console.print(f"no hours or memory: {reason}")
-    for line in plan.assumptions:
+    for line in estimate.assumptions:
         console.print(f"assumed: {line}")

@@ -23,7 +23,7 @@ from textreg.runs import execution, notebooks
 from textreg.runs.notebooks import Failure
 from textreg.runs.plan import Place, State
 from textreg.runs.profiles import Profile
-from textreg.runs.stages import Unit, shown
+from textreg.runs.stages import Unit, relative
 
 TICK_S = 0.5
 MEMORY_EVERY_S = 2.0
@@ -92,7 +92,7 @@ def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: 
 
 
 def _display(run: Path) -> str:
-    word = shown(run)
+    word = relative(run)
     return f"runs/{run.name}" if os.path.isabs(word) else word
 
 
@@ -135,7 +135,7 @@ def verdict(child: Child, run: Path) -> Failure | None:
     if child.last is not None:
         record = child.last["end"]
         return None if record is None else Failure(**record)
-    log = shown(run / "logs" / f"{child.unit.stem}.log")
+    log = relative(run / "logs" / f"{child.unit.stem}.log")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     failure = Failure(
         f"its process {how}, often for want of memory; see {log}" if code < 0 else f"its process {how}; see {log}"

@@ -28,7 +28,7 @@ from textreg.files import HashCache, read_json, remove_tree, trouble, write_text
 from textreg.runs import manifest, notebooks
 from textreg.runs.identity import Identity
 from textreg.runs.notebooks import Failure
-from textreg.runs.stages import Unit, missing_artefacts, shown
+from textreg.runs.stages import Unit, missing_artefacts, relative
 
 ATTEMPT = ".identity"
 #: A start takes a second or two; an overloaded machine gets its time, a dead kernel is noticed at once.
@@ -220,7 +220,7 @@ def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
         return True
     if any((folder / "checkpoints").glob("checkpoint-*")):
         why = "asked to begin anew" if same else "of an attempt with other settings, inputs or code"
-        print(f"{shown(folder / 'checkpoints')}: {why}, discarded; the training begins anew")
+        print(f"{relative(folder / 'checkpoints')}: {why}, discarded; the training begins anew")
     remove_tree(folder)
     folder.mkdir(parents=True)
     write_text(attempt, identity.digest + "\n")

@@ -55,7 +55,7 @@ def look(run: Path, arm: str, root: Path) -> plan.State:
         if other != unit and state.state != "done":
             raise InputError(
                 f"{unit.name} needs {other.name}, which is {state.state}: "
-                f"textreg run --profile {profile.name} --run {stages.shown(run)} --to align"
+                f"textreg run --profile {profile.name} --run {stages.relative(run)} --to align"
             )
     return states[unit]
 
@@ -75,7 +75,7 @@ def tune(settings: Tune, out: Path) -> TrainLog:
     if ranks.leads():
         print(order.describe())
         with atomic_write(out / "shown.csv") as path:
-            mixture.shown(rows, order).to_csv(path, index=False)
+            mixture.rows_shown(rows, order).to_csv(path, index=False)
         adapters.save_adapter(whole(model, settings, out), out / "adapter")
     return log
 
@@ -106,7 +106,7 @@ def sole(run: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
-        raise InputError(f"{stages.shown(run)} is in use by another process; wait for it") from None
+        raise InputError(f"{stages.relative(run)} is in use by another process; wait for it") from None
     try:
         yield
     finally:

@@ -22,11 +22,14 @@ from textreg.files import HashCache, read_json, require_room, write_json, write_
 from textreg.runs import identity, manifest, notebooks, profiles
 from textreg.runs import stages as graph
 from textreg.runs.profiles import Profile
-from textreg.runs.stages import Unit, order, shown
+from textreg.runs.stages import Unit, order, relative
 from textreg.settings import Stage
 
 if TYPE_CHECKING:
-    from textreg.runs.budget import Plan
+    pass
+
+if TYPE_CHECKING:
+    from textreg.runs.budget import Budget
 
 RUN_FILE = "run.json"
 #: Copy of a profile that lies outside the repository, in the run folder.
@@ -82,7 +85,7 @@ def survey(profile: Profile, place: Place, hashes: HashCache, units: Sequence[Un
 
 def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, State], hashes: HashCache) -> State:
     """State of one unit, given those of the units it reads (others are assumed to stand)."""
-    settings = profiles.resolve(profile, unit.stage, unit.arm, place.overrides, shown(place.run))
+    settings = profiles.resolve(profile, unit.stage, unit.arm, place.overrides, relative(place.run))
     notebook = place.notebooks / unit.notebook
     notebooks.require_parameters(notebook, settings)
     upstream = profiles.upstream(profile, unit, place.overrides)
@@ -205,7 +208,7 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
     run, base = place.run.resolve(), root.resolve()
     lies_in = run.relative_to(base).parts[:1] if run.is_relative_to(base) else ()
     if place.notebooks.resolve().is_relative_to(run) or base.is_relative_to(run) or set(lies_in) & set(SOURCES):
-        raise InputError(f"{shown(place.run)} belongs to the repository; choose another run folder with --run")
+        raise InputError(f"{relative(place.run)} belongs to the repository; choose another run folder with --run")
     mine = {
         "profile": profile.name,
         "scale": profile.scale,
@@ -215,14 +218,14 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
         theirs = _record(place.run)
         if any(theirs[key] != value for key, value in mine.items()):
             text = ", ".join(f"{key} {theirs[key]}" for key in mine)
-            raise InputError(f"{shown(place.run)} is the run folder of {text}; choose another one with --run")
+            raise InputError(f"{relative(place.run)} is the run folder of {text}; choose another one with --run")
         return mine
     # Hidden names are left alone by a run, and a start that was killed early has left some.
     foreign = sorted(path.name for path in _entries(place.run) if not path.name.startswith("."))
     if foreign:
         some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(
-            f"{shown(place.run)} holds {some} but no {RUN_FILE}: no run made it, and a run would replace what is "
+            f"{relative(place.run)} holds {some} but no {RUN_FILE}: no run made it, and a run would replace what is "
             "there; choose an empty folder with --run, or delete it if notebooks run by hand have left it"
         )
     return mine
@@ -235,7 +238,7 @@ def _entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise InputError(
-            f"{shown(folder)} cannot be a run folder ({error.strerror}); choose another with --run"
+            f"{relative(folder)} cannot be a run folder ({error.strerror}); choose another with --run"
         ) from None
 
 
@@ -257,7 +260,7 @@ def claim(profile: Profile, place: Place, root: Path) -> None:
 def remembered(run: Path, root: Path) -> tuple[Profile, tuple[str, ...]]:
     """Profile and overrides of the run in ``run``, as its last start noted them."""
     if not os.path.lexists(run / RUN_FILE):
-        raise InputError(f"{shown(run)} holds no run; start one with: textreg run --run {shown(run)}")
+        raise InputError(f"{relative(run)} holds no run; start one with: textreg run --run {relative(run)}")
     content = _record(run)
     path = root / content["file"]
     if not path.is_file() and (run / PROFILE_COPY).is_file():
@@ -268,7 +271,7 @@ def remembered(run: Path, root: Path) -> tuple[Profile, tuple[str, ...]]:
 def _record(run: Path) -> dict[str, Any]:
     """What ``run.json`` says, checked field by field."""
     path = run / RUN_FILE
-    damaged = f"{shown(path)} is damaged (%s); put a whole one back, or choose another folder with --run"
+    damaged = f"{relative(path)} is damaged (%s); put a whole one back, or choose another folder with --run"
     if not path.is_file():
         raise InputError(damaged % "it is no file")
     try:
@@ -297,15 +300,15 @@ def missing_packages(settings: Mapping[str, Stage]) -> list[str]:
     return list(found.values())
 
 
-def require_disk(plan: "Plan", run: Path, stages: Iterable[str], least: int) -> None:
-    """Refuse a hub-scale run of ``stages`` whose plan does not fit the disk of ``run`` or that of the hub's cache.
+def require_disk(budget: "Budget", run: Path, stages: Iterable[str], least: int) -> None:
+    """Refuse a hub-scale run of ``stages`` whose budget does not fit the disk of ``run`` or that of the hub's cache.
 
     ``least``: bytes asked for in any case.  Raises :class:`InputError` naming the folder, what is free and the cure.
     """
     from huggingface_hub import constants
 
     stages = set(stages)
-    for_run, for_cache = least + _still_to_write(plan, run, stages), _still_to_fetch(plan, stages)
+    for_run, for_cache = least + _still_to_write(budget, run, stages), _still_to_fetch(budget, stages)
     cache = Path(constants.HF_HUB_CACHE)
     if constants.HF_HUB_OFFLINE or not for_cache:
         require_room(run, for_run)
@@ -317,19 +320,19 @@ def require_disk(plan: "Plan", run: Path, stages: Iterable[str], least: int) -> 
         require_room(cache, for_cache, "set HF_HOME to a folder on a larger disk")
 
 
-def _still_to_write(plan: "Plan", run: Path, stages: set[str]) -> int:
+def _still_to_write(budget: "Budget", run: Path, stages: set[str]) -> int:
     planned: dict[str, float] = {}
-    for item in plan.disk:
+    for item in budget.disk:
         planned[item.stage] = planned.get(item.stage, 0) + item.size
     return int(sum(max(0, size - _bytes(run / stage)) for stage, size in planned.items() if stage in stages))
 
 
-def _still_to_fetch(plan: "Plan", stages: set[str]) -> int:
+def _still_to_fetch(budget: "Budget", stages: set[str]) -> int:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     planned: dict[str, float] = {}
-    for item in plan.downloads:
+    for item in budget.downloads:
         data = item.stage == "prepare_data"
         if "prepare_data" in stages if data else stages - set(WITHOUT_MODEL):
             planned[item.repository] = planned.get(item.repository, 0) + item.size

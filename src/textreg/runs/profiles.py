@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from textreg import settings as config
-from textreg.errors import InputError, did_you_mean, shown
+from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import stages, strict_yaml
 from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune
 
-KEYS = ("name", "scale", "seed", "stages", "arms")
+PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
 RESERVED = ("run", "scale", "arm")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -68,7 +68,7 @@ def load(name: str | Path, root: Path | None = None) -> Profile:
     else:
         known = available(root or stages.repository())
         if name not in known:
-            raise InputError(f"unknown profile {shown(str(name))}{did_you_mean(name, known)}")
+            raise InputError(f"unknown profile {quoted(str(name))}{did_you_mean(name, known)}")
         path = known[str(name)]
     return parse(strict_yaml.read(path), path)
 
@@ -77,11 +77,11 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
     """A profile from the mapping in its file; ``path`` is named in errors."""
     classes = config.stages()
     for key in content:
-        if key not in KEYS and key not in classes:
-            raise InputError(f"{path}: unknown key {shown(key)}{did_you_mean(key, (*KEYS, *classes))}")
+        if key not in PROFILE_KEYS and key not in classes:
+            raise InputError(f"{path}: unknown key {quoted(key)}{did_you_mean(key, (*PROFILE_KEYS, *classes))}")
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InputError(f"{path}: name = {shown(name)}: letters, digits, '_', '.' and '-' are accepted")
+        raise InputError(f"{path}: name = {quoted(name)}: letters, digits, '_', '.' and '-' are accepted")
     scale = config.value_of(config.Stage, "scale", content.get("scale", "scenes"), str(path))
     seed = config.value_of(config.Stage, "seed", content.get("seed", 0), str(path))
     chosen = content.get("stages", [stage for stage in classes if stage != "backbone"])
@@ -95,7 +95,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
         if given is None:  # not there, or nothing but comments in it
             given = {}
         if not isinstance(given, dict):
-            raise InputError(f"{path}: {stage} is a mapping of parameters, not {shown(given)}")
+            raise InputError(f"{path}: {stage} is a mapping of parameters, not {quoted(given)}")
         sections[stage] = {key: _value(cls, key, value, f"{path}: {stage}") for key, value in given.items()}
     profile = Profile(name, path, scale, seed, tuple(chosen), sections, _arms(content.get("arms", []), path))
     try:
@@ -133,12 +133,12 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
         where = f"{path}: arms[{place}]"
         if not isinstance(arm, str) or not NAME.fullmatch(arm) or arm == "backbone":
             raise InputError(
-                f"{where}: arm = {shown(arm)}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
+                f"{where}: arm = {quoted(arm)}: a name of letters, digits, '_', '.' and '-' is needed (not 'backbone')"
             )
         if any(arm.casefold() == other["arm"].casefold() for other in arms):
             raise InputError(f"{where}: arm {arm!r} is there twice (names that differ in case only count as one)")
         if not isinstance(row.get("merge", False), bool):
-            raise InputError(f"{where} ({arm}): merge is true or false, not {shown(row['merge'])}")
+            raise InputError(f"{where} ({arm}): merge is true or false, not {quoted(row['merge'])}")
         values = {
             key: _value(config.Tune, key, value, f"{where} ({arm})")
             for key, value in row.items()
@@ -151,7 +151,7 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
 def known_stage(stage: Any, where: str) -> str:
     """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
     if not isinstance(stage, str) or stage not in config.stages():
-        raise InputError(f"{where}: unknown stage {shown(stage)}{did_you_mean(stage, config.stages())}")
+        raise InputError(f"{where}: unknown stage {quoted(stage)}{did_you_mean(stage, config.stages())}")
     return str(stage)
 
 
@@ -199,7 +199,7 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
         raise InputError(f"-p {text}: expected key=value, stage.key=value or arm.key=value")
     arms = [row["arm"] for row in profile.arms]
     if scope and scope not in classes and scope not in arms:
-        raise InputError(f"-p {text}: {shown(scope)} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
+        raise InputError(f"-p {text}: {quoted(scope)} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
     holders = (
         [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
     )
@@ -207,7 +207,7 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
     if key in RESERVED:
         raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
     if key not in known:
-        raise InputError(f"-p {text}: unknown parameter {shown(key)}{did_you_mean(key, known)}")
+        raise InputError(f"-p {text}: unknown parameter {quoted(key)}{did_you_mean(key, known)}")
     return scope or None, key, word.strip()
 
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from textreg.errors import InputError
 from textreg.files import HashCache
 from textreg.runs import plan
 from textreg.runs import stages as graph
@@ -136,3 +137,19 @@ def show(run: str | Path, root: Path | None = None, console: Console | None = No
     found = collect(run, root)
     (console or Console(soft_wrap=True, highlight=False)).print(states(found))
     return found
+
+
+def require_standing(run: Path, arm: str) -> None:
+    """Refuse to hand out a system (``arm``; empty: the backbone) of which a stage, or the evaluation that its card
+    would show, no longer stands.
+
+    Raises :class:`InputError` naming the stage and why; a run that no ``textreg run`` started is taken as it is.
+    """
+    if not (run / plan.RUN_FILE).is_file():
+        return
+    for unit, state in collect(run).items():
+        concerned = unit.arm == (arm or None) or unit.stage in ("align", "evaluate")
+        if concerned and state.state == "stale":
+            raise InputError(
+                f"{run}: {unit.name} is stale ({state.reasons[0]}); bring it up to date: textreg run --run {run}"
+            )

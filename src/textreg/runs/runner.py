@@ -29,7 +29,7 @@ from textreg.runs import stages as graph
 from textreg.runs.notebooks import Failure
 from textreg.runs.plan import Place, State
 from textreg.runs.profiles import Profile
-from textreg.runs.stages import Unit, shown
+from textreg.runs.stages import Unit, relative
 from textreg.settings import Evaluate, Stage
 
 #: Free disk space asked for before a run, in bytes; at hub scale beside what its plan counts.
@@ -112,7 +112,7 @@ def run(
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RunError(trouble(error, shown(folder))) from None
+        raise RunError(trouble(error, relative(folder))) from None
 
 
 def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None:
@@ -121,7 +121,7 @@ def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None
         return
     from textreg.runs import budget
 
-    planned = budget.plan(profile, place.overrides)
+    planned = budget.estimate(profile, place.overrides)
     plan.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
 
 
@@ -147,7 +147,7 @@ def _sole(folder: Path) -> Iterator[None]:
     except Timeout:
         pid = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
         raise InputError(
-            f"{shown(folder)} is in use by process {pid}; wait for it or choose another with --run"
+            f"{relative(folder)} is in use by process {pid}; wait for it or choose another with --run"
         ) from None
     try:
         write_text(owner, f"{os.getpid()}\n")
@@ -293,7 +293,7 @@ class _Run:
         text = "; ".join(f"{unit.name}: {failure.message}" for unit, failure in failures.items())
         if all(failure.user for failure in failures.values()):
             raise InputError(text)
-        raise RunError(f"{text} (the failed notebook is in {shown(self.place.run / 'notebooks')})")
+        raise RunError(f"{text} (the failed notebook is in {relative(self.place.run / 'notebooks')})")
 
 
 def _weight(settings: Stage) -> int:

@@ -139,7 +139,7 @@ def _cure(folder: Path, path: Path, overrides: Sequence[str]) -> str:
     run = f"runs/{content.get('profile')}-{folder.name}"
     words = [f"-p {shlex.quote(word)}" for word in overrides]
     start = " ".join(["textreg run --profile", shlex.quote(str(content.get("profile"))), f"--run {run}", *words])
-    return f"{start} && python -m textreg.runs.shipping ship {run} {graph.shown(folder)}"
+    return f"{start} && python -m textreg.runs.shipping ship {run} {graph.relative(folder)}"
 
 
 app = typer.Typer(add_completion=False, help="Ship small results of a run, and check shipped ones.")
@@ -151,18 +151,18 @@ def check_command(results: Path) -> None:
     found = stale(results)
     for item in found:
         why = "; ".join(item.reasons[:3]) + (f"; and {len(item.reasons) - 3} more" if len(item.reasons) > 3 else "")
-        typer.echo(f"stale: {graph.shown(item.folder)} {item.unit}: {why}")
+        typer.echo(f"stale: {graph.relative(item.folder)} {item.unit}: {why}")
     for cure in sorted({item.cure for item in found}):
         typer.echo(f"refresh with: {cure}")
     if found:
         raise typer.Exit(1)
-    typer.echo(f"{graph.shown(results)}: every shipped result stands")
+    typer.echo(f"{graph.relative(results)}: every shipped result stands")
 
 
 @app.command("ship")
 def ship_command(run: Path, target: Path) -> None:
     """Copy the small files of the finished run RUN to TARGET."""
-    typer.echo(f"{len(ship(run, target))} files in {graph.shown(target)}")
+    typer.echo(f"{len(ship(run, target))} files in {graph.relative(target)}")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def repository() -> Path:
     raise InputError("no notebooks and profiles here; run the command inside a clone of the repository")
 
 
-def shown(path: Path) -> str:
+def relative(path: Path) -> str:
     """``path`` relative to the working directory where it lies below it, else as it is."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

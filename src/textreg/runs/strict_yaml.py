@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from textreg.errors import InputError, shown
+from textreg.errors import InputError, quoted
 
 #: A profile is a page of text; a larger file is another one, named by mistake.
 MAX_BYTES = 256 * 2**10
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
             # A tag that does not fit its value, such as !!int "", which PyYAML reads without looking.
             kind = node.tag.rpartition(":")[2]
             raise yaml.MarkedYAMLError(
-                problem=f"{shown(node.value)} is no {kind}", problem_mark=node.start_mark
+                problem=f"{quoted(node.value)} is no {kind}", problem_mark=node.start_mark
             ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -67,7 +67,7 @@ def _strict_float(loader: _Loader, node: yaml.ScalarNode) -> float:
 def _in_base_10(node: yaml.ScalarNode, value: Any, other: str) -> Any:
     if re.fullmatch(other, node.value):
         raise yaml.MarkedYAMLError(
-            problem=f"{node.value[:60]} means {shown(value)} in YAML; write that number", problem_mark=node.start_mark
+            problem=f"{node.value[:60]} means {quoted(value)} in YAML; write that number", problem_mark=node.start_mark
         )
     return value
 

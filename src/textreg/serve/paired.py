@@ -18,7 +18,6 @@ from textreg.fidelity import measures
 from textreg.fidelity.intervals import clustered_bounds
 
 UNNAMED = "answers"  # what a file without a system column is called in tables and figures
-KEYS = ("seed", "system", "lambda", "language", "arm")
 MOST_ITEMS = 100_000  # a mean over more items gets no bounds: they would be narrower than a pixel and cost gigabytes
 DIFFERENCES = ("seed", "arm", "system", "against", "language", "n", "difference", "low", "high", "p_value", "test")
 
@@ -42,7 +41,7 @@ def _with(names: pd.Series, table: pd.DataFrame, key: str) -> pd.Series:
 def compact(annotated: pd.DataFrame) -> pd.DataFrame:
     """What pairing needs of each answer with an item: its group, a 64-bit hash of its item, and the outcome."""
     rows = annotated[annotated["item_id"].notna()] if "item_id" in annotated else annotated.iloc[:0]
-    kept = {key: rows[key].astype("category") for key in KEYS if key in rows}
+    kept = {key: rows[key].astype("category") for key in measures.GROUP_KEYS if key in rows}
     items = rows.get("item_id", pd.Series(dtype=object)).to_numpy(dtype=object)
     kept["item_id"] = pd.util.hash_array(items, categorize=False)
     kept["lf"] = rows["lf"].astype("Float32").to_numpy(dtype="float32", na_value=np.nan)
@@ -51,7 +50,11 @@ def compact(annotated: pd.DataFrame) -> pd.DataFrame:
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """One table of the parts, still compact."""
-    columns = {key: pd.api.types.union_categoricals([part[key] for part in parts]) for key in KEYS if key in parts[0]}
+    columns = {
+        key: pd.api.types.union_categoricals([part[key] for part in parts])
+        for key in measures.GROUP_KEYS
+        if key in parts[0]
+    }
     columns |= {key: np.concatenate([part[key].to_numpy() for part in parts]) for key in ("item_id", "lf")}
     return pd.DataFrame(columns)
 
@@ -124,7 +127,7 @@ def means(summary: pd.DataFrame, items: pd.DataFrame, groups: Mapping[str, Seque
 
 def widen(summary: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """The summary with bounds of LF by items where an item was answered more than once in a row's group."""
-    keys = [key for key in KEYS if key in items]
+    keys = [key for key in measures.GROUP_KEYS if key in items]
     if items.empty or not items.duplicated([*keys, "item_id"]).any():
         return summary
     widened = summary.copy()
@@ -145,3 +148,12 @@ def language_groups(
     groups = dict(measures.language_groups(seen, held_out, languages))
     wanted = tuple(groups) if seen or held_out else ("all", "without English")
     return {name: groups[name] for name in wanted if groups[name]}
+
+
+def names(table: pd.DataFrame) -> pd.Series:
+    """What each row is called in tables and figures: its series and its arm, as far as the file has them."""
+    systems = series(table)
+    arms = table["arm"] if "arm" in table else pd.Series(None, index=table.index, dtype=object)
+    both = systems.str.cat(", " + arms.astype(object).where(arms.notna(), "").astype(str))
+    alone = arms.astype(object).where(systems == UNNAMED, both)
+    return alone.where(arms.notna(), systems).astype(str)

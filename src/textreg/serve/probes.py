@@ -31,7 +31,7 @@ ARMS = ("image", "blank", "text")
 
 
 @dataclass(frozen=True)
-class Picture:
+class SentPicture:
     """An image as it will be sent; equal by content.  ``source``: a file, or encoded bytes."""
 
     digest: str
@@ -50,7 +50,7 @@ class Probe:
     language: str
     prompt: str
     reference: str
-    picture: Picture | None
+    picture: SentPicture | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> Pro
             told = captions.get((path.name, code))
             without += told is None
             reference = json.dumps([told] if told else [], ensure_ascii=False)
-            blank = Picture(shown.digest, shown.name, shown.source, blank=True)
+            blank = SentPicture(shown.digest, shown.name, shown.source, blank=True)
             probes += _arms(f"{path.name}:caption", code, _prompt(code, number), reference, shown, blank, told)
     notes = []
     if without:
@@ -142,7 +142,7 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
     probes: list[Probe] = []
     for number, item in enumerate(items):
         shown = pictures[item.image_id]
-        blank = Picture(shown.digest, shown.name, shown.source, blank=True)
+        blank = SentPicture(shown.digest, shown.name, shown.source, blank=True)
         for code in codes:
             prompt = crossmodal.prompts()[code].of("native", number)
             told = item.captions[code]
@@ -152,7 +152,7 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
 
 
 @lru_cache(maxsize=32)
-def png(picture: Picture) -> bytes:
+def png(picture: SentPicture) -> bytes:
     """The picture as PNG bytes, longest side at most 1024 pixels; the last few are kept, since requests come in
     image order."""
     decoded = shrink(open_image(picture.source, picture.name), LONGEST)
@@ -160,7 +160,7 @@ def png(picture: Picture) -> bytes:
 
 
 def _arms(
-    item: str, code: str, prompt: str, reference: str, shown: Picture, blank: Picture, told: str | None
+    item: str, code: str, prompt: str, reference: str, shown: SentPicture, blank: SentPicture, told: str | None
 ) -> Iterator[Probe]:
     yield Probe(item, "image", "caption", code, IMAGE_TURN + prompt, reference, shown)
     yield Probe(item, "blank", "caption", code, IMAGE_TURN + prompt, reference, blank)
@@ -168,9 +168,9 @@ def _arms(
         yield Probe(item, "text", "caption", code, f"{told}\n{prompt}", reference, None)
 
 
-def _picture(source: Path | bytes, name: str) -> Picture:
+def _picture(source: Path | bytes, name: str) -> SentPicture:
     data = source if isinstance(source, bytes) else source.read_bytes()
-    return Picture(hashlib.sha256(data).hexdigest(), name, source)
+    return SentPicture(hashlib.sha256(data).hexdigest(), name, source)
 
 
 def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from textreg.serve.score import Result
+    from textreg.serve.score import Scores
+
 
 UNLIMITED = 1000
 LONGEST_LINE = 5000  # characters of one line below the tables
@@ -35,7 +36,7 @@ MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out fi
 }
 
 
-def print_result(result: "Result", console: "Console | None" = None) -> None:
+def print_result(result: "Scores", console: "Console | None" = None) -> None:
     """The tables, then one line each on the identifier, the judge and on what could not be scored."""
     from rich.console import Console
 
@@ -84,7 +85,7 @@ def _width(console: "Console", table: "Table") -> int:
     return Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum
 
 
-def fitting_table(result: "Result", console: "Console") -> tuple["Table", list[str]]:
+def fitting_table(result: "Scores", console: "Console") -> tuple["Table", list[str]]:
     """The summary as far as it fits the console, and the headings of what does not."""
     shown = [name for name in MEASURES if result.summary[name].notna().any()]
     left_out: list[str] = []

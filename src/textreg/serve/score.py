@@ -1,7 +1,7 @@
-"""``textreg score``: the language fidelity of anyone's answers, as tables, a file and figures.
+"""``textreg score``: the language fidelity of anyone's answers, as tables and a file.
 
 The file is read in parts and only counts are kept, so memory does not grow with the number of answers; where answers
-have items, twenty bytes of each are kept as well, because IFL and comparisons pair them (``paired_scores.py``).
+have items, twenty bytes of each are kept as well, because IFL and comparisons pair them (``paired.py``).
 
 Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 ``score_report.print_result(score_file("answers.jsonl"))``.
@@ -19,21 +19,21 @@ import pandas as pd
 from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
-from textreg.fidelity import measures as comparisons
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import Agreement, Price, Record, Usage
 from textreg.fidelity.labels import NO_LANGUAGE, Identifier
-from textreg.figures import score
 from textreg.files import atomic_write
-from textreg.serve import paired as paired_scores
+from textreg.serve import paired as by_item
 from textreg.serve.answers import BadRows, read_answers
 
 OUT_SUFFIXES = (".csv", ".json")
+STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
+SUFFIXES = (".svg", ".pdf", ".png", ".csv", ".json")  # files of one drawing
 
 
 @dataclass(frozen=True)
-class Result:
+class Scores:
     """What was measured.
 
     ``summary`` has the columns of ``fidelity.csv``, ``differs`` per row of it the share of answers that the
@@ -62,7 +62,6 @@ class Result:
 def score_file(
     path: str | Path,
     out: str | Path | None = None,
-    figures: str | Path | None = None,
     identifier: str | Identifier = "py3langid",
     judge: Judge | str | None = "exact",
     skip_bad: bool = False,
@@ -72,16 +71,16 @@ def score_file(
     seen: Sequence[str] = (),
     held_out: Sequence[str] = (),
     price: Price | None = None,
-) -> Result:
-    """Score a file of answers (see ``answer_files.read_answers`` for its form) and write what was asked for.
+) -> Scores:
+    """Score a file of answers (see ``answers.read_answers`` for its form) and write what was asked for.
 
-    out: ``.csv`` (the table) or ``.json`` (everything).  figures: a folder for ``fidelity`` and ``confusion``
-    drawings. identifier: a name or an open one.  judge: ``exact`` (used where a row has a scene to compare with),
-    ``none`` or a function as in ``annotate``; price: of its tokens.  against: the system that others are compared
-    with (default: the first of the file).  seen, held_out: languages in and kept out of the text a model was tuned
-    on; they group the means.  Raises InputError; nothing is written then, and never over the answers.
+    out: ``.csv`` (the table) or ``.json`` (everything).  identifier: a name or an open one.  judge: ``exact`` (used
+    where a row has a scene to compare with), ``none`` or a function as in ``annotate``; price: of its tokens.
+    against: the system that others are compared with (default: the first of the file).  seen, held_out: languages in
+    and kept out of the text a model was tuned on; they group the means.  Raises InputError; nothing is written then,
+    and never over the answers.
     """
-    check_places(path, out, figures)
+    check_places(path, out)
     opened = open_identifier(identifier) if isinstance(identifier, str) else identifier
     bad = BadRows()
     known = {*code_book(), *opened.candidates} - {NO_LANGUAGE}
@@ -95,22 +94,22 @@ def score_file(
             record.compare(annotated)
         tallies.append(measures.tally(annotated))
         answered.append(_answered(annotated))
-        items.append(paired_scores.compact(annotated))
+        items.append(by_item.compact(annotated))
         if len(tallies) > 1:  # one running total each, so that parts do not pile up
             tallies, answered = [measures.add(tallies)], [_total(answered)]
-    counted, paired = tallies[0], paired_scores.joined(items)
-    summary = paired_scores.widen(measures.rates(counted), paired)
-    losses, no_losses = paired_scores.losses(paired)
-    differences, no_differences = paired_scores.differences(paired, against)
-    groups = paired_scores.language_groups(tuple(dict.fromkeys(summary["language"])), seen, held_out)
-    result = Result(
+    counted, paired = tallies[0], by_item.joined(items)
+    summary = by_item.widen(measures.rates(counted), paired)
+    losses, no_losses = by_item.losses(paired)
+    differences, no_differences = by_item.differences(paired, against)
+    groups = by_item.language_groups(tuple(dict.fromkeys(summary["language"])), seen, held_out)
+    result = Scores(
         path=str(path),
         identifier=str(opened),
         rows=int(counted["n"].sum()),
         bad=bad.count,
         summary=summary,
         differs=counted["disagree"] / counted["identified"].where(counted["identified"] > 0),
-        means=paired_scores.means(summary, paired, groups),
+        means=by_item.means(summary, paired, groups),
         confusion=_confusions(answered[0]),
         ifl=losses,
         comparisons=differences,
@@ -119,12 +118,8 @@ def score_file(
         agreement=record.agreement if record else None,
         notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),
     )
-    if figures is not None:
-        score.check_drawable(result)
     if out is not None:
         write(result, out)
-    if figures is not None:
-        score.draw(result, figures)
     return result
 
 
@@ -141,12 +136,12 @@ def _total(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    named = answered.assign(name=score.names(answered))
+    named = answered.assign(name=by_item.names(answered))
     return {
         name: group.pivot_table(
             index="language", columns="answered", values="answers", aggfunc="sum", fill_value=0
         ).rename_axis(index="asked", columns="answered")
-        for (name,), group in comparisons.by_keys(named, ["name"])
+        for (name,), group in measures.by_keys(named, ["name"])
     }
 
 
@@ -198,7 +193,7 @@ def check_places(path: str | Path, out: str | Path | None = None, figures: str |
         _check_writable(Path(out).parent, f"--out {out}")
     if folder is not None:
         for used, what in ((answers, "the file of answers"), (None if out is None else Path(out), "--out")):
-            if used is not None and score.is_drawing(used, folder):
+            if used is not None and is_drawing(used, folder):
                 raise InputError(f"--figures {folder}: a drawing could replace {what}, {used}: name another folder")
         _check_writable(folder, f"--figures {folder}")
 
@@ -219,7 +214,7 @@ def _check_writable(folder: Path, where: str) -> None:
         raise InputError(f"{where}: {there} cannot be written: name another place")
 
 
-def write(result: Result, out: str | Path) -> None:
+def write(result: Scores, out: str | Path) -> None:
     """Write the table (``.csv``, the columns of ``fidelity.csv``) or everything (``.json``)."""
     check_out(out)
     with atomic_write(Path(out)) as path:
@@ -229,7 +224,7 @@ def write(result: Result, out: str | Path) -> None:
             path.write_text(to_json(result) + "\n", encoding="utf-8")
 
 
-def to_json(result: Result) -> str:
+def to_json(result: Scores) -> str:
     """Everything in a result as JSON; undefined is null."""
     tables = {
         "summary": result.summary.assign(differs=result.differs),
@@ -250,3 +245,9 @@ def to_json(result: Result) -> str:
         "confusion": {name: json.loads(t.to_json(orient="index")) for name, t in result.confusion.items()},
     }
     return json.dumps(content, ensure_ascii=False, indent=1)
+
+
+def is_drawing(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is a file that drawing into ``folder`` may write (:mod:`textreg.figures.score`)."""
+    ours = path.stem.startswith(STEMS) and path.suffix in SUFFIXES
+    return ours and os.path.realpath(path.parent) == os.path.realpath(folder)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textreg.errors import InputError, RunError, shown
+from textreg.errors import InputError, RunError, quoted
 from textreg.vlm.layouts import is_language
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _check_lora(path: Path, cure: str) -> None:
         raise InputError(f"{path}: damaged ({_first_line(error)}): {cure}") from None
     kind = content.get("peft_type") if isinstance(content, dict) else None
     if kind != "LORA":
-        raise InputError(f"{path}: peft_type = {shown(kind)}, only LORA is read: {cure}")
+        raise InputError(f"{path}: peft_type = {quoted(kind)}, only LORA is read: {cure}")
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textreg.errors import InputError, did_you_mean, shown
+from textreg.errors import InputError, did_you_mean, quoted
 from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.loading import (
     has_class_token,
@@ -212,15 +212,15 @@ def read_base(folder: str | Path) -> Base:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         spot = ".".join(str(step)[:40] for step in first["loc"])
-        wrong = f"{spot} = {shown(first['input'])}" if spot else "not what align writes"
+        wrong = f"{spot} = {quoted(first['input'])}" if spot else "not what align writes"
         raise InputError(f"{path}: damaged ({wrong}: {first['msg']}): {cure}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}): {cure}") from None
     if unknown:
         known = [each.name for each in fields(Base)]
-        raise InputError(f"{path}: unknown key {shown(min(unknown))}{did_you_mean(min(unknown), known)}: {cure}")
+        raise InputError(f"{path}: unknown key {quoted(min(unknown))}{did_you_mean(min(unknown), known)}: {cure}")
     if not 0 <= base.seed < 2**32:
-        raise InputError(f"{path}: damaged (seed = {shown(base.seed)}): {cure}")
+        raise InputError(f"{path}: damaged (seed = {quoted(base.seed)}): {cure}")
     return base
 
 

@@ -94,7 +94,7 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
     import pandas as pd
 
     run = Path(run)
-    data = shown(run, which)
+    data = data_shown(run, which)
     fidelity, scores = pd.DataFrame(), run / "evaluate" / "fidelity.csv"
     if validation is not None:
         fidelity = validation
@@ -114,7 +114,7 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
     )
 
 
-def shown(run: Path, which: "System") -> "pd.DataFrame":
+def data_shown(run: Path, which: "System") -> "pd.DataFrame":
     """What a system was tuned on: ``shown.csv`` of its arm; for the backbone, the rows of alignment."""
     import pandas as pd
 

@@ -70,23 +70,6 @@ def export_system(
     )
 
 
-def require_standing(run: Path, which: "System") -> None:
-    """Refuse a system of which a stage, or the evaluation that its card would show, no longer stands.
-
-    Raises :class:`InputError` naming the stage and why; a run that no ``textreg run`` started is taken as it is.
-    """
-    from textreg.runs import plan, report
-
-    if not (run / plan.RUN_FILE).is_file():
-        return
-    for unit, state in report.collect(run).items():
-        concerned = unit.arm == (which.arm or None) or unit.stage in ("align", "evaluate")
-        if concerned and state.state == "stale":
-            raise InputError(
-                f"{run}: {unit.name} is stale ({state.reasons[0]}); bring it up to date: textreg run --run {run}"
-            )
-
-
 def export(
     model: "PreTrainedModel",
     processor: Any,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from textreg.compute import set_up
 from textreg.data.images import ImageTable, encode_png, open_image
-from textreg.errors import InputError, did_you_mean, shown
+from textreg.errors import InputError, did_you_mean, quoted
 from textreg.vlm import assembly
 from textreg.vlm.adapters import load_adapter, plain, scaled_adapter
 from textreg.vlm.features import Features, open_features
@@ -76,7 +76,7 @@ def chosen_lambda(run: str | Path, arm: str) -> float:
         raise InputError(f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}); {cure}") from None
     lam = content.get("lambda") if isinstance(content, dict) else None
     if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam <= 1:
-        raise InputError(f"{path}: lambda = {shown(lam)}, a number from 0 to 1 is expected; {cure}")
+        raise InputError(f"{path}: lambda = {quoted(lam)}, a number from 0 to 1 is expected; {cure}")
     return float(lam)
 
 
