@@ -1,39 +1,31 @@
-"""Threads, device, number format, the fast fp32 matrix product on CPU, and processes that end with their parent.
+"""Threads, device, number format, and the fast fp32 matrix product on CPU.
 
 The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX
 PyTorch sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN
 (``mkldnn.matmul.fp32_precision``) gets it back *while still computing in fp32 there*.  Because on other CPUs the same
 switch may really round to bf16, its error is measured first and the switch stays off above 1e-6.  It slows the fused
 attention kernel's small products down, so attention runs on PyTorch's math backend while it is on.  Nothing is
-switched globally: ``fast_fp32`` restores what it found.  A worker or a kernel must not outlive the run, or it would go
-on writing into the folder that the next run uses: pools are given :func:`die_with_parent` as their ``initializer``.
+switched globally: ``fast_fp32`` restores what it found.
 
     >>> with fast_fp32(set_up(threads=1)):
     ...     loss = model(**batch).loss
 """
 
-import ctypes
-import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from textreg import ranks
 from textreg.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 ERROR_LIMIT = 1e-6
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "4bit": "bfloat16"}
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,6 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
     Raises:
         InputError: CUDA asked for and absent, 4-bit weights without CUDA, or more processes than GPUs.
     """
-    import torch
 
     torch.set_num_threads(threads)
     has_cuda = torch.cuda.is_available()
@@ -84,9 +75,6 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
 
 def own_gpu() -> None:
     """Make the GPU of this process's number the one that ``cuda`` means here; nothing without a launcher."""
-    import torch
-
-    from textreg import ranks
 
     number, there = ranks.local(), torch.cuda.device_count()
     if number is None:
@@ -105,7 +93,6 @@ def fast_fp32(compute: Compute) -> Iterator[None]:
     if not compute.fast_fp32:
         yield
         return
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with _switch("bf16"), sdpa_kernel(SDPBackend.MATH):
         yield
@@ -113,7 +100,6 @@ def fast_fp32(compute: Compute) -> Iterator[None]:
 
 @contextmanager
 def _switch(value: str) -> Iterator[None]:
-    import torch
 
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.backends.mkldnn.matmul.fp32_precision = value
@@ -130,7 +116,6 @@ def switch_error() -> float | None:
     Returns None where the switch changes no bit of any product, because there is no oneDNN or it has no faster kernel
     for this CPU (one without AVX-512): then it must stay off, or attention would give up its fused kernel for nothing.
     """
-    import torch
 
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
         return None
@@ -152,7 +137,6 @@ def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> floa
     A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
     on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
     """
-    import torch
 
     side = 8192 if device.startswith("cuda") else 1024
     a = torch.randn(side, side, device=device, dtype=dtype)
@@ -172,39 +156,14 @@ def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> floa
 def reset_peak_memory(device: str) -> None:
     """Begin a new peak of the CUDA allocator; a process's own peak, on CPU, cannot be forgotten."""
     if device.startswith("cuda"):
-        import torch
-
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb(device: str) -> float:
     """Peak memory in MiB: of the CUDA allocator where the model is there, else of this process."""
     import resource
-    import sys
 
     if device.startswith("cuda"):
-        import torch
-
         return torch.cuda.max_memory_allocated() / 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """Have this process killed as soon as its parent is gone.
-
-    ``parent``: process id of the expected parent; when it is gone already, the process ends at once.
-    """
-    expected = os.getppid() if parent is None else parent
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != expected:
-            os._exit(1)
-        return
-    threading.Thread(target=_watch, args=(expected,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)

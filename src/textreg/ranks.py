@@ -9,6 +9,9 @@ the CPU.  Checked by ``python -m pytest tests/runs/test_parallel.py``.
 import os
 from datetime import timedelta
 
+import torch
+import torch.distributed as dist
+
 PATIENCE = timedelta(minutes=30)  # as long as the Trainer waits: one process may still be reading pictures
 
 
@@ -30,7 +33,6 @@ def local() -> int | None:
 
 def join(device: str) -> None:
     """Make the process group, where there are several processes and none was made yet."""
-    import torch.distributed as dist
 
     if world() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo" if device == "cpu" else "cuda:nccl,cpu:gloo", timeout=PATIENCE)
@@ -38,7 +40,6 @@ def join(device: str) -> None:
 
 def leave() -> None:
     """End the process group, if there is one."""
-    import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -48,8 +49,6 @@ def smallest(value: int, device: str) -> int:
     """The smallest ``value`` of all processes, each of which must call; also the place to wait for one another."""
     if world() == 1:
         return value
-    import torch
-    import torch.distributed as dist
 
     join(device)
     found = torch.tensor(value, device=device)

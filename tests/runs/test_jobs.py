@@ -47,7 +47,7 @@ rows.write(collect(PrepareData, globals()))
 OPEN = """
 from pathlib import Path
 from textreg.training.train import train
-from textreg.vlm import assembly
+from textreg.vlm import assembly, features
 from textreg.data.images import ImageTable
 from textreg.settings import STAGE, collect
 from textreg.compute import set_up
@@ -62,7 +62,7 @@ base = assembly.Base(settings.llm, settings.tower, settings.vlm, settings.seed)
 model, processor = assembly.load_base(base, precision=settings.precision)
 rows = read_rows(folder / "prepare_data" / "align.parquet")
 seen = features.open_features(model, processor, images, ids=rows["image_id"].unique())
-training.train(model, processor, rows, seen, settings, folder / "align")
+train(model, processor, rows, seen, settings, folder / "align")
 assembly.save_aligned(model, folder / "align", base)
 """  # fmt: skip
 TUNE = OPEN.replace("STAGE", "Tune") + """
@@ -71,32 +71,32 @@ from textreg.data import mixture
 out = folder / "tune" / settings.arm
 rows, order = mixture.arm_rows(settings)
 out.mkdir(parents=True, exist_ok=True)
-mixture.shown(rows, order).to_csv(out / "shown.csv", index=False)
+mixture.rows_shown(rows, order).to_csv(out / "shown.csv", index=False)
 model, processor = assembly.load_aligned(folder / "align", precision=settings.precision)
 seen = features.open_features(model, processor, images, ids=rows["image_id"].dropna().unique())
 model = adapters.attach(model, rank=settings.rank, alpha=settings.alpha, seed=settings.seed)
-training.train(model, processor, rows, seen, settings, out, order=order.positions)
+train(model, processor, rows, seen, settings, out, order=order.positions)
 adapters.save_adapter(model, out / "adapter")
 """  # fmt: skip
 EVALUATE = """
 from pathlib import Path
 from textreg.data.requests import read_requests
-from textreg.evaluation import answering, tables as evaluation_tables
-from textreg.vlm import systems
+from textreg.evaluation import answering, tables as made
+from textreg.vlm.systems import find_system
 from textreg.fidelity import measures
 from textreg.settings import Evaluate, collect
 settings = collect(Evaluate, globals())
 out = Path(settings.run) / "evaluate"
 requests = read_requests(settings.run, "test", settings.arms)
-work = [(systems.find_system(settings.run, name), requests) for name in settings.systems]
+work = [(find_system(settings.run, name), requests) for name in settings.systems]
 answers = answering.answer_all(settings, work, out / "parts")
-scored = evaluation_tables.annotated(settings, answers)
+scored = made.annotated(settings, answers)
 captions = scored[scored["task"] == "caption"]
 tables = {
     "fidelity": measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
     "visual": measures.visual_summary(scored),
 }
-evaluation_tables.write_tables(out, answers, tables)
+made.write_tables(out, answers, tables)
 """
 FIGURES = """
 from pathlib import Path

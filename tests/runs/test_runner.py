@@ -596,6 +596,6 @@ def test_what_follows_a_failure_is_not_run_and_what_came_before_is_kept(faulty):
 
 def test_the_runner_is_imported_without_torch_or_papermill():
     heavy = "{'torch', 'papermill', 'pandas'}"
-    code = f"import sys; from textreg.runs import runner, status; print({heavy} & set(sys.modules))"
+    code = f"import sys; from textreg.runs import report, runner; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

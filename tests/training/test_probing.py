@@ -80,7 +80,7 @@ def test_the_memory_of_the_trial_does_not_count_as_the_trainings(ready, tmp_path
 
         return call
 
-    monkeypatch.setattr(train, "probe_micro_batch", noted("trial", lambda *_: 2))
+    monkeypatch.setattr("textreg.training.train.probe_micro_batch", noted("trial", lambda *_: 2))
     monkeypatch.setattr(compute, "reset_peak_memory", noted("reset", compute.reset_peak_memory))
     monkeypatch.setattr(train.StepTrainer, "train", noted("training", train.StepTrainer.train))
     settings = Tune(steps=1, batch_size=2)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 from textreg.runs import notebooks
 from textreg.runs.stages import repository
 
@@ -68,8 +70,6 @@ def _problems(root: Path, page: Path, text: str, sources: set[str]) -> Iterator[
 
 def _targets(text: str) -> Iterator[str]:
     """Destinations of links and pictures, without those of other hosts; code is not looked at."""
-    from markdown_it import MarkdownIt
-
     for block in MarkdownIt("commonmark").enable("table").parse(text):
         for token in block.children or ():
             found = token.attrGet("src" if token.type == "image" else "href")
@@ -79,8 +79,6 @@ def _targets(text: str) -> Iterator[str]:
 
 def headings(text: str) -> set[str]:
     """Anchors of a page's headings, as GitHub and the book make them: lower case, words joined by hyphens."""
-    from markdown_it import MarkdownIt
-
     tokens = MarkdownIt("commonmark").parse(text)
     lines = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from textreg.data import hub
@@ -85,8 +87,6 @@ def split_files(folder: Path, language: str) -> list[Path]:
 
 
 def _rows(folder: Path, language: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     for path in split_files(folder, language):
         try:

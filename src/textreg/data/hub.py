@@ -123,7 +123,7 @@ def _check_model(path: Path, name: str) -> None:
 
 
 def _download(name: Name, kind: str, revision: str | None) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
 
     patterns = list(MODEL_FILES if kind == "model" else DATA_FILES)
     if kind == "dataset" and name.glob:
@@ -159,8 +159,6 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        from huggingface_hub import constants
-
         cure = "free some space there, or set HF_HOME to a folder on another disk"
         raise InputError(
             f"{name.base}: cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror or error}); {cure}"

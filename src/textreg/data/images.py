@@ -17,12 +17,12 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from textreg.data.rows import CURE, image_root, opened
 from textreg.errors import InputError, did_you_mean, quoted
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -37,7 +37,6 @@ NEVER_PICTURES = ("/etc", "/proc", "/sys", "/dev", "/boot", "/run/secrets")
 
 def is_image(data: bytes) -> bool:
     """Whether the bytes begin as an image of a known format does; whether it is whole only :func:`open_image` says."""
-    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS):
@@ -54,7 +53,6 @@ def open_image(source: str | Path | bytes, name: str = "", *, max_pixels: int = 
     ``name`` stands for the bytes in messages.  Raises InputError naming the file and the cure: missing, empty, not a
     file, over 100 MB, another format, over ``max_pixels``, truncated or damaged.
     """
-    from PIL import Image, UnidentifiedImageError
 
     name = name or (f"image of {len(source):,} bytes" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else _read(Path(source), name)
@@ -96,7 +94,6 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _as_rgb(picture: "Image") -> "Image":
-    from PIL import Image, ImageOps
 
     picture.seek(0)
     upright = ImageOps.exif_transpose(picture)
@@ -110,8 +107,6 @@ def _as_rgb(picture: "Image") -> "Image":
 
 def _scaled_grey(picture: "Image") -> "Image":
     """16- or 32-bit greys to 8 bits: 0..65535 for integers, 0..1 for floats, else their own range."""
-    import numpy as np
-    from PIL import Image
 
     values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
     top = 1.0 if picture.mode == "F" else 65535.0
@@ -139,7 +134,6 @@ def encode_png(picture: "Image") -> bytes:
 
 def shrink(picture: "Image", longest: int) -> "Image":
     """The picture scaled down so that its longest side is at most ``longest`` pixels; smaller ones are left alone."""
-    from PIL import Image
 
     if max(picture.size) <= longest:
         return picture
@@ -150,7 +144,6 @@ def shrink(picture: "Image", longest: int) -> "Image":
 
 def blank_like(picture: "Image") -> "Image":
     """A mid-grey picture of the same size: the image of the ``blank`` arm."""
-    from PIL import Image
 
     return Image.new("RGB", picture.size, GREY)
 
@@ -184,7 +177,6 @@ class ImageTable:
         Raises :class:`InputError` as :func:`textreg.data.rows.opened` does, for an image that is nowhere, and for
         metadata that name no folder of pictures (:func:`picture_folder`).
         """
-        from textreg.data.rows import CURE, image_root, opened
 
         encoded: dict[str, bytes] = {}
         paths: dict[str, str] = {}
@@ -220,8 +212,6 @@ class ImageTable:
         if image_id in self.encoded:
             return self.encoded[image_id]
         if image_id == BLANK and image_id not in self.paths:
-            from PIL import Image
-
             return encode_png(Image.new("RGB", (self.blank_side, self.blank_side), GREY))
         if image_id not in self.paths:
             raise InputError(f"image {image_id!r} is not in the image table{did_you_mean(image_id, self.ids[:5000])}")

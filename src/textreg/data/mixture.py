@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from textreg.data.rows import read_rows
 from textreg.errors import InputError, did_you_mean
 from textreg.settings import Tune
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VISUAL, TEXT = 0, 1
 BLANK = "blank"  # the image id of the picture that shows nothing
@@ -67,7 +65,6 @@ class MixturePlan:
         """``source, language, rows, share`` (share of all rows, 0..1), largest first: the content of
         ``mixture.csv``.
         """
-        import pandas as pd
 
         total = max(self.rows, 1)
         rows = [(q.source, q.language, q.rows, q.rows / total) for q in self.quotas if q.rows]
@@ -318,7 +315,6 @@ def arm_rows(settings: Tune) -> tuple["pd.DataFrame", RowOrder]:
 
     An arm without text has a text share of 0.  Raises :class:`InputError` for a share without text, or a missing file.
     """
-    import pandas as pd
 
     folder = Path(settings.run) / "prepare_data"
     visual = read_rows(folder / "visual.parquet")

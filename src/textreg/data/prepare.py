@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from textreg.data import crossmodal, images, mixture
 from textreg.data import pictures as hub_images
 from textreg.data import questions as visual_check
@@ -239,7 +241,6 @@ def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]
 
 def blank_image(side: int = 384) -> dict[str, Any]:
     """The picture that shows nothing: uniform mid-grey, as a row of ``images.parquet``."""
-    from PIL import Image
 
     image = {"bytes": images.encode_png(Image.new("RGB", (side, side), images.GREY)), "path": None}
     return {"image_id": mixture.BLANK, "split": "train", "image": image, "scene": None}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from textreg.data.codes import check_code
 from textreg.data.mixture import BLANK, PLACEHOLDER
 from textreg.errors import InputError
 
@@ -39,7 +40,6 @@ def read_questions(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _question(line: str, where: str) -> dict[str, Any]:
-    from textreg.data.codes import check_code
 
     try:
         record = json.loads(line)

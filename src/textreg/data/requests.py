@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textreg.data.rows import read_rows
+
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":
     """Requests of one split and some arms, in file order; ``tasks`` empty means all."""
-    from textreg.data.rows import read_rows
 
     table = read_rows(Path(run) / "prepare_data" / "requests.parquet")
     wanted = (table["split"] == split) & table["arm"].isin(list(arms))

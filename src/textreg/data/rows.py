@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textreg.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GROUP = 4096
 ROOT_KEY = b"textreg.image_root"
@@ -123,7 +121,6 @@ def read_rows(path: str | Path, columns: list[str] | None = None) -> "pd.DataFra
 
     Raises :class:`InputError` as :func:`opened` does, and for an empty cell where a value is needed.
     """
-    import pandas as pd
 
     with opened(path, columns) as (file, wanted):
         table = file.read(columns=wanted)

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import ijson
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from textreg.data import hub
 from textreg.data.codes import language_code
@@ -313,7 +316,6 @@ def records(path: Path, wanted: Iterable[str] | None = None) -> Iterator[Any]:
 
 
 def _json_records(path: Path, file: Any) -> Iterator[Any]:
-    import ijson
 
     try:
         yield from ijson.items(file, "item", use_float=True)
@@ -322,8 +324,6 @@ def _json_records(path: Path, file: Any) -> Iterator[Any]:
 
 
 def _parquet_records(path: Path, wanted: Iterable[str] | None) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
@@ -338,9 +338,6 @@ def _parquet_records(path: Path, wanted: Iterable[str] | None) -> Iterator[dict[
 def columns(path: Path) -> set[str]:
     """The columns of a file: of Parquet from its footer, else from the first record.  Raises ``InputError``."""
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             return set(pq.read_schema(path).names)
         except (pa.ArrowException, OSError) as error:
@@ -355,8 +352,6 @@ def columns(path: Path) -> set[str]:
 
 def is_struct(path: Path, column: str) -> bool:
     """Whether a Parquet file has that column and it holds dictionaries (pictures with their bytes)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema = pq.read_schema(path)
     return column in schema.names and pa.types.is_struct(schema.field(column).type)
@@ -364,7 +359,6 @@ def is_struct(path: Path, column: str) -> bool:
 
 def has_image(path: Path) -> Iterator[bool]:
     """Whether each row has a picture.  The small ``path`` member tells, so no picture is read."""
-    import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
     members = [field.name for field in file.schema_arrow.field("image").type]

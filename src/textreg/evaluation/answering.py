@@ -15,17 +15,17 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textreg.compute import die_with_parent, set_up
+import pandas as pd
+
+from textreg.compute import set_up
 from textreg.files import Journal
+from textreg.processes import die_with_parent
 from textreg.settings import Evaluate, Merge
 from textreg.vlm import generation
 from textreg.vlm.adapters import scaled_adapter
 from textreg.vlm.systems import System, open_system
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def answer_arm(
@@ -107,7 +107,6 @@ def answer_all(
     With one worker the systems of an arm share a loaded model; with more each system has a process of its own, side by
     side.  ``report`` is told when a system is done.
     """
-    import pandas as pd
 
     items = [(which, requests, folder / which.part) for which, requests in work]
     workers = min(getattr(settings, "workers", 1), len(work))

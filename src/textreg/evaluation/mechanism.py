@@ -13,22 +13,31 @@ working account that these looks test is ours; nothing here is a result of the p
 ``papermill notebooks/07_mechanism.ipynb out.ipynb``.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from textreg.compute import set_up
 from textreg.data.requests import read_requests
 from textreg.errors import InputError
-from textreg.scenes.grammar import caption, frame_count
+from textreg.scenes.grammar import caption, frame_count, parse, split_words
+from textreg.scenes.grammar import words as listed
 from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism
-from textreg.vlm import systems
+from textreg.vlm import generation, systems
+from textreg.vlm.adapters import plain
+from textreg.vlm.features import projected
+from textreg.vlm.generation import Request, encode_prompts
 from textreg.vlm.systems import BACKBONE
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
 
 ARMS = ("image", "blank", "text")
 WORDS = 12  # of an answer that are looked at: where a caption of one relation ends
@@ -66,7 +75,6 @@ def written_openings(table: "pd.DataFrame") -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: no English caption is among them, so that nothing can be told from English.
     """
-    import json
 
     found: dict[str, dict[str, None]] = {}
     for code, cell in zip(table["language"], table["reference"], strict=True):
@@ -89,8 +97,6 @@ def first_token_mass(
     of the grammar).  Tokens that open captions of both count for neither.
     Returns ``language, arm, asked, english``, one row per request that is not English.
     """
-    import numpy as np
-    import pandas as pd
 
     def tokens(code: str) -> set[int]:
         captions = openings(code) if written is None else written[code]
@@ -115,7 +121,6 @@ def whole_answers(settings: Mechanism, model: Any, processor: Any, seen: Any) ->
 
 
 def _answers(settings: Mechanism, model: Any, processor: Any, seen: Any, table: "pd.DataFrame") -> list[str]:
-    from textreg.vlm import generation
 
     options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
     return [found.text for found in generation.answer(model, processor, table, seen, **options)]
@@ -127,10 +132,6 @@ def turning(answers: "pd.DataFrame", most: int = WORDS) -> "pd.DataFrame":
     ``kept`` is the share (0..1) of answers whose first ``words`` (0 to ``most``) are all words of the asked language,
     by the closed word list of its grammar; an answer that ends before counts as kept.
     """
-    import pandas as pd
-
-    from textreg.scenes.grammar import split_words
-    from textreg.scenes.grammar import words as listed
 
     rows = []
     for (code, arm), group in answers.groupby(["language", "arm"], sort=False):
@@ -154,9 +155,6 @@ def forced_prefix(
 
     ``answers`` are those of :func:`whole_answers`, the row for no given word.
     """
-    import pandas as pd
-
-    from textreg.scenes.grammar import parse
 
     table = answers[answers["arm"] == "image"].reset_index(drop=True)
     right = [reference(row) for row in table["reference"]]
@@ -174,7 +172,6 @@ def forced_prefix(
 
 def reference(cell: str) -> str:
     """The reference answer of a request (second element of the JSON list)."""
-    import json
 
     return json.loads(cell)[1]
 
@@ -184,12 +181,6 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, ba
 
     ``batch_size``: rows at a time, at most ``STATES``.
     """
-    import numpy as np
-    import torch
-
-    from textreg.vlm.adapters import plain
-    from textreg.vlm.features import projected
-    from textreg.vlm.generation import Request, encode_prompts
 
     vlm, out, batch_size = plain(model), {}, min(batch_size, STATES)
     names = [image if isinstance(image, str) else None for image in table["image_id"]]
@@ -221,12 +212,6 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
     Raises:
         InputError: fewer than two images, so that none is left to be asked about.
     """
-    import numpy as np
-    import pandas as pd
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     if table["item_id"].nunique() < 2:
         raise InputError("mechanism: the probe needs two images: raise mechanism.probe_images or validation_images")
@@ -248,7 +233,6 @@ def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.Da
 
 def stacked(answers: Sequence[Any]) -> "np.ndarray":
     """First-token log-probabilities of answers, float32 ``(rows, vocabulary)``."""
-    import numpy as np
 
     return np.stack([answer.first_logprobs for answer in answers])
 
@@ -259,7 +243,6 @@ def verdicts(tables: "Mapping[str, pd.DataFrame]", tuned: str = "BM", cure: str 
     ``tables``: ``first_token``, ``turning``, ``forced_prefix``, ``probe``, each with a column ``system``; a prediction
     whose table or systems are missing is left out.  What counts as held is ours: more than half, or within 0.1.
     """
-    import pandas as pd
 
     def mean(name: str, column: str, **where: Any) -> float | None:
         table = tables.get(name)

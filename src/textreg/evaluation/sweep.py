@@ -9,15 +9,14 @@ Use: ``choose_lambda(sweep_table(scored, ["de", "fr"], "validation"), 0.02)``.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from textreg.data.requests import read_requests
 from textreg.errors import InputError
+from textreg.fidelity.references import caption_scores
 from textreg.settings import Evaluate
 from textreg.vlm.systems import BACKBONE, MERGED, System, find_system
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SWEEP_COLUMNS = ("seed", "system", "lambda", "split", "lf", "lf_plus", "grounded", "visual", "questions")
 
@@ -36,9 +35,6 @@ def sweep_table(scored: "pd.DataFrame", languages: Sequence[str], split: str) ->
     their chrF; ``questions`` is the share of English questions answered right, undefined where none was judged.  All
     in 0..1.
     """
-    import pandas as pd
-
-    from textreg.fidelity.references import caption_scores
 
     rows = []
     shown = scored[scored["arm"] == "image"]
@@ -89,7 +85,6 @@ def split_frontier(scored: "pd.DataFrame", systems: Sequence[System]) -> tuple["
 
     The frontier holds all lambdas of the merged systems, lambda 1 (the tuned arm) and 0 (the backbone) among them.
     """
-    import pandas as pd
 
     own = {(which.name, which.lam) for which in systems}
     keys = list(zip(scored["system"], scored["lambda"], strict=True))

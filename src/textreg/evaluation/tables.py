@@ -4,26 +4,25 @@ Use: ``scored = annotated(settings, answers)``; ``write_tables(out, answers, {"i
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from textreg.fidelity.annotation import annotate
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.judges import LLMJudge
+from textreg.fidelity.measures import compare, ifl
+from textreg.fidelity.service import Service
+from textreg.files import atomic_write
 from textreg.settings import Evaluate, Merge
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFrame":
     """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); a sweep is
     judged exactly, where that can be.
     """
-    from textreg.fidelity.annotation import annotate
-    from textreg.fidelity.identifiers import open_identifier
 
     judge = "exact" if isinstance(settings, Merge) else {"none": None, "exact": "exact"}.get(settings.judge)
     if isinstance(settings, Evaluate) and settings.judge == "llm":
-        from textreg.fidelity.judges import LLMJudge
-        from textreg.fidelity.service import Service
-
         verdicts = Path(settings.run) / "evaluate" / "verdicts.jsonl"
         judge = LLMJudge(Service(settings.judge_endpoint, settings.judge_model), verdicts)
     return annotate(answers, open_identifier(settings.identifier, model=settings.identifier_model), judge)
@@ -31,9 +30,6 @@ def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFr
 
 def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     """Image-induced fidelity loss of LF and of LF+, per system and language, with intervals (column ``measure``)."""
-    import pandas as pd
-
-    from textreg.fidelity.measures import ifl
 
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     if not {"image", "text"} <= set(captions["arm"]):
@@ -44,9 +40,6 @@ def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
 
 def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     """Paired differences that the claims rest on: TR, EN and BM+M against BM, TR+M against TR, on image captions."""
-    import pandas as pd
-
-    from textreg.fidelity.measures import compare
 
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     present, tables = set(captions["system"]), []
@@ -61,7 +54,6 @@ def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
 
 def write_tables(folder: Path, answers: "pd.DataFrame", tables: "dict[str, pd.DataFrame]") -> None:
     """Write ``answers.parquet`` and each table as csv, whole or not at all."""
-    from textreg.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "answers.parquet") as path:

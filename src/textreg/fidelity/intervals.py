@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import binom, binomtest, bootstrap, norm, permutation_test
 
 LEVEL = 0.95
 _FEW = 64  # outcomes with at most so many distinct values are resampled by their counts
@@ -42,7 +43,6 @@ def share_bounds(
     ``method``: ``bootstrap`` (percentile bootstrap over answers, exact; Wilson's bounds where all agree) or ``wilson``
     (Wilson 1927).  Always ``low <= hits / n <= high``.
     """
-    from scipy.stats import binom, norm
 
     hits, n = np.broadcast_arrays(np.asarray(hits, float), np.asarray(n, float))
     if np.any((hits < 0) | (hits > n)):
@@ -73,7 +73,6 @@ def mean_bounds(values: ArrayLike, level: float = LEVEL, resamples: int = 1000, 
     if len(distinct) <= _FEW:
         means = rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
         return _quantiles(means, level)
-    from scipy.stats import bootstrap
 
     found = bootstrap(
         (values,), np.mean, n_resamples=resamples, batch=max(1, 2_000_000 // len(values)), confidence_level=level,
@@ -144,7 +143,6 @@ def paired_test(
     the discordant pairs; other values: a sign-flip permutation test (9999 permutations).  The bounds are a percentile
     bootstrap over pairs.
     """
-    from scipy.stats import binomtest
 
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
@@ -177,7 +175,6 @@ def _sign_flip(difference: np.ndarray, rng: np.random.Generator, permutations: i
         totals = np.abs((2 * kept - counts) @ sizes)
         extreme = int((totals >= abs(difference.sum()) * (1 - 1e-12)).sum())
         return (1 + extreme) / (1 + permutations)
-    from scipy.stats import permutation_test
 
     found = permutation_test(
         (difference,),

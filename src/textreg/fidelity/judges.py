@@ -13,25 +13,25 @@ Use: ``LLMJudge(Service("http://localhost:8000/v1", "judge"), "verdicts.jsonl")(
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from textreg.data.codes import check_code, code_book
 from textreg.display import JOINERS, counting
 from textreg.errors import InputError
 from textreg.fidelity.annotation import Judge
 from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal
 from textreg.scenes import grammar, languages
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 Row = tuple[str, str, str]
 MAX_CHARS = 4000
@@ -170,7 +170,6 @@ class LLMJudge:
 
 @cache
 def _form() -> "type[BaseModel]":
-    from pydantic import BaseModel, ConfigDict, Field
 
     class Form(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
@@ -192,7 +191,6 @@ def read_verdict(text: str) -> tuple[bool, str]:
 
     Raises :class:`~textreg.fidelity.service.Malformed` for anything else.
     """
-    from pydantic import ValidationError
 
     text = text.strip()
     if text.startswith("```") and text.endswith("```"):
@@ -215,7 +213,6 @@ def system_prompt() -> str:
 
 def user_prompt(answer: str, language: str) -> str:
     """The question about one answer, as sent; ``language`` is a code of the code book (else InputError)."""
-    from textreg.data.codes import check_code, code_book
 
     entry = code_book()[check_code(language)]
     quoted = "".join(map(_harmless, json.dumps(answer, ensure_ascii=False)))
@@ -242,7 +239,6 @@ def _source(name: str) -> str:
 
 @cache
 def _template(name: str):
-    from jinja2 import Environment, StrictUndefined
 
     return Environment(undefined=StrictUndefined, autoescape=False).from_string(_source(name))
 
@@ -267,7 +263,6 @@ def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     Kappa is undefined where both always say the same single thing.  Raises InputError for lists of unequal length.
     Source of kappa: Cohen 1960, as in scikit-learn.
     """
-    import warnings
 
     from sklearn.metrics import accuracy_score, cohen_kappa_score
 

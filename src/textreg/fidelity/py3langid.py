@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from scipy import sparse
 
 from textreg.data.codes import check_code, code_book
 from textreg.fidelity.labels import NO_LANGUAGE, Label, RestrictedIdentifier, restrict
@@ -68,7 +70,6 @@ class _NaiveBayes:
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """(texts, labels) float32; rows sum to 1, tempered by the root of the length in bytes as py3langid does."""
-        from scipy import sparse
 
         encoded = [_encode(text) for text in texts]
         size = np.array([len(e) for e in encoded])
@@ -103,7 +104,6 @@ def _encode(text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _py3langid_model() -> _NaiveBayes:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     columns = list(model.nb_classes)

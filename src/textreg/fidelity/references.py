@@ -14,12 +14,13 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from sacrebleu.metrics import CHRF
 
 from textreg.data.questions import TASK
-
-if TYPE_CHECKING:
-    import pandas as pd
+from textreg.fidelity.intervals import mean_bounds
+from textreg.fidelity.measures import VISUAL_COLUMNS
 
 CONTAINED = "question, answer contained"
 HUMANS = 10  # answers from which on people are counted instead of synonyms
@@ -35,8 +36,6 @@ def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
     ``reference`` is a JSON list.  An empty answer counts as wrong, not as missing.  Source: Popović 2015, as in
     sacrebleu.
     """
-    import pandas as pd
-    from sacrebleu.metrics import CHRF
 
     chrf = CHRF()
     keys = ["seed", "system", "lambda", "language", "arm"]
@@ -106,10 +105,6 @@ def question_accuracy(answers: "pd.DataFrame", bootstrap: int = 1000, seed: int 
     ``answers``: columns of ``answers.parquet``, ``reference`` a JSON list; other tasks and arms are ignored.  Two
     tasks: ``question`` (VQA accuracy) and ``question, answer contained``.  Bounds resample questions.
     """
-    import pandas as pd
-
-    from textreg.fidelity.intervals import mean_bounds
-    from textreg.fidelity.measures import VISUAL_COLUMNS
 
     asked = answers[(answers["task"] == TASK) & (answers["arm"] == "image")]
     rows = []

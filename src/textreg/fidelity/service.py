@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
 from textreg.display import well_formed
 from textreg.errors import InputError, RunError
 
@@ -124,7 +126,6 @@ class Session:
         Raises InputError where no try can succeed (no server, key, model), Unanswered where this request failed for
         good, RunError when ``failures`` requests in a row did.
         """
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
         used = [0, 0]
         retrying = AsyncRetrying(
@@ -163,7 +164,6 @@ class Session:
         return Reply(text, finish, *used)
 
     def _wait(self, state) -> float:
-        from tenacity import wait_random_exponential
 
         asked = _retry_after(state.outcome.exception())
         grown = wait_random_exponential(multiplier=self.service.first_wait, max=self.service.longest_wait)(state)

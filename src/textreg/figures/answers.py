@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -25,7 +26,6 @@ def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:
     Each table holds counts: index = asked language, columns = answered language; codes outside the asked set are
     summed as "other", ``und`` is "none".  Rows are drawn as per cent of the answers asked for in that language.
     """
-    import seaborn as sns
 
     if not tables:
         raise InputError("confusion figure: no table given; pass one asked x answered table per system")

@@ -16,6 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from textreg.data.mixture import paper_mixture
+from textreg.fidelity import annotation
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.measures import confusion as cross
 from textreg.figures import bars
 from textreg.figures import per_language as by_language
 from textreg.figures.answers import GalleryItem
@@ -26,6 +30,7 @@ from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
 from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
 from textreg.figures.tables import Results, describe, group_small, headline, macro, per_language
+from textreg.scenes import rows as prepare
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
 GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
@@ -73,7 +78,6 @@ def mixture(results: Results, out: Path) -> Saved | None:
     """Counterpart of the paper's Fig. 2: the languages of the text rows, beside the shares its caption names."""
     if results.mixture.empty:
         return None
-    from textreg.data.mixture import paper_mixture
 
     named = {entry.language: entry.share / 100 for entry in paper_mixture() if entry.paper}
     grouped = group_small(results.mixture)
@@ -157,7 +161,6 @@ def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None
     rows = annotate(results) if annotated is None else annotated
     if rows.empty:
         return None
-    from textreg.fidelity.measures import confusion as cross
 
     tables = {
         system: cross(rows[rows["system"] == system]) for system in ("BM", "TR") if system in set(rows["system"])
@@ -293,8 +296,6 @@ def annotate(results: Results) -> pd.DataFrame:
     answers."""
     if results.answers.empty:
         return results.answers
-    from textreg.fidelity import annotation
-    from textreg.fidelity.identifiers import open_identifier
 
     answers = headline(results.answers, results.chosen)
     answers = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]
@@ -318,8 +319,6 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
             rows = pd.read_parquet(path, filters=[("image_id", "in", list(wanted))]).to_dict("records")
             break
     else:
-        from textreg.scenes import rows as prepare
-
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
         rows = prepare.images({"test": prepare.draw_scenes(seed, "test", count)}, seed)
     pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}

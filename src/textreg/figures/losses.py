@@ -4,6 +4,7 @@ Arms train on different rows, so that levels compare only within an arm.
 """
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from textreg.figures.style import (
@@ -21,7 +22,6 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
 
     ``losses`` has ``seed, arm, step, loss``.  Arms train on different rows, so that levels compare only within an arm.
     """
-    import seaborn as sns
 
     require(losses, ("seed", "arm", "step", "loss"), "loss log")
     refuse_empty(losses, "loss curves")

@@ -9,14 +9,12 @@ Try it: ``print(published.beside(pandas.read_csv("runs/gpu/evaluate/fidelity.csv
 
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 
 from textreg.data import crossmodal
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = ("model", "source", "n", "all", "seen", "unseen")
 
@@ -52,7 +50,6 @@ def beside(fidelity: "pd.DataFrame") -> "pd.DataFrame":
     is the number of answers behind an own row and empty for a published one; a mean is empty where one of its
     languages was not measured.
     """
-    import pandas as pd
 
     rows = [
         (name, "published", None, values["reported"], values["seen"], values["unseen"])

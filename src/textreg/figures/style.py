@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from textreg.data.codes import code_book
 from textreg.errors import InputError, did_you_mean
 from textreg.figures.tables import ENGLISH
 
@@ -119,7 +120,6 @@ def system_marks(systems: Iterable[str]) -> dict[str, Mark]:
 
 def language_names(codes: Iterable[str]) -> dict[str, str]:
     """Code -> English name of the language, or the code itself where the code book has no entry for it."""
-    from textreg.data.codes import code_book
 
     known = code_book()
     return {code: known[code].name if code in known else code for code in codes}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import binomtest
 
 from textreg.errors import InputError
 
@@ -253,7 +254,6 @@ def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
     row = group.iloc[0]
     if metric == "lf" and pd.notna(row.get("lf_low")):
         return row["lf_low"], row["lf_high"]
-    from scipy.stats import binomtest
 
     scored = int(row.get("n_scored", row["n"]))
     bounds = binomtest(round(row[metric] * scored), scored).proportion_ci(method="wilson")

@@ -13,6 +13,8 @@ from dataclasses import replace
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from textreg.errors import InputError, RunError
 from textreg.merging.plan import MergePlan
 from textreg.merging.report import REPORT
@@ -43,7 +45,6 @@ def building(out: Path, nbytes: int) -> Iterator[Path]:
     Raises :class:`InputError` when the disk is too small for ``nbytes``, :class:`RunError` when it fills up all the
     same or another merge is writing to the same place.
     """
-    from filelock import FileLock, Timeout
 
     folder = out.parent / f".{out.name}.partial"
     lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)

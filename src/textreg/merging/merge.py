@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
+from tqdm import tqdm
 
 from textreg.errors import InputError, RunError
 from textreg.merging.folder import building, check_place, copy_side_files, lay_out, verify_headers
@@ -114,7 +116,6 @@ class Job:
 
 def run(job: Job, workers: int | None, progress: bool | None) -> tuple[TensorReport, ...]:
     """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker."""
-    from tqdm import tqdm
 
     # the largest first, so that none is left to the end
     steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)
@@ -178,7 +179,6 @@ class Worker:
 
     def write(self, step: Step) -> TensorReport:
         """Writes the tensor, reads it back, compares the hashes, and says what was done."""
-        import xxhash
 
         if self.stop.is_set():
             raise Stopped
@@ -265,7 +265,6 @@ class Worker:
 
     def read_back(self, step: Step, entry: Entry, expected: str) -> None:
         """Raises :class:`RunError` when the bytes on disk are not those that were written."""
-        import xxhash
 
         digest = xxhash.xxh3_128()
         for start, stop in spans(entry.nbytes, len(self.output.bytes)):

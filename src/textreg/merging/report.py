@@ -14,13 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
 
 from textreg.merging.tensors import read_json
 from textreg.vlm.layouts import canonical, layer_and_module
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 REPORT = "merge_report.json"
 
@@ -83,7 +82,6 @@ class MergeReport:
 
     def table(self) -> "Table":
         """A rich table: what happened to how many tensors, then where tuning moved the model."""
-        from rich.table import Table
 
         method = f"{self.recipe['method']}, lambda {self.recipe['lam']:g}"
         table = Table(title=f"{method}: {self.out} ({self.nbytes / 1e9:.2f} GB in {self.seconds:.1f} s)")

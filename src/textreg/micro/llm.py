@@ -15,18 +15,22 @@ Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipyn
 """
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from textreg.compute import fast_fp32, set_up
 from textreg.scenes import instructions, languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import Scene, sample
 from textreg.settings import Backbone
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 WHOLE_SCENES, FULL_MIXTURE = 0.2, 0.28  # shares of the training at which the curriculum moves on
 THREE_GROUPS = 0.2  # drawn on top of those that chance brings: which colour goes with which shape is learned last
@@ -76,8 +80,6 @@ def _context(scene, source: str, rng: random.Random) -> str:
 
 def build_tokenizer(settings: Backbone, examples: int = 30_000) -> "PreTrainedTokenizerFast":
     """Byte-level BPE over so many examples of all languages, with the chat template and the image placeholder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     rng, codes = random.Random(settings.seed), languages.codes()
     texts = (text for _ in range(examples) for text in example(rng, codes))
@@ -105,8 +107,6 @@ def build_tokenizer(settings: Backbone, examples: int = 30_000) -> "PreTrainedTo
 
 def build_llm(settings: Backbone, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
     """An untrained Llama of the configured size; embeddings are tied to the head."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
@@ -136,7 +136,6 @@ def batches(
     tokenizer, rng: random.Random, size: int, codes: Sequence[str], progress: Callable[[], float]
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Endless right-padded batches ``(input_ids, labels)``, int64 ``(size, length)``, each of similar lengths."""
-    import torch
 
     while True:
         now = progress()
@@ -167,12 +166,6 @@ def train_llm(
     Weights and optimizer are saved under ``folder`` every 500 steps as safetensors, and an interrupted training
     goes on from there (with fresh examples).
     """
-    import time
-
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from textreg.compute import fast_fp32, set_up
 
     compute = set_up(settings.threads, device=settings.device)
     model = build_llm(settings, tokenizer).to(compute.device)
@@ -207,7 +200,6 @@ def train_llm(
 
 
 def _save_state(model, optimizer, step: int, folder: Path) -> None:
-    from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.named_parameters()}
@@ -219,8 +211,6 @@ def _save_state(model, optimizer, step: int, folder: Path) -> None:
 
 
 def _resume(model, optimizer, folder: Path) -> int:
-    import torch
-    from safetensors import safe_open
 
     path = folder / "state.safetensors"
     if not path.exists():
@@ -266,7 +256,6 @@ def held_out_scores(model: "LlamaForCausalLM", tokenizer, count: int, seed: int 
 
 def greedy(model: "LlamaForCausalLM", tokenizer, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers of the bare language model, left-padded batches of 100."""
-    import torch
 
     answers = []
     for start in range(0, len(prompts), 100):

@@ -14,16 +14,19 @@ Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipyn
 """
 
 import random
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from textreg.compute import fast_fp32, set_up
 from textreg.errors import InputError
+from textreg.micro.llm import learning_rate_factor
 from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Scene, render, sample
 from textreg.settings import Backbone
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import SiglipVisionModel
 
 SLOTS = 3
 RELATIONS_SEEN = (None, "above", "left")
@@ -62,8 +65,6 @@ def build_tower(settings: Backbone) -> "SiglipVisionModel":
 
     Raises :class:`InputError` for patches so large that there are fewer tokens than attributes.
     """
-    import torch
-    from transformers import SiglipVisionConfig, SiglipVisionModel
 
     found, needed = (settings.image_size // settings.patch_size) ** 2, max(tokens().values()) + 1
     if found < needed:
@@ -86,8 +87,6 @@ def build_tower(settings: Backbone) -> "SiglipVisionModel":
 
 def pixels(images: list) -> "torch.Tensor":
     """RGB images of the tower's size -> float32 ``(n, 3, height, width)`` in -1..1, as the processor makes them."""
-    import numpy as np
-    import torch
 
     stacked = np.stack([np.asarray(image, dtype=np.float32) for image in images])  # (n, height, width, 3)
     return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2)
@@ -95,7 +94,6 @@ def pixels(images: list) -> "torch.Tensor":
 
 def examples(rng: random.Random, size: int, count: int) -> tuple["torch.Tensor", "torch.Tensor"]:
     """``count`` rendered scenes: pixels ``(count, 3, size, size)`` and targets int64 ``(count, attributes)``."""
-    import torch
 
     scenes = [sample(rng, canonical=True) for _ in range(count)]
     names = list(classes())
@@ -108,13 +106,6 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
 
     ``report`` receives ``{step, loss, seconds}`` every 100 steps; ``all`` asks for every attribute at once.
     """
-    import time
-
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from textreg.compute import fast_fp32, set_up
-    from textreg.micro.llm import learning_rate_factor
 
     compute = set_up(settings.threads, device=settings.device)
     tower = build_tower(settings).to(compute.device)

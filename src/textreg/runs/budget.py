@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rich.console import Console
+from rich.table import Table
+
 from textreg.data import hub
 from textreg.errors import InputError
-from textreg.runs import sizes
+from textreg.runs import profiles, sizes
 from textreg.runs.sizes import LanguageModel, Size, Tower, Unplannable
 from textreg.settings import Align, Evaluate, Merge, PrepareData, Training, Tune
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from textreg.runs.profiles import Profile
 
 MFU = 0.35
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU under this plan.  ``micro``: rows of a micro-batch of tuning that fit, 0 where the run does not fit.
+    """A GPU under this budget.  ``micro``: rows of a micro-batch of tuning that fit, 0 where the run does not fit.
 
     ``hours``: unit -> hours; empty where it does not fit.  ``memory``: bytes of the largest stage at that micro-batch.
     """
@@ -64,7 +64,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Budget:
-    """Everything the printed plan shows.  ``unknown``: models of which too little is known, with the reason.
+    """Everything that is printed.  ``unknown``: models of which too little is known, with the reason.
 
     ``downloads``, ``disk`` and ``host`` (memory of the machine beside the GPU): sizes in bytes, 0 where not known.
     """
@@ -80,8 +80,7 @@ class Budget:
 
 
 def estimate(profile: "Profile", overrides: Sequence[str] = ()) -> Budget:
-    """The plan of a hub-scale profile.  Raises ``InputError`` for a profile at another scale."""
-    from textreg.runs import profiles
+    """The budget of a hub-scale profile.  Raises ``InputError`` for a profile at another scale."""
 
     if profile.scale != "hub":
         raise InputError(
@@ -122,7 +121,7 @@ def estimate(profile: "Profile", overrides: Sequence[str] = ()) -> Budget:
 
 
 def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) -> LanguageModel | Tower | None:
-    """The shape of a model; where it cannot be told, the reason goes into ``unknown``, for a run needs no plan."""
+    """The shape of a model; where it cannot be told, the reason goes into ``unknown``, for a run needs no budget."""
     try:
         shape = sizes.find(name, kind)
     except Unplannable as error:
@@ -275,24 +274,23 @@ def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def tables(plan: Budget) -> "Iterator[Table]":
-    """The plan as tables for a terminal."""
-    from rich.table import Table
+def tables(budget: Budget) -> "Iterator[Table]":
+    """The budget as tables for a terminal."""
 
-    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {estimate.profile}")
-    for item in estimate.work:
+    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {budget.profile}")
+    for item in budget.work:
         work.add_row(item.unit, f"{item.rows:,}", f"{item.tokens / 1e6:,.1f}", f"{item.flop / 1e15:,.0f}")
     yield work
     for title, found, whole in (
-        ("Downloads", estimate.downloads, True),
-        ("On disk", estimate.disk, not estimate.unknown),
-        ("Memory of the host", estimate.host, True),
+        ("Downloads", budget.downloads, True),
+        ("On disk", budget.disk, not budget.unknown),
+        ("Memory of the host", budget.host, True),
     ):
         if found:
-            total = max(item.size for item in found) if found is estimate.host else sum(item.size for item in found)
+            total = max(item.size for item in found) if found is budget.host else sum(item.size for item in found)
             yield _sizes(title, found, total, whole)
     cards = Table("GPU", "fits", "micro-batch", "peak GB", "align h", "tune h", "answers h", "all h", title="Hours")
-    for card in estimate.cards:
+    for card in budget.cards:
         groups = [sum(h for unit, h in card.hours.items() if unit.startswith(kind)) for kind in ("align", "tune")]
         total = sum(card.hours.values())
         cells = [f"{value:,.1f}" for value in (*groups, total - sum(groups), total)] if card.fits else ["-"] * 4
@@ -302,7 +300,6 @@ def tables(plan: Budget) -> "Iterator[Table]":
 
 
 def _sizes(title: str, listed: Sequence[Size], total: float, whole: bool) -> "Table":
-    from rich.table import Table
 
     least = "" if whole and all(item.size for item in listed) else "at least "
     table = Table("what", "GB", "from", title=f"{title}: {least}{total / 1e9:,.1f} GB")
@@ -311,14 +308,13 @@ def _sizes(title: str, listed: Sequence[Size], total: float, whole: bool) -> "Ta
     return table
 
 
-def show(plan: Budget, console: "Console | None" = None) -> None:
-    """Print the plan with its assumptions, and what is not known."""
-    from rich.console import Console
+def show(budget: Budget, console: "Console | None" = None) -> None:
+    """Print the budget with its assumptions, and what is not known."""
 
     console = console or Console()
-    for table in tables(estimate):
+    for table in tables(budget):
         console.print(table)
-    for reason in estimate.unknown:
+    for reason in budget.unknown:
         console.print(f"no hours or memory: {reason}")
-    for line in estimate.assumptions:
+    for line in budget.assumptions:
         console.print(f"assumed: {line}")

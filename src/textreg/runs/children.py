@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from textreg import processes
 from textreg.errors import InputError
 from textreg.runs import execution, notebooks
 from textreg.runs.notebooks import Failure
@@ -112,7 +113,7 @@ def watch(running: Sequence[Child], tell: Callable[[Unit, Mapping[str, Any]], No
     for child in running:
         if time.monotonic() - child.measured > MEMORY_EVERY_S:
             child.measured = time.monotonic()
-            child.peak_mb = max(child.peak_mb, execution.memory_mb(child.process.pid))
+            child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
 
 
 def _events(child: Child) -> list[Mapping[str, Any]]:
@@ -152,7 +153,7 @@ def verdict(child: Child, run: Path) -> Failure | None:
 
 def end_all(running: Sequence[Child]) -> None:
     """End every child with its kernel and workers, and wait for that (at most 3 s)."""
-    execution.end([child.process.pid for child in running])
+    processes.end([child.process.pid for child in running])
     for child in running:
         child.process.wait()
         child.events.close()

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
 from filelock import FileLock, Timeout
 from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, read_json, remove_tree, trouble, write_text
+from textreg.processes import die_with_parent
 from textreg.runs import manifest, notebooks
 from textreg.runs.identity import Identity
 from textreg.runs.notebooks import Failure
@@ -290,7 +290,6 @@ def _run_and_publish(
 
 def main(path: str, events: int) -> int:
     """Entry point of the child: execute the job in ``path``; events go as JSON lines to file descriptor ``events``."""
-    from textreg.compute import die_with_parent
 
     die_with_parent(int(os.environ.get("TEXTREG_PARENT", os.getppid())))
     # An optional URL check of jsonschema builds a grammar at import: 1.7 of the 2.6 s that papermill takes to load.
@@ -304,43 +303,6 @@ def main(path: str, events: int) -> int:
         failure = execute(Job(**read_json(Path(path))), tell)
         tell({"end": asdict(failure) if failure else None})
     return 0 if failure is None else 1
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """The process ``pid`` and all its living descendants; empty when it is gone."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of ``pid`` and its descendants in MiB (shared pages counted once per process)."""
-    total = 0
-    for process in family(pid):
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / 2**20
-
-
-def end(pids: list[int], grace_s: float = 1.5) -> None:
-    """End the processes and all their descendants: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
-    members = [process for pid in pids for process in family(pid)]
-    for process in members:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(members, timeout=grace_s)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=grace_s)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main() -> None:
     if sys.path[0] == "" or Path(sys.path[0]) == Path.cwd():
         del sys.path[0]  # as ipykernel_launcher: a file beside the notebook must not shadow a module of the kernel
 
-    from textreg.compute import die_with_parent
+    from textreg.processes import die_with_parent
 
     parent = os.environ.get("JPY_PARENT_PID", "")
     die_with_parent(int(parent) if parent.isdigit() else None)

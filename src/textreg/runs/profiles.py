@@ -20,7 +20,7 @@ from typing import Any
 
 from textreg import settings as config
 from textreg.errors import InputError, did_you_mean, quoted
-from textreg.runs import stages, strict_yaml
+from textreg.runs import notebooks, stages, strict_yaml
 from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune
 
 PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
@@ -119,8 +119,6 @@ def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
 
 def _holds_secret(text: str) -> bool:
     """Whether a setting, which is written into the run, holds what an environment variable keeps secret."""
-    from textreg.runs import notebooks
-
     return any(secret in text for secret in notebooks.secrets(os.environ))
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, remove_tree, require_room, sweep, trouble, write_text
-from textreg.runs import children, manifest, plan, profiles
+from textreg.runs import budget, children, manifest, plan, profiles
 from textreg.runs import report as reporting
 from textreg.runs import stages as graph
 from textreg.runs.notebooks import Failure
@@ -119,8 +119,6 @@ def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None
     if profile.scale != "hub":
         require_room(place.run, ROOM[profile.scale])
         return
-    from textreg.runs import budget
-
     planned = budget.estimate(profile, place.overrides)
     plan.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
 

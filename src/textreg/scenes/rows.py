@@ -14,9 +14,10 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from textreg.data import mixture
+from PIL import Image, ImageOps
+
+from textreg.data import mixture, prepare
 from textreg.data.images import open_image
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened
 from textreg.display import Picture
@@ -26,9 +27,6 @@ from textreg.scenes.grammar import caption
 from textreg.scenes.instructions import Instruction
 from textreg.scenes.scene import Scene, blank, canonical, render, sample, to_json
 from textreg.settings import PrepareData
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 SOURCE = "scenes"
 IMAGE_TURN = "<image>\n"
@@ -43,7 +41,6 @@ def write(settings: PrepareData) -> dict[str, int]:
     """Write every file of the stage, at either scale; returns the rows per file."""
     if settings.scale == "scenes":
         return write_scenes(settings)
-    from textreg.data import prepare
 
     return dict(prepare.prepare(settings, folder(settings)).rows)
 
@@ -220,7 +217,6 @@ def contact_sheet(path: str | Path, split: str, count: int, scale: int = 2, colu
     Scenes are enlarged ``scale`` times, photographs fitted into squares of 160 pixels.  Only as much of the table is
     read as it takes.
     """
-    from PIL import Image, ImageOps
 
     pictures, drawn = _first_pictures(Path(path), split, count)
     side, gap = min(pictures[0].width * scale, 160), 6

@@ -16,14 +16,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from textreg.data.codes import check_code
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 NEEDED = ("answer", "language")
@@ -55,7 +55,6 @@ def read_answers(
     InputError for a missing file, an unknown suffix, missing columns, a bad row (with its line number) and a file
     without a usable row.
     """
-    import pandas as pd
 
     path = Path(path)
     if not os.path.isfile(path):  # which a name that no disk can hold is not either, without an OSError
@@ -187,8 +186,6 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict | str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(path)

@@ -15,17 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from textreg.data.images import data_url
 from textreg.display import counting
 from textreg.errors import InputError
 from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
-from textreg.files import Journal
+from textreg.files import Journal, atomic_write
 from textreg.serve.probes import IMAGE_TURN, Probe, ProbeSet, png
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 JOURNAL = "answers.jsonl"
 ANSWERS = "answers.parquet"
@@ -144,7 +143,6 @@ async def _ask(
 
 def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) -> "pd.DataFrame":
     """Probes and their records in the columns of ``answers.parquet``, in the order of the probes."""
-    import pandas as pd
 
     rows = [
         (
@@ -166,7 +164,6 @@ def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) 
 
 
 def _write(table: "pd.DataFrame", path: Path) -> None:
-    from textreg.files import atomic_write
 
     with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from textreg.data import crossmodal
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
@@ -127,7 +128,6 @@ def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> Pro
 
 def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed: int = 0) -> ProbeSet:
     """A seeded choice of Crossmodal-3600 images; the text arm tells a person's caption in the asked language."""
-    from textreg.data import crossmodal
 
     codes = _known(codes, crossmodal.languages(), "Crossmodal-3600")
     folder = crossmodal.resolve(name)
@@ -181,13 +181,11 @@ def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, 
 
 
 def _promptable() -> tuple[str, ...]:
-    from textreg.data import crossmodal
 
     return tuple(dict.fromkeys((*languages.codes(), *crossmodal.languages())))
 
 
 def _prompt(code: str, number: int) -> str:
-    from textreg.data import crossmodal
 
     if code in crossmodal.prompts():
         return crossmodal.prompts()[code].of("native", number)

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
 
 from textreg.display import visible_answer
 from textreg.fidelity import judges
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from textreg.serve.score import Scores
 
 
@@ -38,7 +40,6 @@ MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out fi
 
 def print_result(result: "Scores", console: "Console | None" = None) -> None:
     """The tables, then one line each on the identifier, the judge and on what could not be scored."""
-    from rich.console import Console
 
     console = console or Console()
     if not console.is_terminal:
@@ -70,7 +71,6 @@ def say(console: "Console", line: str) -> None:
 
 def show(console: "Console", table: "Table") -> None:
     """Print a table at its own width, whatever the console's: a wrapped line is read more easily than cut numbers."""
-    from rich.console import Console
 
     width = max(console.width, _width(console, table))
     wide = Console(
@@ -80,7 +80,6 @@ def show(console: "Console", table: "Table") -> None:
 
 
 def _width(console: "Console", table: "Table") -> int:
-    from rich.measure import Measurement
 
     return Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum
 
@@ -154,8 +153,6 @@ def _known(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def _table(title: str, keys: Sequence[str]) -> "Table":
-    from rich import box
-    from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for key in keys:
@@ -164,7 +161,6 @@ def _table(title: str, keys: Sequence[str]) -> "Table":
 
 
 def _text(value: object) -> str:
-    from rich.markup import escape
 
     if value is None or value != value:
         return "–"

@@ -23,13 +23,13 @@ from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from textreg.errors import InputError
 from textreg.vlm.chat import IMAGE_TOKEN, scored_spans
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from textreg.vlm.features import Features
 
 IGNORE = -100
@@ -67,7 +67,6 @@ def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_lengt
             ``max_length``, that has no assistant turn, or whose turn boundary falls inside a token; no row of which
             anything is left to learn.
     """
-    import pandas as pd
 
     if len(rows) == 0:
         raise InputError("there are no rows to train on: run the stage `prepare_data` again")
@@ -206,7 +205,6 @@ class StepBatches:
 
 def padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Any]:
     """Right-padded ``input_ids`` and ``labels``, int64 [rows, longest]; pads carry label -100."""
-    import torch
 
     longest = max(len(sample) for sample in samples)
     ids = np.full((len(samples), longest), pad_id, np.int64)
@@ -225,7 +223,6 @@ def packed(samples: Sequence["Sample"], row_length: int) -> tuple[dict[str, Any]
     them (images must follow it).  Positions restart at 0 per sample; a pad is a segment of its own, at position 0 with
     label -100.
     """
-    import torch
 
     bins = first_fit([len(sample) for sample in samples], row_length)
     longest = max(sum(len(samples[place]) for place in members) for members in bins)

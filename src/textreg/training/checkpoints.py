@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from textreg.errors import RunError
 from textreg.files import sha256, write_json
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from textreg.settings import Training
@@ -116,7 +119,6 @@ def damage(checkpoint: Path, *, contents: bool = True) -> str | None:
 
 def plan_key(learner: "nn.Module", settings: "Training", samples: Sequence["Sample"], order: np.ndarray) -> str:
     """A hash of everything that decides the outcome: settings, initial trained weights, rows, their order."""
-    import torch
 
     digest = hashlib.sha256()
     said = {name: value for name, value in asdict(settings).items() if name not in NOT_RESULTS}
@@ -184,7 +186,6 @@ def save_trained(learner: "nn.Module", folder: Path, state: "dict[str, torch.Ten
 
 def write_weights(weights: "Mapping[str, torch.Tensor]", folder: Path) -> None:
     """Write tensors by name, where :func:`load_trained` finds them."""
-    from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
@@ -195,7 +196,6 @@ def gathered(sharded: "nn.Module", names: Collection[str]) -> "dict[str, torch.T
 
     Every process must call; the first has them afterwards, on the CPU, the others an empty dict.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     state = get_model_state_dict(sharded, options=options)
@@ -208,9 +208,6 @@ def load_trained(learner: "nn.Module", folder: Path) -> None:
     Raises:
         RunError: the checkpoint is damaged or names other parameters.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         state = load_file(folder / WEIGHTS)

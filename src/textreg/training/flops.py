@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textreg.vlm.adapters import lora_layers, plain
+from textreg.vlm.features import feature_shape
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -25,8 +28,6 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
         order: row positions, [steps, rows per step].
         cached: the tower's features are kept, so it does not run.
     """
-    from textreg.vlm.adapters import lora_layers, plain
-    from textreg.vlm.features import feature_shape
 
     vlm = plain(model)
     language, text = vlm.model.language_model, vlm.config.get_text_config()

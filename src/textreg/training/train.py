@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from textreg import compute, ranks
 from textreg.errors import InputError, RunError
@@ -291,6 +291,5 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
 
 
 def _printer() -> type:
-    from transformers import PrinterCallback
 
     return PrinterCallback

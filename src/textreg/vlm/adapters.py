@@ -24,13 +24,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+
 from textreg.errors import InputError, RunError, quoted
 from textreg.vlm.layouts import is_language
 
 if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -49,8 +51,6 @@ def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) ->
 
     The adapter starts at zero: the wrapped model answers exactly as ``model`` does.  It is drawn from ``seed`` alone.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_LINEARS, modules_to_save=[PROJECTOR]
@@ -80,8 +80,6 @@ def load_adapter(model: "PreTrainedModel", folder: str | Path) -> "PeftModel":
     Raises:
         InputError: the folder holds no adapter, a damaged one, or one of another architecture.
     """
-    from peft import PeftModel
-    from safetensors import SafetensorError
 
     folder = Path(folder)
     cure = "run the stage `tune` again with --force"
@@ -127,14 +125,12 @@ def _first_line(error: Exception) -> str:
 
 def plain(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
     """The vision-language model itself, whether or not it is wrapped; LoRA layers stay in place."""
-    from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def lora_layers(model: "nn.Module") -> Iterator["nn.Module"]:
     """All LoRA layers of a model, in order; none for a plain one."""
-    from peft.tuners.lora import LoraLayer
 
     return (module for module in model.modules() if isinstance(module, LoraLayer))
 
@@ -146,7 +142,6 @@ def folded(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
 
     Weights in another format are left alone: adding into bf16 would round the adapter away.
     """
-    import torch
 
     kept = []
     for layer in lora_layers(model):
@@ -168,7 +163,6 @@ def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
     Raises :class:`InputError` when there is none, when one is already merged into its weight, or when it is DoRA,
     whose change is not proportional to its scale.
     """
-    from peft.tuners.lora import LoraLayer
 
     layers = {}
     for name, module in model.named_modules():
@@ -211,7 +205,6 @@ def merged(model: "PeftModel", lam: float = 1.0) -> "PreTrainedModel":
     needs the memory it has and one layer more.  Raises :class:`InputError` as :func:`language_adapters` does, and
     :class:`RunError` where a sum is not finite.
     """
-    import torch
 
     with torch.no_grad(), scaled_adapter(model, lam):
         for layer in lora_layers(model):

@@ -18,6 +18,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.loading import (
@@ -67,9 +74,6 @@ def assemble(
         InputError: a part that is missing, gated or of an unsupported kind, an image processor whose size is not the
             tower's, a tokenizer without chat template or without any token to pad with.
     """
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
     revisions = revisions or {}
     llm_source, tower_source = (
@@ -115,7 +119,6 @@ def scale_to_embeddings(model: "PreTrainedModel") -> None:
     Tower features can be fifty times as large as embeddings; at that size the residual stream of an image token drowns
     what the language model's layers write, and alignment begins by undoing it.  Measured on a grey picture.
     """
-    import torch
 
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     side = tower.config.image_size
@@ -141,7 +144,6 @@ def load_vlm(
     Raises:
         InputError: it is missing or gated, has no chat template, or its keys do not match its architecture.
     """
-    from transformers import AutoConfig
 
     place = source(vlm, "vlm", revision)
     config = reading(place, "vlm", AutoConfig.from_pretrained)
@@ -186,7 +188,6 @@ def load_base(
 
 def save_aligned(model: "PreTrainedModel", folder: str | Path, base: Base) -> None:
     """Write ``base.json`` and ``projector.safetensors``: all that alignment changed, and on top of what."""
-    from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +200,6 @@ def save_aligned(model: "PreTrainedModel", folder: str | Path, base: Base) -> No
 
 def read_base(folder: str | Path) -> Base:
     """What the aligned model in ``folder`` is made of; raises as :func:`load_aligned` does."""
-    from pydantic import TypeAdapter, ValidationError
 
     path = Path(folder) / "base.json"
     cure = "run the stage `align` again with --force"
@@ -232,8 +232,6 @@ def load_aligned(
     Raises:
         InputError: a file of the folder is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = Path(folder)
     base = read_base(folder)
@@ -260,7 +258,6 @@ def add_rows(language: "PreTrainedModel", rows: int) -> None:
 
     A mean row is the same at every load, and its logit is a mean logit, so that the new token is never the answer.
     """
-    import torch
 
     before = language.get_input_embeddings().num_embeddings
     with torch.random.fork_rng():
@@ -272,7 +269,6 @@ def add_rows(language: "PreTrainedModel", rows: int) -> None:
 
 def llava_processor(image_processor: Any, tokenizer: Any, config: Any, extra_tokens: int) -> "ProcessorMixin":
     """``LlavaProcessor`` whose count of image tokens agrees with the model's ``config``."""
-    from transformers import LlavaProcessor
 
     return LlavaProcessor(
         image_processor=image_processor,

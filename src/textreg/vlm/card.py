@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import yaml
+from jinja2 import Environment, StrictUndefined
 
+from textreg.data.rows import read_rows
 from textreg.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from textreg.vlm.assembly import Base
     from textreg.vlm.systems import System
 
@@ -55,7 +56,6 @@ class ModelCard:
 
     def render(self) -> str:
         """The card as Markdown with the hub's YAML head."""
-        from jinja2 import Environment, StrictUndefined
 
         head = {
             "license": self.licence,
@@ -91,7 +91,6 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
     Raises:
         InputError: the run did not record what the arm was shown.
     """
-    import pandas as pd
 
     run = Path(run)
     data = data_shown(run, which)
@@ -116,11 +115,8 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
 
 def data_shown(run: Path, which: "System") -> "pd.DataFrame":
     """What a system was tuned on: ``shown.csv`` of its arm; for the backbone, the rows of alignment."""
-    import pandas as pd
 
     if not which.arm:
-        from textreg.data.rows import read_rows
-
         rows = read_rows(run / "prepare_data" / "align.parquet", ["source", "language"])
         table = rows.groupby(["source", "language"]).size().rename("rows").reset_index()
         return table.assign(image=True, share=table["rows"] / len(rows))

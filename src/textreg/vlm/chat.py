@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from textreg.errors import InputError
 
 IMAGE_TOKEN = "<image>"
@@ -81,8 +84,6 @@ def render(processor: Any, conversations: Sequence[list[dict[str, str]]], *, gen
 def _render(
     template: str, conversations: Sequence[list[dict[str, Any]]], generation_prompt: bool, tokens: dict[str, Any]
 ) -> list[str]:
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
         return render_jinja_template(

@@ -11,11 +11,21 @@ complete or absent.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import HfApi, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import save_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from textreg import files
+from textreg.data import hub
 from textreg.errors import InputError
+from textreg.vlm import adapters, assembly
+from textreg.vlm import card as modelcard
+from textreg.vlm.adapters import lora_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +57,6 @@ def export_system(
     else that nothing was measured.  ``precision`` is that of the weights, by default that of the tuning; a 4-bit run
     is merged into bf16.  Works on CPU: a large model needs its own size in memory.  Raises as :func:`export` does.
     """
-    from textreg.data import hub
-    from textreg.vlm import adapters, assembly
-    from textreg.vlm import card as modelcard
 
     run, folder = Path(run), Path(folder)
     check_place(folder, overwrite)
@@ -91,9 +98,6 @@ def export(
         InputError: the model still carries adapters or is not a LLaVA, ``folder`` holds something else or cannot be
             written, or the hub refuses the upload.
     """
-    import shutil
-
-    from textreg.vlm.adapters import lora_layers
 
     if any(True for _ in lora_layers(model)):
         raise InputError("export needs a plain model: merge the adapter first (textreg.vlm.adapters.merged)")
@@ -160,8 +164,6 @@ def disk_names(model: "PreTrainedModel") -> dict[str, Any]:
 
 def write_weights(model: "PreTrainedModel", folder: Path) -> None:
     """Shards and, for more than one, their index."""
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
     state = disk_names(model)
     plan = split_torch_state_dict_into_shards(state, max_shard_size=SHARD)
@@ -175,7 +177,6 @@ def write_weights(model: "PreTrainedModel", folder: Path) -> None:
 
 def write_config(model: "PreTrainedModel", folder: Path) -> None:
     """``config.json`` with the number format, and the architecture of the language model inside its text config."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model.config.save_pretrained(folder)
     path = folder / "config.json"
@@ -188,8 +189,6 @@ def write_config(model: "PreTrainedModel", folder: Path) -> None:
 
 def push(folder: Path, repository: str, *, private: bool) -> None:
     """Upload a written folder; credentials are the hub client's own."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi()
     try:

@@ -11,18 +11,22 @@ both kinds of source go into the model through the same door, ``mm_encoder_outpu
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+import torch
+from filelock import FileLock
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from textreg.data.images import BLANK, ImageTable
 from textreg.errors import InputError, RunError
+from textreg.vlm.loading import has_class_token
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from transformers import PreTrainedModel
 
@@ -63,7 +67,6 @@ class Kept:
 
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``image_features`` [images, tokens, width], float32 or bfloat16 as kept."""
-        import torch
 
         try:
             rows = [self.rows[image_id] for image_id in image_ids]
@@ -113,7 +116,6 @@ def open_features(
             rows,
             bf16,
         )
-    from filelock import FileLock
 
     key = hashlib.sha256(json.dumps([tower_identity(model), unique, shape, dtype.str]).encode()).hexdigest()[:16]
     path = Path(folder) / f"features-{key}.npy"
@@ -146,7 +148,6 @@ def _write(
 
 def require_space(folder: Path, size: int) -> None:
     """Refuse, before the work, what the disk cannot hold."""
-    import shutil
 
     free = shutil.disk_usage(folder).free
     if free < size * 1.05:
@@ -160,7 +161,6 @@ def _compute(
     model: "PreTrainedModel", processor: Any, images: ImageTable, ids: list[str], array: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """Fill ``array``; where a batch does not fit into the GPU, it and all later ones are halved until they do."""
-    import torch
 
     start = 0
     while start < len(ids):
@@ -191,7 +191,6 @@ def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "t
 
     Equal to what the model computes from ``pixel_values`` itself, before its projector.
     """
-    import torch
 
     config, tower = model.config, model.model.vision_tower
     parameter = next(tower.parameters())
@@ -205,7 +204,6 @@ def tower_features(model: "PreTrainedModel", pixel_values: "torch.Tensor") -> "t
 
 def feature_shape(model: "PreTrainedModel") -> tuple[int, int]:
     """Features per image, and their width, as the projector reads them."""
-    from textreg.vlm.loading import has_class_token
 
     config = model.config
     layers = config.vision_feature_layer
@@ -222,7 +220,6 @@ def image_tokens(model: "PreTrainedModel") -> int:
 
 def tower_identity(model: "PreTrainedModel") -> list[Any]:
     """What the features depend on: a hash of the tower's weights, layer, class token rule and picture size."""
-    import torch
 
     digest = hashlib.sha256()
     for name, tensor in model.model.vision_tower.state_dict().items():
@@ -243,8 +240,6 @@ def projected(model: "PreTrainedModel", inputs: dict[str, Any]) -> dict[str, Any
     Kept features are put on the projector's device; gradients flow into the projector.  LLaVA-OneVision's learnt end
     of a line follows the features of each image.
     """
-    import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     features = inputs.get("image_features")
     if features is None and inputs.get("pixel_values") is not None:

@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from textreg import compute
 from textreg.errors import InputError, RunError
 from textreg.vlm.adapters import folded, plain
 from textreg.vlm.chat import IMAGE_TOKEN, render
+from textreg.vlm.features import image_tokens, projected
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from textreg.vlm.features import Features
 
 
@@ -76,9 +77,6 @@ def answer(
         InputError: a request whose placeholder and image do not agree, or an image without features.
         RunError: not even one request fits into the GPU.
     """
-    import torch
-
-    from textreg import compute
 
     listed = _listed(requests)
     vlm = plain(model)
@@ -124,7 +122,6 @@ def answer(
 
 
 def _listed(requests: "Sequence[Request] | pd.DataFrame") -> list[Request]:
-    import pandas as pd
 
     if not isinstance(requests, pd.DataFrame):
         return list(requests)
@@ -145,7 +142,6 @@ def _fetch(features: "Features | None", images: list[str]) -> dict[str, "torch.T
 
 def encode_prompts(processor: Any, requests: Sequence[Request], vlm: "PreTrainedModel") -> list[np.ndarray]:
     """Token ids of each prompt, int64 [length], through the chat template, placeholders repeated per image token."""
-    from textreg.vlm.features import image_tokens
 
     if not requests:
         return []
@@ -188,9 +184,6 @@ def decode(
 
     Returns generated ids per prompt (up to and with the end token), and float32 [prompts, vocabulary] or None.
     """
-    import torch
-
-    from textreg.vlm.features import projected
 
     device, count = vlm.device, len(prompts)
     longest = max(len(ids) for ids in prompts)

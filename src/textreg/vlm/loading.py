@@ -6,17 +6,27 @@ with a missing weight is refused instead of being completed with random numbers.
 torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm"))``.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.utils import logging
+
+from textreg import ranks
+from textreg.compute import DTYPES
 from textreg.data import hub
 from textreg.errors import InputError, RunError
 from textreg.micro import assets
 from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ASSETS = assets.FOLDER
@@ -43,7 +53,6 @@ def source(name: str, role: str, revision: str | None = None) -> str:
 @contextmanager
 def no_bars() -> Iterator[None]:
     """Without transformers' bars over every file: what is slow has its own line in our logs."""
-    from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -56,7 +65,6 @@ def no_bars() -> Iterator[None]:
 
 def reading(place: str, role: str, load: Any, **options: Any) -> Any:
     """Call a ``from_pretrained`` on a folder and turn what goes wrong into one line with the cure."""
-    from safetensors import SafetensorError
 
     try:
         with no_bars():
@@ -70,7 +78,6 @@ def reading(place: str, role: str, load: Any, **options: Any) -> Any:
 
 def own(device: str) -> str:
     """``device`` with the number of this process's GPU: a loader of files takes ``cuda`` for the first one."""
-    from textreg import ranks
 
     return device if device == "cpu" or ranks.local() is None else f"{device}:{ranks.local()}"
 
@@ -78,7 +85,6 @@ def own(device: str) -> str:
 @contextmanager
 def room(place: str) -> Iterator[None]:
     """Turn a full GPU, met while weights are put there, into one line with the cure."""
-    import torch
 
     try:
         yield
@@ -98,7 +104,6 @@ def load_model(
         InputError: it is damaged, or its weights do not fit its config.
         RunError: it does not fit into the GPU.
     """
-    import transformers
 
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True}
     if precision == "4bit":
@@ -121,8 +126,6 @@ def load_model(
 
 def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedModel", Any]:
     """A SigLIP or CLIP vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
-    import transformers
-    from transformers import AutoConfig
 
     config = reading(place, "tower", AutoConfig.from_pretrained)
     kind = config.model_type.removesuffix("_vision_model")
@@ -147,8 +150,6 @@ def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedMode
 
 def load_image_processor(place: str, tower: "PreTrainedModel") -> Any:
     """The Pillow image processor beside a tower, refused when its output size is not the tower's input size."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     loader = CLIPImageProcessorPil if has_class_token(tower) else SiglipImageProcessorPil
     processor = reading(place, "tower", loader.from_pretrained)
@@ -165,7 +166,6 @@ def load_image_processor(place: str, tower: "PreTrainedModel") -> Any:
 
 def load_tokenizer(place: str) -> "PreTrainedTokenizerBase":
     """The tokenizer with the image token, a pad token and a chat template that takes both styles of content."""
-    from transformers import AutoTokenizer
 
     tokenizer = reading(place, "llm", AutoTokenizer.from_pretrained, trust_remote_code=False)
     if not tokenizer.chat_template:
@@ -184,19 +184,12 @@ def load_tokenizer(place: str) -> "PreTrainedTokenizerBase":
 
 def torch_dtype(precision: str) -> "torch.dtype":
     """``fp32`` -> float32; ``bf16`` and ``4bit`` -> bfloat16."""
-    import torch
-
-    from textreg.compute import DTYPES
 
     return getattr(torch, DTYPES[precision])
 
 
 def four_bits() -> Any:
     """NF4 weights with bf16 arithmetic (QLoRA, Dettmers et al. 2023); needs the extra ``textreg[gpu]``."""
-    import importlib.util
-
-    import torch
-    from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError("precision=4bit needs bitsandbytes: pip install 'textreg[gpu]'")
