@@ -6,6 +6,8 @@ import random
 import numpy as np
 import pandas as pd
 
+from textreg.fidelity.annotation import annotate
+from textreg.fidelity.identifiers import open_identifier
 from textreg.scenes import instructions
 from textreg.scenes import rows as prepare
 
@@ -125,7 +127,7 @@ def write_run(folder, seed=0):
     table = fidelity_table().assign(seed=seed)
     table.to_csv(folder / "evaluate/fidelity.csv", index=False)
     visual_table(seed).to_csv(folder / "evaluate/visual.csv", index=False)
-    answers_table(seed).to_parquet(folder / "evaluate/answers.parquet")
+    annotate(answers_table(seed), open_identifier()).to_parquet(folder / "evaluate/answers.parquet")
     mixture_table().to_csv(folder / "prepare_data/mixture.csv", index=False)
     loss_table(1)[["step", "loss"]].to_csv(folder / "tune/BM/log.csv", index=False)
     sweep = sweep_table().query("system == 'TR'").assign(system="TR+M", seed=seed)

@@ -18,12 +18,14 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BufferedRandom
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from types import MappingProxyType, UnionType
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from textreg.errors import InputError, RunError
@@ -203,6 +205,28 @@ def digest(value: Any) -> str:
     """Hex SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def meaning(path: Path) -> dict[str, str]:
+    """Relative POSIX path -> hash of a data file, or of each in a folder; YAML and JSON by their content, so that
+    comments and layout do not count."""
+    paths = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
+    kept = [found for found in paths if "__pycache__" not in found.parts and found.name != "manifest.json"]
+    return {found.relative_to(path.parent).as_posix(): _content(found, found.stat().st_mtime_ns) for found in kept}
+
+
+@lru_cache(maxsize=512)
+def _content(path: Path, _time: int) -> str:
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            return digest(yaml.load(path.read_text(encoding="utf-8"), loader))
+        if path.suffix == ".json":
+            return digest(json.loads(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError):
+        # What reads a damaged file names it; here it only has to differ from the whole one.
+        return sha256(path)
+    return sha256(path)
 
 
 def remove_tree(folder: Path) -> None:

@@ -2,13 +2,16 @@
 
 import ast
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textreg import files
 from textreg.errors import InputError
-from textreg.runs import fingerprint
+from textreg.runs import fingerprint, identity
 
 NOTEBOOK = "from pack import models\n\nresult = models.fit(3)"
 MODELS = '''"""Models."""
@@ -69,7 +72,6 @@ def code_cell(text, tag=None, **more):
 
 
 def print_of(package, *cells):
-    fingerprint.data_entries.cache_clear()
     path = write(package.parent / "01_x.ipynb", *(cells or (code_cell(NOTEBOOK),)))
     return fingerprint.code(path, package)
 
@@ -79,12 +81,12 @@ def edited(package, name, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    fingerprint._parts.cache_clear()
-    fingerprint._content.cache_clear()
+    fingerprint._read.cache_clear()
+    files._content.cache_clear()
 
 
-def test_the_print_names_the_notebook_the_modules_it_reaches_and_their_data(package):
-    assert set(print_of(package)) == {"01_x.ipynb", "pack.models", "pack.steps", "data tables"}
+def test_the_print_names_the_notebook_the_definitions_it_reaches_and_their_data(package):
+    assert set(print_of(package)) == {"01_x.ipynb", "fit", "RATE", "advance", "offset", "data tables"}
 
 
 NOTHING = {
@@ -99,6 +101,7 @@ NOTHING = {
     "what runs as a script only": ("models.py", "print(fit(2))", "print(fit(3))"),
     "a module nobody imports": ("other.py", "return 1", "return 2"),
     "a comment in a data file": ("tables/words.yaml", "# words", "# all words"),
+    "the annotation of an argument": ("models.py", "def fit(steps)", "def fit(steps: int) -> list"),
     "a file nobody claims": ("notes.txt", "claimed", "still claimed"),
 }
 
@@ -111,19 +114,19 @@ def test_what_changes_no_result_invalidates_nothing(package, case):
 
 
 CHANGES = {
-    "the called function": ("models.py", "range(steps)", "range(steps + 1)", "pack.models"),
-    "a constant it uses": ("models.py", "RATE = 0.5", "RATE = 0.25", "pack.models"),
-    "a function it reaches": ("steps.py", "step * rate", "step + rate", "pack.steps"),
-    "a function further on": ("steps.py", "return len", "return 1 + len", "pack.steps"),
-    "a default": ("models.py", "def fit(steps)", "def fit(steps=1)", "pack.models"),
-    "a decorator": ("models.py", "def fit", "@register\ndef fit", "pack.models"),
-    "a statement at import": ("models.py", "RATE = 0.5", "print(1)\nRATE = 0.5", "pack.models"),
+    "the called function": ("models.py", "range(steps)", "range(steps + 1)", "fit"),
+    "a constant it uses": ("models.py", "RATE = 0.5", "RATE = 0.25", "RATE"),
+    "a function it reaches": ("steps.py", "step * rate", "step + rate", "advance"),
+    "a function further on": ("steps.py", "return len", "return 1 + len", "offset"),
+    "a default": ("models.py", "def fit(steps)", "def fit(steps=1)", "fit"),
+    "a decorator": ("models.py", "def fit", "@register\ndef fit", "fit"),
+    "a statement at import": ("models.py", "RATE = 0.5", "print(1)\nRATE = 0.5", "import of pack.models"),
     "a value in a data file": ("tables/words.yaml", "a: 1", "a: 2", "data tables"),
 }
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_what_may_change_a_result_changes_the_print_of_its_module_alone(package, case):
+def test_what_may_change_a_result_changes_the_print_of_its_definition_alone(package, case):
     before = print_of(package)
     *edit, part = CHANGES[case]
     edited(package, *edit)
@@ -160,20 +163,19 @@ def test_a_name_looked_up_at_run_time_makes_its_whole_module_count(package):
     assert print_of(package) != before
 
 
-@pytest.mark.parametrize(("holder", "counts"), [("steps", True), ("range", False)])
-def test_a_computed_name_counts_when_it_is_asked_of_a_module(package, holder, counts):
+def test_a_module_that_is_handed_on_counts_whole(package):
     edited(
         package,
         "models.py",
         "return [advance",
-        f"from pack import steps\n    return getattr({holder}, 'n' + 'o') or [advance",
+        "from pack import other\n    return getattr(other, 'n' + 'o') or [advance",
     )
     before = print_of(package)
-    edited(package, "models.py", "return x", "return x + 1")
-    assert (print_of(package) != before) is counts
+    edited(package, "other.py", "return 1", "return 2")
+    assert print_of(package) != before
 
 
-def test_a_name_counts_only_in_modules_that_its_user_imports(package):
+def test_a_name_counts_only_in_the_module_it_comes_from(package):
     edited(package, "other.py", "def other", "def offset():\n    return 2\n\n\ndef other")
     edited(package, "models.py", "RATE = 0.5", "from pack.other import other\n\nRATE = 0.5 + other()")
     before = print_of(package)
@@ -181,14 +183,32 @@ def test_a_name_counts_only_in_modules_that_its_user_imports(package):
     assert print_of(package) == before
 
 
+def test_a_definition_may_move_and_be_reached_through_its_module(package):
+    before = print_of(package)
+    (package / "rooms").mkdir()
+    (package / "rooms" / "__init__.py").write_text("")
+    shutil.move(package / "steps.py", package / "rooms" / "steps.py")
+    shutil.move(package / "tables", package / "rooms" / "tables")
+    edited(package, "models.py", "from pack.steps import advance", "from pack.rooms import steps")
+    edited(package, "models.py", "[advance(", "[steps.advance(")
+    after = print_of(package)
+    assert after.pop("data rooms/tables") == before.pop("data tables")
+    assert after == before
+
+
 def test_a_module_named_in_a_string_counts_because_workers_are_started_that_way(package):
-    cell = code_cell('command = ["python", "-m", "pack.other"]\nother')
-    assert "pack.other" in print_of(package, cell)
+    assert "other" in print_of(package, code_cell('command = ["python", "-m", "pack.other"]\nother'))
 
 
-def test_a_relative_import_is_followed(package):
-    edited(package, "models.py", "from pack.steps import advance", "from .steps import advance")
-    assert "pack.steps" in print_of(package)
+def test_what_only_shows_counts_where_drawings_are_made(package):
+    (package / "figures").mkdir()
+    (package / "figures" / "__init__.py").write_text("")
+    (package / "figures" / "bars.py").write_text("def draw(x):\n    return x\n")
+    path = write(package.parent / "01_x.ipynb", code_cell(NOTEBOOK), code_cell("from pack.figures import bars"))
+    plain = fingerprint.code(path, package)
+    write(path, code_cell(NOTEBOOK), code_cell("from pack.figures import bars\nbars.draw(result)"))
+    assert fingerprint.code(path, package) == plain
+    assert set(fingerprint.code(path, package, drawing=True)) == {*plain, "draw"}
 
 
 @pytest.mark.parametrize("text", ["{", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}', "[]"])
@@ -216,10 +236,52 @@ def test_two_programs_render_alike_exactly_when_they_are_the_same_tree(name, val
     assert (fingerprint.rendered(ast.parse(one)) == fingerprint.rendered(ast.parse(two))) is same
 
 
-def test_every_data_file_of_the_package_is_claimed_by_some_module():
-    entries = fingerprint.data_entries()
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def prints(package):
+    """Notebook -> its print, as the stages' identities hold it."""
+    return {path.name: fingerprint.code(path, package, drawing=path.name in identity.DRAWING) for path in NOTEBOOKS}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of this package."""
+    shutil.copytree(fingerprint.PACKAGE, tmp_path / "textreg", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "textreg"
+
+
+MOVED = {  # what is changed in a room -> the notebooks whose results no longer stand
+    "a label of a figure": ("figures/per_language.py", "share of answers (%)", "answers (%)", {"06_figures.ipynb"}),
+    "the style of all figures": (
+        "figures/textreg.mplstyle",
+        "font",
+        "# font",
+        {"06_figures.ipynb", "07_mechanism.ipynb"},
+    ),
+    "the card of a model": ("vlm/card.py", "whole picture", "entire picture", set()),
+    "the template of the card": ("vlm/modelcard.md.jinja", "language", "tongue", set()),
+    "a table of sizes": ("runs/known_sizes.yaml", "layers: 24", "layers: 25", set()),
+    "how a model judges": ("fidelity/prompts/judge_user.jinja", "answer", "reply", {"05_evaluate.ipynb"}),
+    "the mean of a loss": ("training/learner.py", "reduction", "reduktion", {"02_align.ipynb", "03_tune.ipynb"}),
+}
+
+
+@pytest.mark.parametrize("case", MOVED)
+def test_a_change_in_a_room_makes_stale_what_computes_with_it_and_nothing_else(copy, case):
+    before = prints(copy)
+    name, old, new, stale = MOVED[case]
+    edited(copy, name, old, new)
+    after = prints(copy)
+    assert {notebook for notebook in before if before[notebook] != after[notebook]} == stale
+
+
+def test_every_data_file_of_the_package_is_claimed_by_the_room_that_reads_it():
+    package = fingerprint.PACKAGE
+    data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     claimed = set()
-    for path in fingerprint.PACKAGE.glob("*.py"):
-        for part in fingerprint.module_parts(f"textreg.{path.stem}"):
-            claimed |= part.data
-    assert entries - claimed <= {"assets"}, "a data file that no module names would not make results stale"
+    for path in package.rglob("*.py"):
+        module = ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
+        claimed |= {entry for part in fingerprint.module_parts(module) for entry in part.data}
+    assert not {path for path in data if not claimed & {path, *path.parents}}

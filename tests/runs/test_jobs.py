@@ -90,13 +90,13 @@ out = Path(settings.run) / "evaluate"
 requests = read_requests(settings.run, "test", settings.arms)
 work = [(find_system(settings.run, name), requests) for name in settings.systems]
 answers = answering.answer_all(settings, work, out / "parts")
-scored = made.annotated(settings, answers)
+scored = made.annotated(settings, answers, made.judge_of(settings))
 captions = scored[scored["task"] == "caption"]
 tables = {
     "fidelity": measures.summarise(captions, bootstrap=settings.bootstrap, seed=settings.seed),
     "visual": measures.visual_summary(scored),
 }
-made.write_tables(out, answers, tables)
+made.write_tables(out, scored, tables)
 """
 FIGURES = """
 from pathlib import Path

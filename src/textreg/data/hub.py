@@ -46,8 +46,8 @@ class Name:
 
 @cache
 def known() -> dict[str, dict[str, Any]]:
-    """The counted facts of ``known_sizes.yaml``: models, data sets, processors of the plan."""
-    return yaml.safe_load(resources.files(__package__).joinpath("known_sizes.yaml").read_text("utf-8"))
+    """Well-known data sets: which of their files are read, and at which revision (``well_known.yaml``)."""
+    return yaml.safe_load(resources.files(__package__).joinpath("well_known.yaml").read_text("utf-8"))
 
 
 def parse(name: str) -> Name:
@@ -62,7 +62,7 @@ def parse(name: str) -> Name:
         return Name(base, revision or None, glob or None, True)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise InputError(f"{base}: no such file or folder; give an existing path or a hub id like owner/name")
-    facts = known()["datasets"].get(base) or known()["models"].get(base) or {}
+    facts = known().get(base, {})
     return Name(base, revision or facts.get("revision"), glob or facts.get("files"), False)
 
 
@@ -93,7 +93,7 @@ def data_files(name: str, path: Path) -> list[Path]:
         if not files:
             raise InputError(f"{name}: no file matches {glob!r} in {path.name}; it holds {_listing(path)}")
         return files
-    for facts in known()["datasets"].values():  # a copy of a known data set, with other JSON files beside the data
+    for facts in known().values():  # a copy of a known data set, with other JSON files beside the data
         if (path / facts.get("files", "*")).is_file():
             return [path / facts["files"]]
     for suffix in DATA_SUFFIXES:
@@ -127,7 +127,7 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
 
     patterns = list(MODEL_FILES if kind == "model" else DATA_FILES)
     if kind == "dataset" and name.glob:
-        archives = known()["datasets"].get(name.base, {}).get("archives", [])
+        archives = known().get(name.base, {}).get("archives", [])
         patterns = [name.glob, *archives]
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name.base}"
     try:

@@ -1,7 +1,8 @@
 """What every system answers, at every lambda, and what that comes to: the work of three notebooks.
 
 ``answering`` asks the systems of a run and keeps each answer as it comes, ``sweep`` chooses lambda on the validation
-split and makes the tables of the test split, ``mechanism`` looks inside: first tokens, openings, probes.
+split, ``tables`` adds the verdicts and makes what ``05_evaluate`` writes, ``mechanism`` looks inside: first tokens,
+openings, probes.
 
 May import every room of the path that a student reads: ``scenes``, ``micro``, ``data``, ``fidelity``, ``vlm``,
 ``training``.

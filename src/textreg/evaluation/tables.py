@@ -1,13 +1,17 @@
 """From answers to the tables of ``05_evaluate``: verdicts, losses by the image, comparisons of systems.
 
-Use: ``scored = annotated(settings, answers)``; ``write_tables(out, answers, {"ifl": ifl_table(scored, 1000)})``.
+Answers are written with their verdicts, so that whatever shows them later identifies no language and parses no
+sentence again.
+
+Use: ``scored = annotated(settings, answers, judge_of(settings))``;
+``write_tables(out, scored, {"ifl": ifl_table(scored, 1000)})``.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from textreg.fidelity.annotation import annotate
+from textreg.fidelity.annotation import Judge, annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import LLMJudge
 from textreg.fidelity.measures import compare, ifl
@@ -16,21 +20,22 @@ from textreg.files import atomic_write
 from textreg.settings import Evaluate, Merge
 
 
-def annotated(settings: Evaluate | Merge, answers: "pd.DataFrame") -> "pd.DataFrame":
-    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); a sweep is
-    judged exactly, where that can be.
-    """
-
-    judge = "exact" if isinstance(settings, Merge) else {"none": None, "exact": "exact"}.get(settings.judge)
-    if isinstance(settings, Evaluate) and settings.judge == "llm":
-        verdicts = Path(settings.run) / "evaluate" / "verdicts.jsonl"
-        judge = LLMJudge(Service(settings.judge_endpoint, settings.judge_model), verdicts)
+def annotated(settings: Evaluate | Merge, answers: pd.DataFrame, judge: Judge | str | None = "exact") -> pd.DataFrame:
+    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`)."""
     return annotate(answers, open_identifier(settings.identifier, model=settings.identifier_model), judge)
 
 
-def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
-    """Image-induced fidelity loss of LF and of LF+, per system and language, with intervals (column ``measure``)."""
+def judge_of(settings: Evaluate) -> Judge | str | None:
+    """Who decides the second condition of LF+: the grammars, a model at an endpoint (its verdicts are kept),
+    nobody."""
+    if settings.judge != "llm":
+        return None if settings.judge == "none" else settings.judge
+    service = Service(settings.judge_endpoint, settings.judge_model)
+    return LLMJudge(service, Path(settings.run) / "evaluate" / "verdicts.jsonl")
 
+
+def ifl_table(main: pd.DataFrame, bootstrap: int) -> pd.DataFrame:
+    """Image-induced fidelity loss of LF and of LF+, per system and language, with intervals (column ``measure``)."""
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     if not {"image", "text"} <= set(captions["arm"]):
         return pd.DataFrame()
@@ -38,9 +43,8 @@ def ifl_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True)
 
 
-def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
+def comparison_table(main: pd.DataFrame, bootstrap: int) -> pd.DataFrame:
     """Paired differences that the claims rest on: TR, EN and BM+M against BM, TR+M against TR, on image captions."""
-
     captions = main[(main["task"] == "caption") & (main["language"] != "en")]
     present, tables = set(captions["system"]), []
     for name, against in (("TR", "BM"), ("EN", "BM"), ("TR", "EN"), ("BM+M", "BM"), ("TR+M", "TR")):
@@ -52,9 +56,8 @@ def comparison_table(main: "pd.DataFrame", bootstrap: int) -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def write_tables(folder: Path, answers: "pd.DataFrame", tables: "dict[str, pd.DataFrame]") -> None:
-    """Write ``answers.parquet`` and each table as csv, whole or not at all."""
-
+def write_tables(folder: Path, answers: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+    """Write ``answers.parquet`` (with the verdicts) and each table as csv, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "answers.parquet") as path:
         answers.to_parquet(path, index=False)

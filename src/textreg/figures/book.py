@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg.data.mixture import paper_mixture
-from textreg.fidelity import annotation
-from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.measures import confusion as cross
 from textreg.figures import bars
 from textreg.figures import per_language as by_language
@@ -156,9 +154,9 @@ def arms(results: Results, out: Path) -> Saved:
     return _save(by_language.arms(table), out / "5_arms", alt, drawn)
 
 
-def confusion(results: Results, out: Path, annotated: pd.DataFrame | None = None) -> Saved | None:
+def confusion(results: Results, out: Path) -> Saved | None:
     """Asked by answered language of BM and TR."""
-    rows = annotate(results) if annotated is None else annotated
+    rows = captions(results)
     if rows.empty:
         return None
 
@@ -198,12 +196,11 @@ def training(log: Path, arm: str, out: Path) -> Saved:
 def gallery(
     results: Results,
     out: Path,
-    annotated: pd.DataFrame | None = None,
     codes: Sequence[str] = GALLERY_LANGUAGES,
     systems: Sequence[str] = PAPER_SYSTEMS,
 ) -> Saved | None:
     """Test images with the answers of several systems, one language each: the first images, not chosen ones."""
-    rows = annotate(results) if annotated is None else annotated
+    rows = captions(results)
     if rows.empty:
         return None
     rows = rows[(rows["seed"] == rows["seed"].min()) & rows["system"].isin(systems)]
@@ -285,22 +282,18 @@ ALL: Mapping[str, Callable[[Results, Path], Saved | None]] = MappingProxyType(
 
 def draw_all(results: Results, out: Path) -> list[Saved]:
     """Every figure the results have tables for, saved in ``out``."""
-    annotated = annotate(results)
-    needing = {"confusion", "gallery"}
-    drawn = [draw(results, out, annotated) if name in needing else draw(results, out) for name, draw in ALL.items()]
+    drawn = [draw(results, out) for draw in ALL.values()]
     return [saved for saved in drawn if saved is not None]
 
 
-def annotate(results: Results) -> pd.DataFrame:
-    """Image-arm captions with language and verdict of each (``textreg.fidelity.annotation``); empty without
-    answers."""
-    if results.answers.empty:
-        return results.answers
-
+def captions(results: Results) -> pd.DataFrame:
+    """Image-arm captions of the paper's systems with language and verdict of each; empty without answers, and for
+    answers that were written without their verdicts."""
+    if not {"answered", "grounded"} <= set(results.answers):
+        return results.answers.iloc[:0]
     answers = headline(results.answers, results.chosen)
-    answers = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]
-    answers = answers[answers["system"].isin(PAPER_SYSTEMS)].reset_index(drop=True)
-    return annotation.annotate(answers, open_identifier(), "exact", annotation.Rules(lines=None))
+    wanted = (answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(PAPER_SYSTEMS)
+    return answers[wanted].reset_index(drop=True)
 
 
 def _verdict(row: pd.Series) -> str:

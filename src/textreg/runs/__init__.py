@@ -2,7 +2,8 @@
 
 ``profiles`` reads a YAML file, ``stages`` says what depends on what, ``plan`` compares each unit with its manifest
 (``identity``, ``fingerprint``, ``manifest``), ``runner`` executes what is missing, each notebook in a process of its
-own (``execution``, ``kernel``, ``notebooks``), ``report`` tells.  ``budget`` estimates a run before it starts,
+own (``children``, ``execution``, ``kernel``, ``notebooks``), ``report`` tells.  ``budget`` estimates a run before it
+starts, from the ``sizes`` of models,
 ``parallel`` tunes an arm on several GPUs, ``shipping`` renews the shipped results.
 
 May import every room but ``book``; no other room but ``book`` imports it, so that everything works without it.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table
 
-from textreg.data import hub
 from textreg.errors import InputError
 from textreg.runs import profiles, sizes
 from textreg.runs.sizes import LanguageModel, Size, Tower, Unplannable
@@ -197,7 +196,7 @@ def _cards(
     tower: Tower,
     data: PrepareData,
 ) -> Iterator[Card]:
-    for name, facts in hub.known()["gpus"].items():
+    for name, facts in sizes.known_sizes()["gpus"].items():
         capacity = facts["memory"] * 1e9
         micro, memory = _largest(training, llm, tower, data, capacity * USABLE)
         answer = (

@@ -1,295 +1,204 @@
-"""Code fingerprints: which code a notebook runs, compared by meaning.
+"""Code fingerprints: which definitions a notebook computes with, compared by meaning.
 
-A notebook's code cells are parsed, docstrings dropped, and the names they use followed through the package: a
-function, class or constant counts when a name that reaches it is used, so a new function that nobody calls
-invalidates nothing.  A name counts in its own module and in every module imported there, words in strings included,
-which errs on the side of counting too much; where code looks names up at run time (``globals()``, ``getattr`` of a
-module with a computed name), its whole module and those it imports count.  A module's data files count as its code:
-a string that names a file or folder of the package claims it.
+From the code cells the names are followed, as imports resolve them, to the functions, classes and constants of the
+package that they reach; each is hashed without comments, docstrings, annotations of arguments and imports, and a name
+of another module is the same whether it was imported alone or through its module.  So a comment, a function nobody
+calls, or a definition that moves to another file invalidates nothing.  Not followed is what decides no result:
+settings (they arrive resolved), errors, and what only shows one (figures, the card of a model), unless drawings are
+what a stage makes.  A string that names a data file or folder beside its module claims it.  A module that is handed on
+whole counts whole.
 
-The hash is over our own rendering of the syntax tree, which leaves empty fields out, because ``ast.dump`` differs
-between Python versions and shipped results must not look stale under another one.
-
-    code(Path("notebooks/03_tune.ipynb"))  # {"03_tune.ipynb": "b2a4...", "textreg.training.train": "77c1...", ...}
+    code(Path("notebooks/03_tune.ipynb"))  # {"03_tune.ipynb": "b2a4...", "attach": "77c1...", ...}
 """
 
 import ast
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from textreg.errors import InputError
-from textreg.files import digest, sha256
+from textreg.files import digest, meaning
+from textreg.runs import notebooks
 
 PACKAGE = Path(__file__).parents[1]
-#: Modules that reach results only through what is in the identity already: settings arrive resolved, errors end a run.
-NEUTRAL = frozenset({"textreg", "textreg.settings", "textreg.errors"})
+NEUTRAL = ("settings", "errors")
+SHOWING = ("figures", "vlm.card")
+ALL = "*"  # in place of a name: every definition of the module
 LENGTH = 16  # hex digits kept: 64 bits
-#: Decorators that change how a function is called, not who calls it; any other one may register it somewhere.
-PLAIN_DECORATORS = frozenset(
-    {"dataclass", "cache", "lru_cache", "contextmanager", "inference_mode", "no_grad", "total_ordering", "overload"}
-)
-DYNAMIC = frozenset({"globals", "locals", "vars", "eval", "exec", "__import__"})
+Use = tuple[str, str]  # module, name
 
 
 @dataclass(frozen=True)
 class Part:
-    """A top-level statement.  ``names``: what it defines; ``uses``: every name in it; ``always``: it runs at
-    import."""
+    """A top-level statement: the names it defines, its text, what it reaches, and the data it claims."""
 
-    text: str
     names: frozenset[str]
-    uses: frozenset[str]
-    modules: frozenset[str]
-    data: frozenset[str]
-    always: bool
-    dynamic: bool
+    text: str
+    uses: frozenset[Use]
+    data: frozenset[Path]
+    passing: bool  # an expression alone: nothing of it stays
 
 
-def code(notebook: Path, package: Path = PACKAGE) -> dict[str, str]:
-    """Fingerprint per piece of code: the notebook, each module with the parts of it that are reached, claimed data
-    files.
+def code(notebook: Path, package: Path = PACKAGE, *, drawing: bool = False) -> dict[str, str]:
+    """Hash of the notebook, of each definition it reaches by its name, and of each data file by its place.
 
-    Raises :class:`InputError` for a missing or damaged notebook and for code that is no Python.
+    ``drawing``: what shows a result counts as well.  Raises :class:`InputError` for a missing or damaged notebook and
+    for code that is no Python.
     """
-    tree = _parse(notebook_source(notebook), notebook)
-    start = part_of(tree, "", package)
-    names: dict[str, set[str]] = {"": set(start.uses)}  # module -> names that its kept parts use
-    context: dict[str, set[str]] = {"": set(start.modules)}  # module -> modules that its kept parts import
-    whole = set(start.modules if start.dynamic else ())
-    data = set(start.data)
-    kept: dict[str, set[int]] = {}
-    changed = True
-    while changed:
-        changed = False
-        for name in sorted(set().union(*context.values())):
-            used = set().union(names.get(name, ()), *(names[other] for other in context if name in context[other]))
-            mine = kept.setdefault(name, set())
-            parts = module_parts(name, package)
-            for place, part in enumerate(parts):
-                if place in mine or not (part.always or name in whole or part.names & used):
-                    continue
-                changed = True
-                mine.add(place)
-                names.setdefault(name, set()).update(part.uses)
-                context.setdefault(name, set()).update(part.modules)
-                data |= part.data if name not in NEUTRAL else frozenset()
-                if part.dynamic:
-                    whole |= {name, *part.modules, *(other for each in parts for other in each.modules)}
-    found = {notebook.name: digest(start.text)[:LENGTH]}
-    for name, places in kept.items():
-        if places and name not in NEUTRAL:
-            found[name] = digest([module_parts(name, package)[place].text for place in sorted(places)])[:LENGTH]
-    for entry in data:
-        found[f"data {entry}"] = data_fingerprint(package / entry)
-    return dict(sorted(found.items()))
+    left_out = tuple(f"{package.name}.{name}" for name in (*NEUTRAL, *(() if drawing else SHOWING)))
+    cells = [notebooks.source(cell) for cell in notebooks.computing_cells(notebook)]
+    source = re.sub(r"^([ \t]*)([%!].*)$", lambda magic: f"{magic[1]}({magic[2]!r},)", "\n".join(cells), flags=re.M)
+    kept = [
+        part
+        for part in _parts(source, notebook, "", package)
+        if not (part.passing and any(module.startswith(left_out) for module, _ in part.uses))
+    ]
+    texts: dict[str, set[str]] = {notebook.name: {f"{place} {part.text}" for place, part in enumerate(kept)}}
+    data = {path for part in kept for path in part.data}
+    waiting, seen = [use for part in kept for use in part.uses], set()
+    while waiting:
+        module, name = use = waiting.pop()
+        if use in seen or module.startswith(left_out):
+            continue
+        seen.add(use)
+        for part in module_parts(module, package):
+            if name == ALL or name in part.names or not part.names:  # without a name it runs at import
+                for called in part.names or {f"import of {module}"}:
+                    texts.setdefault(called, set()).add(part.text)
+                waiting += part.uses
+                data |= part.data
+    found = {name: digest(sorted(said))[:LENGTH] for name, said in texts.items()}
+    return found | {f"data {path.relative_to(package).as_posix()}": digest(meaning(path))[:LENGTH] for path in data}
 
 
-def notebook_source(path: Path) -> str:
-    """The code cells of a notebook in order as one source, without the ``parameters`` cell; IPython magics as
-    strings."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cells = [
-            "".join(cell["source"])
-            for cell in content["cells"]
-            if cell["cell_type"] == "code" and "parameters" not in cell.get("metadata", {}).get("tags", [])
-        ]
-    except FileNotFoundError:
-        raise InputError(f"notebook {path} does not exist") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"notebook {path} is damaged ({type(error).__name__}: {error})") from None
-    return "\n".join(without_magics(cell) for cell in cells)
-
-
-def without_magics(cell: str) -> str:
-    """A cell as plain Python: every line magic, and a cell with a cell magic, becomes a tuple that holds its text."""
-    if cell.lstrip().startswith("%%"):
-        return f"({cell!r},)"
-    lines = []
-    for line in cell.splitlines():
-        word = line.lstrip()
-        lines.append(f"{line[: len(line) - len(word)]}({word!r},)" if word.startswith(("%", "!")) else line)
-    return "\n".join(lines)
-
-
-def _parse(source: str, path: Path) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        reason = getattr(error, "msg", error)
-        raise InputError(f"{path}: not valid Python (line {line} of its code: {reason})") from None
+def module_file(name: str, package: Path = PACKAGE) -> Path | None:
+    """The source file of a module of the package, or None when there is no such module."""
+    first, *steps = name.split(".")
+    path = package.joinpath(*steps)
+    places = (path / "__init__.py", path.with_suffix(".py")) if first == package.name and all(steps) else ()
+    return next((place for place in places if place.is_file()), None)
 
 
 def module_parts(name: str, package: Path = PACKAGE) -> tuple[Part, ...]:
     """The top-level statements of a module of the package."""
     path = module_file(name, package)
-    return _parts(path, name, package, path.stat().st_mtime_ns) if path is not None else ()
+    return _read(path, name, package, path.stat().st_mtime_ns) if path is not None else ()
 
 
-@lru_cache(maxsize=512)
-def _parts(path: Path, name: str, package: Path, _time: int) -> tuple[Part, ...]:
-    tree = _parse(path.read_text(encoding="utf-8"), path)
-    statements = tree.body[1:] if ast.get_docstring(tree, clean=False) is not None else tree.body
-    return tuple(part_of(node, name, package) for node in statements if not _is_main_guard(node))
+@lru_cache(maxsize=1024)
+def _read(path: Path, name: str, package: Path, _time: int) -> tuple[Part, ...]:
+    return tuple(_parts(path.read_text(encoding="utf-8"), path, name, package))
 
 
-def _is_main_guard(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "__name__" in {getattr(word, "id", None) for word in ast.walk(node.test)}
-
-
-def part_of(node: ast.AST, module: str, package: Path = PACKAGE) -> Part:
-    """What one statement (or a whole notebook) defines, uses, imports and claims."""
-    names: set[str] = set()
-    always = False
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        names = {node.name}
-        decorators = {_decorator(item) for item in node.decorator_list}
-        always = node.name.startswith("__") or not decorators <= PLAIN_DECORATORS
-    elif isinstance(node, (ast.Import, ast.ImportFrom)):
-        names = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        always = "*" in names
-    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        names = {target.id for target in targets if isinstance(target, ast.Name)}
-        always = len(names) < len(targets)
-    else:
-        always = True
-    modules = frozenset(imported(node, module, package))
-    entries = data_entries(package)
-    uses, data, dynamic = set(), set(), "*" in names
-    if module and module.split(".")[-1] in entries:
-        data.add(module.split(".")[-1])
-    for word in ast.walk(node):
-        if isinstance(word, ast.Name):
-            uses.add(word.id)
-            # A notebook hands globals() to config.collect, which takes the settings out of it and nothing else.
-            dynamic |= word.id in DYNAMIC and (bool(module) or word.id != "globals")
-        elif isinstance(word, ast.Attribute):
-            uses.add(word.attr)
-        elif isinstance(word, ast.alias):
-            uses.add(word.name.split(".")[-1])
-        elif isinstance(word, ast.Constant) and isinstance(word.value, str) and len(word.value) < 200:
-            uses |= {word.value} if word.value.isidentifier() else set()
-            data |= {word.value.split("/")[0]} & entries
-        elif isinstance(word, ast.Call):
-            dynamic |= _looks_up(word, package)
-    return Part(rendered(node), frozenset(names), frozenset(uses), modules, frozenset(data), always, dynamic)
-
-
-def _looks_up(call: ast.Call, package: Path) -> bool:
-    """Whether a call fetches something from a module by a name that only the running program knows."""
-    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
-    if name == "import_module":
-        return not (call.args and isinstance(call.args[0], ast.Constant))
-    if name != "getattr" or len(call.args) < 2 or isinstance(call.args[1], ast.Constant):
-        return False
-    holder = getattr(call.args[0], "id", "")
-    return module_file(f"{package.name}.{holder}", package) is not None
-
-
-def _decorator(node: ast.expr) -> str:
-    node = node.func if isinstance(node, ast.Call) else node
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def rendered(tree: ast.AST) -> str:
-    """The syntax tree as text without docstrings, positions and empty fields: equal text means equal program."""
-    return "".join(_pieces(tree))
-
-
-def _pieces(node: Any) -> Iterator[str]:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
-        for name in sorted(node._fields):
-            value = getattr(node, name, None)
-            if name == "body" and isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-                value = value[1:]
-            if value is None or value == [] or name in ("ctx", "kind", "type_comment", "type_ignores"):
-                continue
-            yield f" {name}="
-            yield from _pieces(value)
-        yield ")"
-    elif isinstance(node, list):
-        yield "["
-        for item in node:
-            yield from _pieces(item)
-        yield "]"
-    else:
-        yield repr(node)
-
-
-def imported(tree: ast.AST, module: str, package: Path = PACKAGE) -> set[str]:
-    """Modules of the package that ``tree`` (in ``module``; empty for a notebook) imports anywhere in it.
-
-    A string that is the dotted name of a module counts too: that is how a worker process is named.
-    """
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = module.split(".")[: -node.level]
-                base = ".".join([*above, *([base] if base else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value.startswith(f"{package.name}.")
-        ):
-            found.add(node.value)
-    return {word for word in found if module_file(word, package) is not None}
-
-
-@lru_cache(maxsize=4096)
-def module_file(name: str, package: Path = PACKAGE) -> Path | None:
-    """The source file of a module of the package, or None when there is no such module."""
-    parts = name.split(".")
-    if parts[0] != package.name or not all(part.isidentifier() for part in parts):
-        return None
-    path = package.joinpath(*parts[1:])
-    for candidate in (path / "__init__.py", path.with_suffix(".py")):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@lru_cache(maxsize=8)
-def data_entries(package: Path = PACKAGE) -> frozenset[str]:
-    """Names of the data files and data folders directly below the package."""
-    return frozenset(
-        entry.name
-        for entry in package.iterdir()
-        if entry.suffix != ".py" and not entry.name.startswith(("_", ".")) and not (entry / "__init__.py").exists()
-    )
-
-
-def data_fingerprint(path: Path) -> str:
-    """Hash of a data file or folder; YAML and JSON by their content, so that comments and layout do not count."""
-    paths = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
-    kept = [found for found in paths if "__pycache__" not in found.parts and found.name != "manifest.json"]
-    files = {found.relative_to(path.parent).as_posix(): _content(found, found.stat().st_mtime_ns) for found in kept}
-    return digest(files)[:LENGTH]
-
-
-@lru_cache(maxsize=512)
-def _content(path: Path, _time: int) -> str:
+def _parts(source: str, path: Path, module: str, package: Path) -> Iterator[Part]:
     try:
-        if path.suffix in (".yaml", ".yml"):
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            return digest(yaml.load(path.read_text(encoding="utf-8"), loader))
-        if path.suffix == ".json":
-            return digest(json.loads(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError):
-        # The module that reads a damaged file names it; here it only has to differ from the whole one.
-        return sha256(path)
-    return sha256(path)
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        where = f"line {getattr(error, 'lineno', None)} of its code: {getattr(error, 'msg', error)}"
+        raise InputError(f"{path}: not valid Python ({where})") from None
+    known = {name: (module, name) for node in body for name in _defined(node)} if module else {}
+    known |= _imported(body, package)
+    for node in body:
+        if not _computes_nothing(node):
+            reader = _Reader(module, package, known | _imported([node], package), path.parent)
+            text = rendered(reader.visit(node))
+            yield Part(_defined(node), text, frozenset(reader.uses), frozenset(reader.data), type(node) is ast.Expr)
+
+
+def _defined(node: ast.stmt) -> frozenset[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return frozenset({node.name})
+    targets = (
+        node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    )
+    return frozenset(word.id for target in targets for word in ast.walk(target) if isinstance(word, ast.Name))
+
+
+def _computes_nothing(node: ast.stmt) -> bool:
+    """An import, a docstring, or what is there for a script or a type checker."""
+    if isinstance(node, ast.If):
+        return bool(re.search("__name__|TYPE_CHECKING", ast.unparse(node.test)))
+    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return docstring or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _imported(nodes: list[ast.stmt], package: Path) -> dict[str, Use]:
+    """What the names that are imported anywhere in ``nodes`` stand for; ``ALL`` of a module."""
+    found: dict[str, Use] = {}
+    for node in (word for each in nodes for word in ast.walk(each)):
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            full = f"{module}.{alias.name}" if module else alias.name
+            whole = not module or module_file(full, package)
+            found[alias.asname or alias.name.split(".")[0]] = (full, ALL) if whole else (module, alias.name)
+    return found
+
+
+class _Reader(ast.NodeTransformer):
+    """Resolves the names of a statement, and collects what they reach."""
+
+    def __init__(self, module: str, package: Path, known: dict[str, Use], beside: Path):
+        self.module, self.package, self.known, self.beside = module, package, known, beside
+        self.uses: set[Use] = set()
+        self.data: set[Path] = set()
+        self.local: set[str] = set()
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            words = list(ast.walk(node))
+            self.local |= {word.arg for word in words if isinstance(word, ast.arg)}
+            self.local |= {word.id for word in words if isinstance(word, ast.Name) and type(word.ctx) is ast.Store}
+        for field in ("annotation", "returns"):
+            if isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef) and hasattr(node, field):
+                setattr(node, field, None)
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:]
+        return super().visit(node)
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        return None  # names are resolved through it
+
+    visit_ImportFrom = visit_Import
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if self.module and node.id in ("globals", "vars", "eval", "exec"):
+            self.uses.add((self.module, ALL))
+        module, name = self.known.get(node.id, ("", ""))
+        if not module or (name == ALL and node.id in self.local):
+            return node
+        self.uses.add((module, name))
+        return ast.Name(name if module.split(".")[0] == self.package.name and name != ALL else f"{module}.{name}")
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        module, name = self.known.get(node.value.id, ("", "")) if isinstance(node.value, ast.Name) else ("", "")
+        if name != ALL or not module_file(module, self.package):
+            return self.generic_visit(node)
+        self.uses.add((module, node.attr))
+        return ast.Name(node.attr)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, str) and re.fullmatch(r"\w[\w./-]{2,99}", node.value):
+            entry = self.beside / node.value.split("/")[0]
+            if self.module and entry.suffix != ".py" and entry.exists() and not (entry / "__init__.py").exists():
+                self.data.add(entry)
+            if module_file(node.value, self.package):  # so a process of its own is started
+                self.uses.add((node.value, ALL))
+        return node
+
+
+def rendered(tree: Any) -> str:
+    """A syntax tree as text without positions and empty fields, the same in every version of Python (``ast.dump`` is
+    not): equal text means equal program."""
+    if isinstance(tree, list):
+        return f"[{' '.join(map(rendered, tree))}]"
+    if not isinstance(tree, ast.AST):
+        return repr(tree)
+    told = ((name, getattr(tree, name, None)) for name in sorted(tree._fields) if name not in ("ctx", "kind"))
+    fields = " ".join(f"{name}={rendered(value)}" for name, value in told if value is not None and value != [])
+    return f"({type(tree).__name__} {fields})"

@@ -19,6 +19,8 @@ from textreg.files import HashCache, digest, files_under
 from textreg.runs.fingerprint import LENGTH, code
 from textreg.settings import Stage
 
+#: Notebooks whose product is drawings: only there does the code that draws decide what the result is.
+DRAWING = ("06_figures.ipynb", "07_mechanism.ipynb")
 #: Settings that never change a result: where, how fast, how often told.
 WITHOUT_EFFECT = frozenset(
     {"run", "out", "device", "threads", "workers", "log_steps", "checkpoint_steps", "cache_features"}
@@ -114,7 +116,11 @@ def _content(parts: hub.Name, hashes: HashCache) -> dict[str, str]:
 def of(settings: Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashCache) -> Identity:
     """Identity of the unit that runs ``notebook`` with ``settings`` on ``inputs`` (upstream unit -> hash of its
     files)."""
-    return Identity(parameters(settings), code(notebook), {**inputs, **local_data(settings, hashes)})
+    return Identity(
+        parameters(settings),
+        code(notebook, drawing=notebook.name in DRAWING),
+        {**inputs, **local_data(settings, hashes)},
+    )
 
 
 def differences(old: Mapping[str, Any], new: Identity) -> list[str]:

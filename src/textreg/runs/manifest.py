@@ -23,8 +23,8 @@ from textreg.runs.stages import Unit
 NAME = "manifest.json"
 FORMAT = 1
 PACKAGES = ("textreg", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "pandas", "papermill")
-#: Files that record how a run went (speed, memory); they are hashed, but what follows does not depend on them.
-RECORDS = ("log.csv",)
+#: Files that tell how a run went or show what it made; they are hashed, but what follows does not depend on them.
+RECORDS = ("log.csv", "README.md", *(f"loss.{suffix}" for suffix in ("svg", "pdf", "png", "csv", "json")))
 IDENTITY = ("parameters", "code", "inputs")
 
 

@@ -51,6 +51,8 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"notebook {path} is damaged ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         raise InputError(f"notebook {path} is damaged (no list of cells)")
+    if not all(isinstance(cell, dict) and {"cell_type", "source"} <= set(cell) for cell in content["cells"]):
+        raise InputError(f"notebook {path} is damaged (a cell without type or source)")
     return content
 
 
@@ -91,6 +93,12 @@ def parameters(path: Path) -> dict[str, Any]:
 
 def _code_cells(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in content["cells"] if cell.get("cell_type") == "code"]
+
+
+def computing_cells(path: Path) -> list[dict[str, Any]]:
+    """The code cells of a notebook in order, without the ``parameters`` cell.  Raises what :func:`read` does."""
+    cells = _code_cells(read(path))
+    return [cell for cell in cells if "parameters" not in cell.get("metadata", {}).get("tags", [])]
 
 
 def defaults(cls: type[Stage]) -> dict[str, Any]:

@@ -11,8 +11,12 @@ Try it: ``find("BSC-LT/salamandra-2b-instruct", "llm").parameters``, ``facts("fl
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from textreg.data import hub
 from textreg.errors import InputError
@@ -169,6 +173,12 @@ def decode_bytes(llm: LanguageModel, *, tokens: float, batch: int, new: int) -> 
     return new * (weights + batch * (tokens + new / 2) * llm.cache())
 
 
+@cache
+def known_sizes() -> dict[str, dict[str, Any]]:
+    """The counted facts of ``known_sizes.yaml``: models, data sets, identifiers, cards."""
+    return yaml.safe_load(resources.files(__package__).joinpath("known_sizes.yaml").read_text("utf-8"))
+
+
 class Unplannable(InputError):
     """A model that may well run, but whose configuration says too little to count it."""
 
@@ -182,7 +192,7 @@ def find(name: str, kind: Literal["llm", "tower"]) -> LanguageModel | Tower | No
     parts = hub.parse(name)
     cls = LanguageModel if kind == "llm" else Tower
     if not parts.local:
-        facts = hub.known()["models"].get(parts.base)
+        facts = known_sizes()["models"].get(parts.base)
         if facts is not None:
             if facts["kind"] not in (kind, "vlm"):
                 raise InputError(f"{name} is a {facts['kind']}, a {kind} is needed here")
@@ -269,8 +279,8 @@ class Size:
 def facts(name: str) -> dict[str, Any]:
     """What ``known_sizes.yaml`` says of a data set (or of the configuration that its glob chooses); maybe nothing."""
     parts = hub.parse(name)
-    known = hub.known()["datasets"]
-    return known.get(f"{parts.base}:{parts.glob}") or known.get(parts.base) or {}
+    listed = known_sizes()["datasets"]
+    return listed.get(f"{parts.base}:{parts.glob}") or listed.get(parts.base) or {}
 
 
 def downloads(align: Align, data: PrepareData, evaluate: Evaluate | None) -> Iterator[Size]:
@@ -278,13 +288,13 @@ def downloads(align: Align, data: PrepareData, evaluate: Evaluate | None) -> Ite
     for name in sorted({align.vlm} if align.vlm else {align.llm, align.tower}):
         parts = hub.parse(name)
         if not parts.local and name != "shipped":
-            yield _download(name, hub.known()["models"].get(parts.base), "align", f"models/{parts.base}")
+            yield _download(name, known_sizes()["models"].get(parts.base), "align", f"models/{parts.base}")
     for name in dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data]):
         parts = hub.parse(name)
         if not parts.local:
             yield _download(name, facts(name), "prepare_data", f"datasets/{parts.base}")
-    if evaluate is not None and evaluate.identifier in hub.known()["identifiers"]:
-        known = hub.known()["identifiers"][evaluate.identifier]
+    if evaluate is not None and evaluate.identifier in known_sizes()["identifiers"]:
+        known = known_sizes()["identifiers"][evaluate.identifier]
         model = getattr(evaluate, "identifier_model", "") or known["name"]
         if not model.endswith(".bin") and not hub.parse(model).local:
             yield _download(model, known if model == known["name"] else None, "merge", f"models/{model}")

@@ -181,6 +181,8 @@ def write_config(model: "PreTrainedModel", folder: Path) -> None:
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config["text_config"], config.get("vision_config", {})):
+        part.pop("_name_or_path", None)  # a folder of this machine
     config["architectures"] = [type(model).__name__]
     config["dtype"] = config["text_config"]["dtype"] = str(model.dtype).removeprefix("torch.")
     config["text_config"]["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["text_config"]["model_type"]]]
