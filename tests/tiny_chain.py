@@ -88,7 +88,7 @@ def cell(text: str, *tags: str) -> dict:
 
 def parameters_cell(stage: str) -> dict:
     """The parameters cell of a stage, with the defaults of its settings class."""
-    values = notebooks.defaults(settings.stages()[stage])
+    values = notebooks.defaults(settings.stage_classes()[stage])
     return cell("\n".join(f"{name} = {value!r}" for name, value in values.items()), "parameters")
 
 

@@ -220,7 +220,7 @@ class Mechanism(Stage):
     threads: Positive = 1
 
 
-def stages() -> dict[str, type[Stage]]:
+def stage_classes() -> dict[str, type[Stage]]:
     """Stage name -> settings class, in the order in which they run."""
     return {
         "backbone": Backbone,
@@ -306,7 +306,7 @@ def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:
 
 
 def collect(cls: type[S], namespace: Mapping[str, Any]) -> S:
-    """Settings from a notebook's ``parameters`` cell: ``settings = config.collect(config.Tune, globals())``.
+    """Settings from a notebook's ``parameters`` cell: ``settings = collect(Tune, globals())``.
 
     Raises :class:`InputError` when the cell leaves a field out or a value has a wrong type or range.
     """

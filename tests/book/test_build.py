@@ -15,10 +15,10 @@ from textreg.errors import InputError, RunError
 from textreg.figures import book as figure_set
 from textreg.figures.tables import load_results
 from textreg.micro import assets
-from textreg.settings import stages
+from textreg.settings import stage_classes
 
 ROOT = Path(__file__).parents[2]
-PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(stages())]
+PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(stage_classes())]
 
 
 def notebook(title, *cells):

@@ -10,7 +10,7 @@ from textreg.files import HashCache, write_json
 from textreg.runs import identity, manifest
 from textreg.runs.identity import Identity
 from textreg.runs.stages import Unit
-from textreg.settings import Align, Tune, stages
+from textreg.settings import Align, Tune, stage_classes
 
 MINE = Identity({"seed": 0, "steps": 5}, {"03_tune.ipynb": "aa", "textreg.training.train": "bb"}, {"align": "cc"})
 
@@ -110,7 +110,7 @@ def test_each_kind_of_change_is_told_in_its_own_words():
 
 @pytest.mark.parametrize("key", sorted(identity.WITHOUT_EFFECT))
 def test_settings_without_effect_are_settings_that_exist(key):
-    assert any(key in vars(cls()) for cls in stages().values())
+    assert any(key in vars(cls()) for cls in stage_classes().values())
 
 
 def test_where_and_how_fast_do_not_identify_a_result_and_what_is_computed_does():

@@ -33,7 +33,7 @@ def test_no_profile_probes_more_images_than_it_keeps_for_validation():
 def test_the_laptop_profile_is_the_defaults_of_the_settings_classes():
     laptop = profiles.load("laptop", ROOT)
     for stage in ("prepare_data", "align", "evaluate", "figures"):
-        assert profiles.resolve(laptop, stage) == config.stages()[stage]()
+        assert profiles.resolve(laptop, stage) == config.stage_classes()[stage]()
 
 
 def test_an_override_is_stronger_than_the_arm_the_arm_than_the_section_the_section_than_the_default():

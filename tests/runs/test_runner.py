@@ -188,7 +188,7 @@ def test_a_run_clears_what_a_killed_removal_left(repository):
     assert not any(folder.exists() for folder in left)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in settings.stages() if stage != "backbone"])
+@pytest.mark.parametrize("stage", [stage for stage in settings.stage_classes() if stage != "backbone"])
 def test_a_folder_with_nothing_but_the_note_of_an_attempt_lacks_its_artefacts(tmp_path, stage):
     (tmp_path / execution.ATTEMPT).write_text("a digest")
     assert stages.missing_artefacts(Unit(stage), tmp_path) == list(stages.ARTEFACTS[stage])

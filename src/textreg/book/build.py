@@ -31,7 +31,7 @@ from textreg.errors import InputError, RunError
 from textreg.figures import book
 from textreg.figures.tables import load_results
 from textreg.runs import notebooks, plan, report
-from textreg.settings import stages
+from textreg.settings import stage_classes
 
 STAGED = Path("book/_executed")
 SHIPPED = Path("results/laptop")
@@ -99,7 +99,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
     target.mkdir(parents=True)
     staged: dict[str, Path | None] = {}
     standing = notes(root, run)
-    for number, name in enumerate(stages()):
+    for number, name in enumerate(stage_classes()):
         page = f"{number:02d}_{name}"
         executed, others = _executed(run, page)
         staged[page] = executed

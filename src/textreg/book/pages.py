@@ -186,7 +186,7 @@ def costs_table(folders: dict[str, Path]) -> str:
 def _costs(label: str, records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
-    rows, total, stages = [], 0.0, list(settings.stages())
+    rows, total, stages = [], 0.0, list(settings.stage_classes())
     arms = system_order(_arm(record["unit"]) for record in records)
     place = {arm: number for number, arm in enumerate(arms)}
     units = {record["unit"]: record for record in records}

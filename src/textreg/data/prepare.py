@@ -18,11 +18,11 @@ from typing import Any
 from PIL import Image
 
 from textreg.data import crossmodal, images, mixture
-from textreg.data import pictures as hub_images
-from textreg.data import questions as visual_check
-from textreg.data import sources as hub_data
+from textreg.data.pictures import BrokenImage, Pictures, checked
+from textreg.data.questions import question_requests, read_questions
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
-from textreg.data.sources import Row, Source
+from textreg.data.sources import Row, Source, check_names, choose, count, names_language
+from textreg.data.sources import source as open_source
 from textreg.errors import InputError
 from textreg.settings import PrepareData
 
@@ -55,9 +55,9 @@ class _Images:
     def visual_rows(
         self, source: Source, rows: Iterable[Row], settings: PrepareData, wanted: int, task: str, say: Say
     ) -> Iterator[dict[str, Any]]:
-        pictures = hub_images.Pictures(source.folder, settings.image_folder)
+        pictures = Pictures(source.folder, settings.image_folder)
         how = {"limit": settings.max_broken_images, "workers": min(8, os.cpu_count() or 1), "say": say}
-        for row, picture in hub_images.checked(rows, pictures, wanted=wanted, **how):
+        for row, picture in checked(rows, pictures, wanted=wanted, **how):
             self.add(picture.as_record("train"))
             yield row.as_record(task=task, image_id=picture.image_id)
 
@@ -65,14 +65,14 @@ class _Images:
 def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prepared:
     """Write every ``prepare_data`` file of DESIGN's contract into ``folder``; ``say`` gets the lines of the plan.
 
-    Raises ``InputError`` for anything wrong with a source (see ``hubs``, ``hub_data``, ``hub_images``,
+    Raises ``InputError`` for anything wrong with a source (see ``hub``, ``sources``, ``pictures``,
     ``crossmodal``).
     """
     folder = Path(folder)
     crossmodal.check_languages(settings.languages)
-    hub_data.check_names(named_sources(settings))
-    align, *visual = [hub_data.source(name) for name in [settings.align_data, *settings.visual_data]]
-    texts = [hub_data.source(name) for name in settings.text_data]
+    check_names(named_sources(settings))
+    align, *visual = [open_source(name) for name in [settings.align_data, *settings.visual_data]]
+    texts = [open_source(name) for name in settings.text_data]
     evaluation = crossmodal.resolve(settings.evaluation_data)
 
     sizes = {source.name: _visual_rows(source, say) for source in [align, *visual]}
@@ -138,7 +138,7 @@ def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: S
 
 
 def _pool(sources: Sequence[Source]) -> dict[tuple[str, str], int]:
-    return {(s.name, language): n for s in sources for language, n in hub_data.count(s, "text").items()}
+    return {(s.name, language): n for s in sources for language, n in count(s, "text").items()}
 
 
 def _only_english(pool: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
@@ -159,7 +159,7 @@ def _visual_rows(source: Source, say: Say) -> int:
     """The rows with an image of a source, all of which must be English: what a model is tuned on with images is
     English by design, and rows of another language there would be the cure that is being tested.
     """
-    counts = hub_data.count(source, "visual")
+    counts = count(source, "visual")
     if not counts:
         raise InputError(f"{source.name}: no row with an image among its {len(source.files)} files")
     other = {language: n for language, n in counts.items() if language != "en"}
@@ -170,7 +170,7 @@ def _visual_rows(source: Source, say: Say) -> int:
             f"({rows} are {language!r}), and visual rows are English by design; keep its English rows only, or "
             "take its column language out if it is wrong"
         )
-    if not hub_data.names_language(source):
+    if not names_language(source):
         say(f"{source.name}: no column language, its rows are taken as English")
     return counts["en"]
 
@@ -188,7 +188,7 @@ def _write_visual(
     whole = [sizes[source.name] for source in sources]
     with RowWriter(path, ROWS) as writer:
         for source, size, part in zip(sources, whole, mixture.fill(whole, whole, rows), strict=True):
-            chosen = hub_data.choose(source, "visual", {"en": part}, {"en": size}, settings.seed)
+            chosen = choose(source, "visual", {"en": part}, {"en": size}, settings.seed)
             writer.write_many(table.visual_rows(source, chosen, settings, part, path.stem, say))
             say(f"{path.stem}: {part} of {size} rows of {source.name}")
     if writer.rows < rows:
@@ -202,7 +202,7 @@ def _write_text(path: Path, sources: Sequence[Source], plan: mixture.MixturePlan
             quotas = [quota for quota in plan.quotas if quota.source == source.name]
             wanted = {quota.language: quota.rows for quota in quotas}
             available = {quota.language: quota.available for quota in quotas}
-            rows = hub_data.choose(source, "text", wanted, available, seed)
+            rows = choose(source, "text", wanted, available, seed)
             writer.write_many(row.as_record(task=path.stem, image_id=None) for row in rows)
     return writer.rows
 
@@ -225,18 +225,18 @@ def _write_requests(path: Path, folder: Path, settings: PrepareData, table: _Ima
 def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]]:
     """The user's visual check; a picture that is missing or broken is an error here, as every question counts."""
     path = Path(settings.visual_check).expanduser()
-    questions = visual_check.read_questions(path)
-    pictures = hub_images.Pictures(path.parent, settings.image_folder)
+    questions = read_questions(path)
+    pictures = Pictures(path.parent, settings.image_folder)
     asked = []
     for number, question in enumerate(questions):
         row = Row(number, f"visual_check:{path.name}", question["language"], question["image"], ())
         try:
             picture = pictures.check(row)
-        except hub_images.BrokenImage as error:
+        except BrokenImage as error:
             raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
         table.add(picture.as_record("test"))
         asked.append({**question, "image": picture.image_id})
-    yield from visual_check.question_requests(asked)
+    yield from question_requests(asked)
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:

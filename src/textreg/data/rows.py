@@ -7,7 +7,7 @@ What is read is checked against the schema that belongs to the file's name, so t
 one line here and not a KeyError in the middle of a training; that it is the file that was written, the manifest of its
 stage knows.
 
-Try it: ``row_files.read_rows("runs/laptop/prepare_data/visual.parquet")``.
+Try it: ``read_rows("runs/laptop/prepare_data/visual.parquet")``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

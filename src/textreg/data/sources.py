@@ -82,7 +82,7 @@ class Source:
 
 
 def source(name: str) -> Source:
-    """Resolve a hub id or local folder (see ``hubs.parse``) into a source."""
+    """Resolve a hub id or local folder (see ``hub.parse``) into a source."""
     path = hub.resolve(name, kind="dataset")
     files = hub.data_files(name, path)
     return Source(hub.parse(name).short, path if path.is_dir() else path.parent, tuple(files))

@@ -28,7 +28,7 @@ from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
 from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
 from textreg.figures.tables import Results, describe, group_small, headline, macro, per_language
-from textreg.scenes import rows as prepare
+from textreg.scenes.rows import draw_scenes, images
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
 GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
@@ -313,7 +313,7 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
             break
     else:
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
-        rows = prepare.images({"test": prepare.draw_scenes(seed, "test", count)}, seed)
+        rows = images({"test": draw_scenes(seed, "test", count)}, seed)
     pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
     return {
         wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content

@@ -44,7 +44,7 @@ def language_fidelity(
 ) -> Figure:
     """Fidelity per prompt language with intervals (counterpart of the paper's Fig. 1).
 
-    ``fidelity`` has the columns of ``fidelity.csv``, one lambda per system (``figure_data.headline``); ``left_out``
+    ``fidelity`` has the columns of ``fidelity.csv``, one lambda per system (``tables.headline``); ``left_out``
     languages are starred as absent from the text rows.
     """
     table = per_language(fidelity, metric, arm, systems)

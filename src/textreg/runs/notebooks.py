@@ -20,7 +20,7 @@ from typing import Any
 
 from textreg.errors import InputError
 from textreg.files import write_json
-from textreg.settings import Stage, stages
+from textreg.settings import Stage, stage_classes
 
 MAX_CELL_LINES = 25
 SECRET_NAME = re.compile(
@@ -127,7 +127,7 @@ def check_notebook(path: str | Path) -> list[str]:
     content = read(path)
     problems: list[str] = []
     stage = path.stem.partition("_")[2]
-    if stage not in stages():
+    if stage not in stage_classes():
         problems.append(f"its name does not end in a stage: {path.stem}")
     if content.get("nbformat") != 4:
         problems.append("it is not nbformat 4")
@@ -141,7 +141,7 @@ def check_notebook(path: str | Path) -> list[str]:
     except InputError as error:
         problems.append(str(error).partition(": ")[2] or str(error))
     else:
-        expected = defaults(stages()[stage]) if stage in stages() else given
+        expected = defaults(stage_classes()[stage]) if stage in stage_classes() else given
         problems += [f"parameter {name} is not assigned" for name in expected if name not in given]
         problems += [f"parameter {name} is unknown to {stage}" for name in given if name not in expected]
         problems += [

@@ -18,10 +18,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg import settings as config
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import notebooks, stages, strict_yaml
-from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune
+from textreg.settings import (
+    Evaluate,
+    Mechanism,
+    Merge,
+    PrepareData,
+    Stage,
+    Training,
+    Tune,
+    build,
+    stage_classes,
+    value_of,
+)
 
 PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
@@ -75,15 +85,15 @@ def load(name: str | Path, root: Path | None = None) -> Profile:
 
 def parse(content: Mapping[str, Any], path: Path) -> Profile:
     """A profile from the mapping in its file; ``path`` is named in errors."""
-    classes = config.stages()
+    classes = stage_classes()
     for key in content:
         if key not in PROFILE_KEYS and key not in classes:
             raise InputError(f"{path}: unknown key {quoted(key)}{did_you_mean(key, (*PROFILE_KEYS, *classes))}")
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InputError(f"{path}: name = {quoted(name)}: letters, digits, '_', '.' and '-' are accepted")
-    scale = config.value_of(config.Stage, "scale", content.get("scale", "scenes"), str(path))
-    seed = config.value_of(config.Stage, "seed", content.get("seed", 0), str(path))
+    scale = value_of(Stage, "scale", content.get("scale", "scenes"), str(path))
+    seed = value_of(Stage, "seed", content.get("seed", 0), str(path))
     chosen = content.get("stages", [stage for stage in classes if stage != "backbone"])
     if not isinstance(chosen, list):
         raise InputError(f"{path}: stages is a list of stage names")
@@ -107,10 +117,10 @@ def parse(content: Mapping[str, Any], path: Path) -> Profile:
     return profile
 
 
-def _value(cls: type[config.Stage], key: str, value: Any, where: str) -> Any:
+def _value(cls: type[Stage], key: str, value: Any, where: str) -> Any:
     if key in RESERVED:
         raise InputError(f"{where}: {key} is set by the run itself; remove it here")
-    given = config.value_of(cls, key, value, where)
+    given = value_of(cls, key, value, where)
     for text in given if isinstance(given, list) else [given]:
         if isinstance(text, str) and _holds_secret(text):
             raise InputError(f"{where}: {key} holds the value of a secret environment variable; remove it here")
@@ -138,7 +148,7 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(row.get("merge", False), bool):
             raise InputError(f"{where} ({arm}): merge is true or false, not {quoted(row['merge'])}")
         values = {
-            key: _value(config.Tune, key, value, f"{where} ({arm})")
+            key: _value(Tune, key, value, f"{where} ({arm})")
             for key, value in row.items()
             if key not in ("arm", "merge")
         }
@@ -148,8 +158,8 @@ def _arms(rows: Any, path: Path) -> tuple[Mapping[str, Any], ...]:
 
 def known_stage(stage: Any, where: str) -> str:
     """``stage`` if it is one; raises :class:`InputError` with a suggestion."""
-    if not isinstance(stage, str) or stage not in config.stages():
-        raise InputError(f"{where}: unknown stage {quoted(stage)}{did_you_mean(stage, config.stages())}")
+    if not isinstance(stage, str) or stage not in stage_classes():
+        raise InputError(f"{where}: unknown stage {quoted(stage)}{did_you_mean(stage, stage_classes())}")
     return str(stage)
 
 
@@ -159,14 +169,14 @@ def resolve(
     arm: str | None = None,
     overrides: Sequence[str] = (),
     run: str | None = None,
-) -> config.Stage:
+) -> Stage:
     """Settings of ``stage`` (of ``arm`` where the stage runs once per arm) as a frozen settings object.
 
     ``overrides``: ``key=value`` (every stage that has the key), ``stage.key=value`` or ``arm.key=value``; the value
     is read as the type of its field.  ``run``: the run folder as the notebook shall see it; default
     ``runs/<profile>``.
     """
-    cls = config.stages()[known_stage(stage, "resolve")]
+    cls = stage_classes()[known_stage(stage, "resolve")]
     values: dict[str, Any] = {"run": run or f"runs/{profile.name}", "scale": profile.scale, "seed": profile.seed}
     values |= profile.sections[stage]
     if stage in stages.PER_ARM:
@@ -179,8 +189,8 @@ def resolve(
     for text in overrides:
         scope, key, word = split_override(text, profile)
         if scope in (None, stage, arm) and key in {field.name for field in fields(cls)}:
-            values[key] = config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
-    return config.build(cls, values, f"{profile.path}: {stage}")
+            values[key] = value_of(cls, key, word, f"-p {text[:80]}", text=True)
+    return build(cls, values, f"{profile.path}: {stage}")
 
 
 def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
@@ -191,16 +201,14 @@ def split_override(text: str, profile: Profile) -> tuple[str | None, str, str]:
             f"-p {name.strip()[:60]}=...: looks like a credential; put it into an environment variable, never here"
         )
     scope, dot, key = name.strip().rpartition(".")
-    classes = config.stages()
+    classes = stage_classes()
     text = text if len(text) <= 80 else f"{text[:77]}..."
     if not equals or not key or (dot and not scope):
         raise InputError(f"-p {text}: expected key=value, stage.key=value or arm.key=value")
     arms = [row["arm"] for row in profile.arms]
     if scope and scope not in classes and scope not in arms:
         raise InputError(f"-p {text}: {quoted(scope)} is no stage and no arm{did_you_mean(scope, (*classes, *arms))}")
-    holders = (
-        [classes[scope]] if scope in classes else [config.Tune, config.Merge] if scope else list(classes.values())
-    )
+    holders = [classes[scope]] if scope in classes else [Tune, Merge] if scope else list(classes.values())
     known = {field.name for cls in holders for field in fields(cls)} - set(RESERVED)
     if key in RESERVED:
         raise InputError(f"-p {text}: {key} cannot be overridden (see --run, --profile and --arm)")
@@ -213,9 +221,9 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
     """Resolve every unit and check what one field alone cannot show: its settings together, systems against arms."""
     for text in overrides:
         scope, key, word = split_override(text, profile)
-        for stage, cls in config.stages().items():
+        for stage, cls in stage_classes().items():
             if scope in (None, stage) and key in {field.name for field in fields(cls)}:
-                config.value_of(cls, key, word, f"-p {text[:80]}", text=True)
+                value_of(cls, key, word, f"-p {text[:80]}", text=True)
     for unit in profile.units:
         settings = resolve(profile, unit.stage, unit.arm, overrides)
         where = f"{profile.path}: {unit.name}"
@@ -225,15 +233,15 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
 
 def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:
     """The units whose files ``unit`` reads, by the resolved systems and arms of its stage."""
-    known = stages.units(tuple(config.stages()), profile.arms)
+    known = stages.units(tuple(stage_classes()), profile.arms)
     systems: Sequence[str] = ()
     arms: Sequence[str] = ()
     if unit.stage == "evaluate":
         settings = resolve(profile, "evaluate", overrides=overrides)
-        systems = settings.systems if isinstance(settings, config.Evaluate) else ()
+        systems = settings.systems if isinstance(settings, Evaluate) else ()
     elif unit.stage == "mechanism":
         settings = resolve(profile, "mechanism", overrides=overrides)
-        arms = settings.arms if isinstance(settings, config.Mechanism) else ()
+        arms = settings.arms if isinstance(settings, Mechanism) else ()
     found = stages.upstream(unit, known, systems, arms)
     return tuple(other for other in found if other.stage in profile.stages or unit.stage != "figures")
 

@@ -68,7 +68,7 @@ class Unit:
 
 def order() -> tuple[str, ...]:
     """Stage names in the order in which they run; the position is the notebook's number."""
-    return tuple(settings.stages())
+    return tuple(settings.stage_classes())
 
 
 def units(stages: Sequence[str], arms: Sequence[Mapping[str, Any]]) -> tuple[Unit, ...]:

@@ -4,7 +4,7 @@ Columns that are undefined throughout are left out, and on a narrow terminal the
 said which); a number is never broken or cut.  A pipe or a log has no width and gets every column.  Shares are shown
 in per cent with one decimal, IFL and differences in percentage points.
 
-Use: ``print_result(scoring.score_file("answers.jsonl"))``.
+Use: ``print_result(score_file("answers.jsonl"))``.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ The file is read in parts and only counts are kept, so memory does not grow with
 have items, twenty bytes of each are kept as well, because IFL and comparisons pair them (``paired.py``).
 
 Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
-``score_report.print_result(score_file("answers.jsonl"))``.
+``print_result(score_file("answers.jsonl"))``.
 """
 
 import json

@@ -6,7 +6,7 @@ without images still calls the projector on zero rows, which gives it true zero 
 step; a checkpoint is written under a temporary name and renamed, so a killed run resumes from a whole one, bit for bit
 on CPU.
 
-    >>> log = train(model, processor, rows, features, config.Tune(steps=500), "runs/laptop/tune/TR", order=order)
+    >>> log = train(model, processor, rows, features, Tune(steps=500), "runs/laptop/tune/TR", order=order)
 """
 
 import warnings

@@ -24,8 +24,8 @@ from textreg import files
 from textreg.data import hub
 from textreg.errors import InputError
 from textreg.vlm import adapters, assembly
-from textreg.vlm import card as modelcard
 from textreg.vlm.adapters import lora_layers
+from textreg.vlm.card import card_of_run, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def export_system(
 
     run, folder = Path(run), Path(folder)
     check_place(folder, overwrite)
-    precision = precision or modelcard.settings_of(run, which).get("precision", "fp32")
+    precision = precision or settings_of(run, which).get("precision", "fp32")
     model, processor = assembly.load_aligned(run / "align", precision="bf16" if precision == "4bit" else precision)
     if which.arm:
         model = adapters.merged(adapters.load_adapter(model, run / "tune" / which.arm / "adapter"), which.lam)
@@ -70,7 +70,7 @@ def export_system(
         processor,
         folder,
         published=hub.resolve(base.vlm, revision=base.revisions.get("vlm")) if base.vlm else None,
-        card=modelcard.card_of_run(run, which, base, validation),
+        card=card_of_run(run, which, base, validation),
         push_to=push_to,
         private=private,
         overwrite=overwrite,
