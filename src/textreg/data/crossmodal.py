@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from textreg.data import hub
-from textreg.data.mixture import BLANK, PLACEHOLDER
+from textreg.data.images import BLANK
+from textreg.data.requests import three_arms
 from textreg.errors import InputError, did_you_mean
 
 COLUMNS = ("image_id", "captions", "image")
@@ -159,13 +160,7 @@ def requests(
         for language in wanted:
             prompt = prompts()[language].of(condition, number)
             captions = item.captions[language]
-            shown = f"{PLACEHOLDER}\n{prompt}"
-            arms = (
-                ("image", item.image_id, shown),
-                ("blank", BLANK, shown),
-                ("text", None, f"{captions[0]}\n{prompt}"),
-            )
-            for arm, image_id, words in arms:
+            for arm, image_id, words in three_arms(prompt, item.image_id, BLANK, f"{captions[0]}\n{prompt}"):
                 yield {
                     "item_id": f"caption/{item.image_id}",
                     "split": item.split,

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from textreg.data.images import BLANK
 from textreg.data.rows import read_rows
 from textreg.errors import InputError, did_you_mean
 from textreg.settings import Tune
 
 VISUAL, TEXT = 0, 1
-BLANK = "blank"  # the image id of the picture that shows nothing
 PLACEHOLDER = "<image>"
 
 TEXT_FILES = {"multilingual": "text.parquet", "english": "text_control.parquet"}

@@ -243,4 +243,4 @@ def blank_image(side: int = 384) -> dict[str, Any]:
     """The picture that shows nothing: uniform mid-grey, as a row of ``images.parquet``."""
 
     image = {"bytes": images.encode_png(Image.new("RGB", (side, side), images.GREY)), "path": None}
-    return {"image_id": mixture.BLANK, "split": "train", "image": image, "scene": None}
+    return {"image_id": images.BLANK, "split": "train", "image": image, "scene": None}

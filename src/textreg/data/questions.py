@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from textreg.data.codes import check_code
-from textreg.data.mixture import BLANK, PLACEHOLDER
+from textreg.data.images import BLANK
+from textreg.data.mixture import PLACEHOLDER
 from textreg.errors import InputError
 
 TASK = "question"

@@ -1,4 +1,7 @@
-"""What a run asks: ``requests.parquet`` by split, arm and task.
+"""What a run asks: the three arms of a request, and ``requests.parquet`` by split, arm and task.
+
+The arms differ in nothing but where the content is: in the image, nowhere (a blank image), or in the text before the
+same prompt.
 
 The same rows are read when a model is looked at before and after a training, swept, evaluated and looked into, so that
 all of them speak of the same images and questions.
@@ -6,14 +9,30 @@ all of them speak of the same images and questions.
 Use: ``read_requests("runs/laptop", "test", ["image"], ["caption"])``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from textreg.data.mixture import PLACEHOLDER
 from textreg.data.rows import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+T = TypeVar("T")
+IMAGE_TURN = f"{PLACEHOLDER}\n"
+
+
+def three_arms(prompt: str, image: T, blank: T, as_text: str | None) -> Iterator[tuple[str, T | None, str]]:
+    """Arm, image and words of a request: ``image``, ``blank``, and ``text`` where the content is told as text.
+
+    ``as_text``: prompt and content, in the asked language; ``image`` and ``blank``: pictures, or what names them.
+    """
+    yield "image", image, IMAGE_TURN + prompt
+    yield "blank", blank, IMAGE_TURN + prompt
+    if as_text is not None:
+        yield "text", None, as_text
 
 
 def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":

@@ -18,7 +18,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from textreg.data import mixture, prepare
-from textreg.data.images import open_image
+from textreg.data.images import BLANK, open_image
+from textreg.data.requests import IMAGE_TURN, three_arms
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
@@ -29,7 +30,6 @@ from textreg.scenes.scene import Scene, blank, canonical, render, sample, to_jso
 from textreg.settings import PrepareData
 
 SOURCE = "scenes"
-IMAGE_TURN = "<image>\n"
 
 
 def folder(settings: PrepareData) -> Path:
@@ -112,7 +112,7 @@ def image_id(split: str, index: int) -> str:
 
 def images(scenes: dict[str, list[Scene]], seed: int) -> Iterator[dict]:
     """Rows of ``images.parquet``: every scene drawn once as PNG, and the blank image of the blank arm."""
-    yield _image("blank", "all", blank(random.Random(f"{seed}-blank")), None)
+    yield _image(BLANK, "all", blank(random.Random(f"{seed}-blank")), None)
     for split, members in scenes.items():
         rng = random.Random(f"{seed}-{split}-pixels")
         for index, scene in enumerate(members):
@@ -190,9 +190,8 @@ def requests(scenes: dict[str, list[Scene]], codes: list[str], seed: int) -> Ite
                 rng = random.Random(f"{seed}-{name}-{code}")
                 told = instructions.description(scene, code, rng)
                 told_as_text = instructions.with_context(caption(scene, code, rng=rng), told)
-                yield _request(split, "image", told, name, IMAGE_TURN + told.prompt, name)
-                yield _request(split, "blank", told, name, IMAGE_TURN + told.prompt, "blank")
-                yield _request(split, "text", told, name, told_as_text, None)
+                for arm, image, words in three_arms(told.prompt, name, BLANK, told_as_text):
+                    yield _request(split, arm, told, name, words, image)
                 kinds = instructions.question_kinds(scene)
                 asked = instructions.question(scene, code, random.Random(f"{seed}-{name}"), kinds[index % len(kinds)])
                 yield _request(split, "image", asked, name, IMAGE_TURN + asked.prompt, name)
@@ -238,7 +237,7 @@ def _first_pictures(path: Path, split: str, count: int) -> tuple[list["Image"], 
     with opened(path) as (file, names):
         batches = file.iter_batches(batch_size=64, columns=names)
         for record in (record for batch in batches for record in batch.to_pylist()):
-            if record["split"] != split or record["image_id"] == mixture.BLANK:
+            if record["split"] != split or record["image_id"] == BLANK:
                 continue
             stored = record["image"]
             name = str(record["image_id"])

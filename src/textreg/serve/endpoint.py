@@ -20,11 +20,12 @@ from typing import Any
 import pandas as pd
 
 from textreg.data.images import data_url
+from textreg.data.requests import IMAGE_TURN
 from textreg.display import counting
 from textreg.errors import InputError
 from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal, atomic_write
-from textreg.serve.probes import IMAGE_TURN, Probe, ProbeSet, png
+from textreg.serve.probes import Probe, ProbeSet, png
 
 JOURNAL = "answers.jsonl"
 ANSWERS = "answers.parquet"

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from textreg.data import crossmodal
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
+from textreg.data.requests import three_arms
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.scenes import grammar, instructions, languages
 from textreg.scenes import scene as scenes
 
-IMAGE_TURN = "<image>\n"
 CAPTIONS = "captions.jsonl"
 SIDE = 224  # of a rendered scene, in pixels
 LONGEST = 1024  # side of an image as it is sent, in pixels
@@ -162,10 +162,8 @@ def png(picture: SentPicture) -> bytes:
 def _arms(
     item: str, code: str, prompt: str, reference: str, shown: SentPicture, blank: SentPicture, told: str | None
 ) -> Iterator[Probe]:
-    yield Probe(item, "image", "caption", code, IMAGE_TURN + prompt, reference, shown)
-    yield Probe(item, "blank", "caption", code, IMAGE_TURN + prompt, reference, blank)
-    if told is not None:
-        yield Probe(item, "text", "caption", code, f"{told}\n{prompt}", reference, None)
+    for arm, picture, words in three_arms(prompt, shown, blank, f"{told}\n{prompt}" if told is not None else None):
+        yield Probe(item, arm, "caption", code, words, reference, picture)
 
 
 def _picture(source: Path | bytes, name: str) -> SentPicture:
