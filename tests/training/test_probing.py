@@ -8,7 +8,7 @@ from textreg.settings import Tune
 from textreg.training.batches import StepBatches, encode
 from textreg.training.learner import Learner
 from textreg.training.probing import largest, one_pass
-from textreg.training.train import prepare_parameters, train
+from textreg.training.train import StepTrainer, prepare_parameters, train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features
@@ -82,7 +82,7 @@ def test_the_memory_of_the_trial_does_not_count_as_the_trainings(ready, tmp_path
 
     monkeypatch.setattr("textreg.training.train.probe_micro_batch", noted("trial", lambda *_: 2))
     monkeypatch.setattr(compute, "reset_peak_memory", noted("reset", compute.reset_peak_memory))
-    monkeypatch.setattr(train.StepTrainer, "train", noted("training", train.StepTrainer.train))
+    monkeypatch.setattr(StepTrainer, "train", noted("training", StepTrainer.train))
     settings = Tune(steps=1, batch_size=2)
     train(model, processor, tiny_rows.iloc[[0, 4]], None, settings, tmp_path, order=[0, 1])
     assert happened == ["trial", "reset", "training"]
