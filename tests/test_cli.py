@@ -162,13 +162,13 @@ def test_a_missing_or_damaged_asset_is_one_line(damage, tmp_path, monkeypatch, c
     from textreg.micro import assets
     from textreg.vlm import loading
 
-    folder = shutil.copytree(tiny_llm, tmp_path / "assets" / "llm").parent
+    folder = shutil.copytree(tiny_llm, tmp_path / "weights" / "shipped" / "llm").parent
     name = "llm/model.safetensors"
     digests = {path.relative_to(folder).as_posix(): assets.digest(path) for path in assets.files(folder)}
     (folder / assets.MANIFEST).write_text(f'{{"sha256": {{"{name}": "{digests[name]}"}}}}')
     path = folder / name
     path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
-    monkeypatch.setattr(loading, "ASSETS", folder)
+    monkeypatch.setattr(loading, "WEIGHTS", folder.parent)
     run = tmp_path / "run" / "align"
     run.mkdir(parents=True)
     (run / "base.json").write_text("{}")

@@ -1,30 +1,19 @@
-"""Threads, device, number format, and the fast fp32 matrix product on CPU.
+"""Threads, device and number format of a process, its memory, and the rate of its matrix products.
 
-The choices that are not obvious: small models run fastest with one thread per process; on AVX-512 CPUs without AMX
-PyTorch sends fp32 products to a library that leaves half the rate unused, and permitting oneDNN
-(``mkldnn.matmul.fp32_precision``) gets it back *while still computing in fp32 there*.  Because on other CPUs the same
-switch may really round to bf16, its error is measured first and the switch stays off above 1e-6.  It slows the fused
-attention kernel's small products down, so attention runs on PyTorch's math backend while it is on.  Nothing is
-switched globally: ``fast_fp32`` restores what it found.
+Not obvious: small models run fastest with one thread per process, and arms run side by side instead.
 
-    >>> with fast_fp32(set_up(threads=1)):
-    ...     loss = model(**batch).loss
+    >>> how = set_up(threads=1)
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from textreg import ranks
 from textreg.errors import InputError
 
-ERROR_LIMIT = 1e-6
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "4bit": "bfloat16"}
 
 
@@ -35,7 +24,6 @@ class Compute:
     device: str
     dtype: "torch.dtype"
     threads: int
-    fast_fp32: bool
     note: str
 
 
@@ -64,13 +52,8 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
         raise InputError(f"precision={precision!r} is not one of {', '.join(DTYPES)}")
     if precision == "4bit" and chosen == "cpu":
         raise InputError("precision=4bit needs a CUDA device: use precision=fp32 or bf16 on CPU")
-    fast, note = False, f"{chosen}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
-    if chosen == "cpu" and precision == "fp32":
-        error = switch_error()
-        fast = error is not None and error <= ERROR_LIMIT
-        why = "changes nothing here" if error is None else f"relative error {error:.1e}, limit {ERROR_LIMIT:.0e}"
-        note += f"; oneDNN fp32 products {'on' if fast else 'off'} ({why})"
-    return Compute(chosen, getattr(torch, DTYPES[precision]), threads, fast, note)
+    note = f"{chosen}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
+    return Compute(chosen, getattr(torch, DTYPES[precision]), threads, note)
 
 
 def own_gpu() -> None:
@@ -85,50 +68,6 @@ def own_gpu() -> None:
             f"start as many processes as GPUs (torchrun --nproc-per-node={there})"
         )
     torch.cuda.set_device(number)
-
-
-@contextmanager
-def fast_fp32(compute: Compute) -> Iterator[None]:
-    """Fast fp32 products inside the block where ``compute.fast_fp32``; elsewhere nothing changes."""
-    if not compute.fast_fp32:
-        yield
-        return
-
-    with _switch("bf16"), sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-@contextmanager
-def _switch(value: str) -> Iterator[None]:
-
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = value
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
-
-
-@lru_cache(maxsize=1)
-def switch_error() -> float | None:
-    """Largest relative error (Frobenius norm against float64) of fp32 products with the switch on, over four shapes.
-
-    Returns None where the switch changes no bit of any product, because there is no oneDNN or it has no faster kernel
-    for this CPU (one without AVX-512): then it must stay off, or attention would give up its fused kernel for nothing.
-    """
-
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
-        return None
-    generator, worst, differs = torch.Generator().manual_seed(0), 0.0, False
-    for rows, inner, columns in ((64, 96, 160), (512, 160, 448), (1024, 448, 160), (33, 1024, 65)):
-        a = torch.randn(rows, inner, generator=generator)
-        b = torch.randn(inner, columns, generator=generator)
-        exact, slow = a.double() @ b.double(), a @ b
-        with _switch("bf16"):
-            fast = a @ b
-        differs = differs or not torch.equal(fast, slow)
-        worst = max(worst, float((fast.double() - exact).norm() / exact.norm()))
-    return worst if differs else None
 
 
 def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:

@@ -40,11 +40,27 @@ class Stage:
     seed: Seed = 0
 
 
+LANGUAGES = ["en", "ca", "de", "el", "es", "eu", "fr", "ga", "gl", "it", "lt", "pl", "pt", "sv", "uk"]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Backbone(Stage):
-    """``00_backbone``: pre-training of the shipped micro LLM and tower (not part of a normal run)."""
+    """``00_backbone``: pre-training of a micro LLM and tower (not part of a normal run).
+
+    What the language model reads (:mod:`textreg.micro.corpus`) decides whether there is fidelity to lose:
+    ``english_share`` of the prompts; ``cross_lingual``, the share of contexts in another language than the prompt, and
+    ``context_pull``, the share of *those* that are answered in the context's language; ``documents`` without a prompt;
+    ``word_contexts`` without a sentence, ``mixed_words`` of them from two languages.
+    """
 
     out: str = "runs/backbone"
+    languages: Some = Field(default_factory=lambda: list(LANGUAGES))
+    english_share: Share = 0.25
+    cross_lingual: Share = 0.5
+    context_pull: Share = 0.33
+    documents: Share = 0.3
+    word_contexts: Share = 0.5
+    mixed_words: Share = 0.5
     vocabulary: Positive = 3000
     hidden: Positive = 160
     layers: Positive = 4
@@ -71,22 +87,28 @@ class PrepareData(Stage):
 
     ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM
     but never in the text rows.  ``text_mixture`` shares the text rows out by ``text_temperature`` (0: equally, 1: as
-    the pools are) or like the paper's Fig. 2 (``paper``).  The ``*_data`` fields are used at hub scale only: a hub id
-    or a local folder.
+    the pools are) or like the paper's Fig. 2 (``paper``); ``text_english_source`` is the share of English among the
+    sources of rows that cross languages.  ``*_images`` are asked about in every language, the first ``arm_images`` of
+    them also blank and as key words; ``*_questions`` English ones are asked of each kind.  The ``*_data`` fields are
+    used at hub scale only: a hub id or a local folder.
     """
 
-    languages: Some = Field(default_factory=lambda: ["en", "de", "fr", "it", "pl", "el", "uk", "eu", "sv"])
+    languages: Some = Field(default_factory=lambda: list(LANGUAGES))
     text_languages: Some = Field(
-        default_factory=lambda: ["es", "ca", "fr", "de", "pt", "it", "pl", "gl", "el", "uk", "eu", "lt", "ga"]
+        default_factory=lambda: ["ca", "de", "es", "fr", "ga", "gl", "it", "lt", "pl", "pt", "uk"]
     )
-    held_out: Names = Field(default_factory=lambda: ["sv"])
+    held_out: Names = Field(default_factory=lambda: ["el", "eu", "sv"])
     align_rows: Positive = 16000
     visual_rows: Positive = 16000
     text_rows: Positive = 12000
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     text_mixture: Literal["temperature", "paper"] = "temperature"
-    validation_images: Positive = 64
-    test_images: Positive = 200
+    text_english_source: Share = 0.4
+    validation_images: Positive = 40
+    test_images: Positive = 100
+    arm_images: Count = 30
+    validation_questions: Count = 80
+    test_questions: Count = 200
     align_data: str = "liuhaotian/LLaVA-Pretrain"
     visual_data: Some = Field(default_factory=lambda: ["liuhaotian/LLaVA-Instruct-150K"])
     text_data: Some = Field(default_factory=lambda: ["CohereLabs/aya_dataset"])
@@ -120,12 +142,14 @@ class Training(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Align(Training):
-    """``02_align``: projector only, English captions.  ``vlm`` starts from a published LLaVA instead of assembling
-    one; with ``steps`` 0 its projector is kept as it is."""
+    """``02_align``: projector only, English captions.  ``prompts`` is the share of rows that keep their prompt:
+    without one, as in LLaVA's first stage, the picture alone must bring the frozen model to English.  ``vlm`` starts
+    from a published LLaVA instead of assembling one; with ``steps`` 0 its projector is kept as it is."""
 
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
+    prompts: Share = 0.0
     steps: Count = 1600
     batch_size: Positive = 16
     log_steps: Positive = 20
@@ -142,24 +166,25 @@ class Align(Training):
 class Tune(Training):
     """``03_tune``: LoRA tuning of one arm.
 
-    ``text`` says what the text-only rows are: ``none`` (BM), ``multilingual`` (TR) or ``english`` (EN, the control);
+    ``text`` says what the text-only rows are: ``none`` (BM), ``multilingual`` (TR), ``mono`` (TR without rows that
+    cross languages), ``english`` (EN: ``mono`` in English) or ``lists`` (single words, no sentences);
     ``text_phases`` in how many of the three thirds of training they appear (1: last only, 2: last two, 3: throughout);
     ``text_image`` puts a blank or an unrelated image in front of them.  ``projector_learning_rate`` is a tenth of the
     adapter's, as in LLaVA's LoRA recipe: what alignment taught is kept.
     """
 
     arm: str = "TR"
-    text: Literal["none", "multilingual", "english"] = "multilingual"
+    text: Literal["none", "multilingual", "mono", "english", "lists"] = "multilingual"
     text_share: Share = 0.25
     text_phases: Annotated[int, Field(ge=1, le=3)] = 3
     text_image: Literal["none", "blank", "distractor"] = "none"
     rank: Positive = 16
     alpha: Positive = 32
-    steps: Positive = 1000
+    steps: Positive = 800
     batch_size: Positive = 16
     log_steps: Positive = 20
-    learning_rate: Rate = 5.5e-3
-    projector_learning_rate: Rate = 5e-4
+    learning_rate: Rate = 1e-3
+    projector_learning_rate: Rate = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -185,8 +210,8 @@ class Evaluate(Stage):
 
     systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "BM+M", "TR+M"])
     frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
-    arms: Annotated[list[Literal["image", "blank", "text"]], Field(min_length=1)] = Field(
-        default_factory=lambda: ["image", "blank", "text"]
+    arms: Annotated[list[Literal["image", "blank", "text", "text_en", "keywords"]], Field(min_length=1)] = Field(
+        default_factory=lambda: ["image", "blank", "text", "text_en", "keywords"]
     )
     identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
     identifier_model: str = ""

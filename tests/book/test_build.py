@@ -296,7 +296,7 @@ def test_the_page_of_the_backbone_shows_the_scores_of_what_is_shipped(root):
     note = "".join(staged(root, "00_backbone")["cells"][1]["source"])
     made = json.loads(assets.FOLDER.joinpath(assets.MANIFEST).read_text())
     assert made["rebuild"] in note and "no part of a normal run" in note and "make reproduce" not in note
-    assert all(f'"{row["n"]}","{100 * row["fidelity"]:.1f}"' in note for row in made["held_out"]["llm"])
+    assert all(f'"{100 * row["asked"]:.1f}"' in note for row in made["held_out"]["llm"])
 
 
 def test_published_numbers_stand_without_words_about_rows_that_are_not_there():

@@ -1,7 +1,5 @@
 """The shipped backbone: saved whole, refused when it is not, and good enough to have something to lose."""
 
-import json
-
 import pytest
 
 from textreg.errors import InputError
@@ -19,7 +17,7 @@ def saved(tmp_path_factory):
     """A folder as ``00_backbone`` writes it, with untrained models."""
     folder = tmp_path_factory.mktemp("assets")
     tokenizer = llm.build_tokenizer(TINY, examples=50)
-    scores = [{"language": "en", "n": 1, "fidelity": 0.5, "exact": 0.5}]
+    scores = [{"language": "en", "arm": "text", "n": 1, "asked": 0.5, "english": 0.0, "exact": 0.5}]
     models = llm.build_llm(TINY, tokenizer), tokenizer, tower.build_tower(TINY)
     assets.save(folder, *models, TINY, scores, {"all": 0.25})
     return folder
@@ -70,18 +68,32 @@ def test_a_manifest_that_is_missing_or_damaged_is_named(copied, content):
         assets.check(copied)
 
 
-def test_the_shipped_backbone_is_whole_and_small():
-    manifest = assets.check()
-    assert sum((assets.FOLDER / name).stat().st_size for name in manifest["sha256"]) <= 12e6
-    assert set(manifest["sha256"]) == {
-        path.relative_to(assets.FOLDER).as_posix() for path in assets.files(assets.FOLDER)
-    }
+NAMES = sorted(path.name for path in assets.WEIGHTS.iterdir())
 
 
-def test_the_shipped_backbone_knows_its_languages_and_sees():
-    held_out = json.loads((assets.FOLDER / assets.MANIFEST).read_text("utf-8"))["held_out"]
-    scores = {row["language"]: row for row in held_out["llm"]}
-    assert set(scores) == set(languages.codes())
-    assert {code: row["fidelity"] for code, row in scores.items() if row["fidelity"] < 0.99} == {}
-    assert {code: row["exact"] for code, row in scores.items() if row["exact"] < 0.95} == {}
+def test_what_is_shipped_is_small():
+    assert sum(path.stat().st_size for path in assets.WEIGHTS.rglob("*")) <= 25e6
+    assert assets.SHIPPED in NAMES and all(assets.is_shipped(name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_backbone_is_whole(name):
+    folder = assets.WEIGHTS / name
+    names = {path.relative_to(folder).as_posix() for path in assets.files(folder)}
+    assert set(assets.check(folder)["sha256"]) == names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_backbone_knows_its_languages_has_one_to_lose_and_sees(name):
+    held_out = assets.check(assets.WEIGHTS / name)["held_out"]
+    text = {row["language"]: row for row in held_out["llm"] if row["arm"] == "text"}
+    english = [row for row in held_out["llm"] if row["arm"] == "text_en"]
+    assert set(text) == set(languages.codes())
+    assert {code: row["asked"] for code, row in text.items() if row["asked"] < 0.98} == {}
+    assert 0.5 <= sum(row["asked"] for row in english) / len(english) <= 0.8
     assert {name: value for name, value in held_out["tower"].items() if value < 0.98} == {}
+
+
+def test_a_backbone_that_is_not_shipped_is_named():
+    with pytest.raises(InputError, match="llm=shipped-99: no such backbone is shipped"):
+        assembly.assemble("shipped-99", "shipped")

@@ -14,7 +14,8 @@ from textreg.data.rows import IMAGES, RowWriter, read_rows
 from textreg.errors import InputError
 from textreg.scenes import grammar, instructions, languages
 from textreg.scenes import rows as prepare
-from textreg.scenes.scene import canonical, flip, from_json, sample, to_json
+from textreg.scenes.scene import canonical, from_json, sample, to_json
+from textreg.scenes.splits import split_of
 from textreg.settings import PrepareData
 
 SMALL = {
@@ -26,7 +27,11 @@ SMALL = {
     "text_rows": 90,
     "validation_images": 4,
     "test_images": 12,
+    "arm_images": 2,
+    "validation_questions": 1,
+    "test_questions": 3,
 }
+TEXTS = ("text", "text_mono", "text_control", "text_lists")
 
 
 def written(folder, **changes):
@@ -59,12 +64,11 @@ def words_of(code):
 
 def test_every_file_holds_the_rows_asked_for(run):
     assert run[1] == {
-        "images": 1 + 50 + 4 + 12,
+        "images": 1 + 8 + 50 + (4 + 12) + 6 * (1 + 3),
         "align": 40,
         "visual": 50,
-        "text": 90,
-        "text_control": 90,
-        "requests": (4 + 12) * 4 * 4,
+        **dict.fromkeys(TEXTS, 90),
+        "requests": (4 + 12) * (4 * 3 + 3) + (2 + 2) * 4 * 2 + (6 + 1) + (18 + 3),
     }
     assert {name: len(table(run, name)) for name in run[1]} == run[1]
 
@@ -82,18 +86,15 @@ def test_no_scene_of_the_test_or_validation_split_is_trained_on_whatever_the_see
     assert drawn[0, "test"] != drawn[1, "test"]
 
 
-def test_two_descriptions_of_one_scene_belong_to_one_split():
-    rng = random.Random(0)
-    for scene in (sample(rng) for _ in range(300)):
-        if scene.relation:
-            assert prepare.split_of(scene) == prepare.split_of(flip(scene))
+def test_no_training_row_shows_or_tells_a_scene_of_another_split(run):
+    told = prepare.scenes_told(run[0])
+    assert len(told) > 100 and {split_of(from_json(scene)) for scene in told} == {"train"}
 
 
-def test_about_one_scene_in_ten_is_a_test_scene():
-    rng = random.Random(0)
-    splits = [prepare.split_of(sample(rng, canonical=True)) for _ in range(3000)]
-    assert 0.07 < splits.count("test") / 3000 < 0.13
-    assert 0.03 < splits.count("validation") / 3000 < 0.07
+def test_no_visual_row_asks_the_kind_of_question_that_is_kept_to_see_what_tuning_costs(tmp_path):
+    settings, _ = written(tmp_path, visual_rows=600)
+    kinds = set(read_rows(prepare.folder(settings) / "visual.parquet")["task"])
+    assert kinds == {"caption", *languages.QUESTIONS} - {prepare.NEVER_TRAINED}
 
 
 @pytest.mark.parametrize("name", ["align", "visual", "text_control"])
@@ -105,10 +106,26 @@ def test_visual_alignment_and_control_rows_are_english(run, name):
     assert not spoken & (foreign - words_of("en"))
 
 
-def test_the_control_has_as_many_text_rows_as_the_mixture_and_no_image(run):
-    text, control = table(run, "text"), table(run, "text_control")
-    assert len(text) == len(control)
-    assert text["image_id"].isna().all() and control["image_id"].isna().all()
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_text_file_has_as_many_rows_and_no_image(run, name):
+    assert len(table(run, name)) == len(table(run, "text")) and table(run, name)["image_id"].isna().all()
+
+
+def test_rows_that_do_not_cross_languages_have_a_mirror_in_english_with_the_same_tasks(tmp_path):
+    settings, _ = written(tmp_path, text_rows=900)
+    files = {name: read_rows(prepare.folder(settings) / f"{name}.parquet") for name in TEXTS}
+    shares = {name: rows["task"].value_counts(normalize=True) for name, rows in files.items()}
+    mono, control = shares["text_mono"].align(shares["text_control"], fill_value=0)
+    assert (mono - control).abs().max() < 0.06
+    assert not any(task.startswith("translate") for task in mono.index)
+    assert {"translate", "translate_list", "repeat_list"} <= set(shares["text"].index)
+    assert set(shares["text_lists"].index) == {"translate_list", "repeat_list"}
+
+
+def test_english_has_its_share_of_the_sources_of_a_translation(tmp_path):
+    settings, _ = written(tmp_path, text_rows=900, text_english_source=1.0)
+    rows = read_rows(prepare.folder(settings) / "text.parquet").query("task == 'translate'")
+    assert all(grammar.parse(prompt.partition(": ")[2], "en") for prompt, _ in turns(rows))
 
 
 def test_a_held_out_language_is_in_no_text_row_not_even_as_the_source_of_a_translation(run, tmp_path):
@@ -131,7 +148,7 @@ def test_the_shares_of_the_mixture_are_those_of_the_rows(run):
     assert mixture["share"].sum() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["align", "visual", "text", "text_control"])
+@pytest.mark.parametrize("name", ["align", "visual", *TEXTS])
 def test_every_answer_that_is_taught_is_right(run, name):
     for _, row in table(run, name).iterrows():
         answer = row["messages"][1]["content"]
@@ -162,27 +179,36 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(run, tmp_pa
 
 
 def test_the_arms_of_a_request_differ_in_what_comes_before_the_prompt_alone(run):
-    captions = table(run, "requests").query("task == 'caption'")
-    for _, group in captions.groupby(["item_id", "language"]):
+    captions = table(run, "requests").query("task == 'caption' and not image_id.str.contains('check', na=False)")
+    full = 0
+    for (_, language), group in captions.groupby(["item_id", "language"]):
         prompts, pictures = group.set_index("arm")["prompt"], group.set_index("arm")["image_id"]
-        assert sorted(prompts.index) == ["blank", "image", "text"]
-        assert prompts["image"] == prompts["blank"] and prompts["image"].startswith("<image>\n")
-        context, asked = prompts["text"].split("\n")
-        assert prompts["image"] == f"<image>\n{asked}"
-        assert pictures["blank"] == "blank" and pd.isna(pictures["text"])
-        language, (meaning, _) = group["language"].iloc[0], json.loads(group["reference"].iloc[0])
-        assert instructions.meaning_in(context, "caption", language) == meaning
+        always = {"image", "text"} | ({"text_en"} if language != "en" else set())
+        full += set(prompts.index) == always | {"blank", "keywords"}
+        assert set(prompts.index) in (always, always | {"blank", "keywords"})
+        asked = prompts["image"].removeprefix("<image>\n")
+        assert prompts.get("blank", prompts["image"]) == prompts["image"] == f"<image>\n{asked}"
+        assert pictures.get("blank", "blank-0").startswith("blank-")
+        meaning, _ = json.loads(group["reference"].iloc[0])
+        for arm, code in {"text": language, "text_en": "en"}.items():
+            if arm in prompts:
+                context, same = prompts[arm].split("\n")
+                assert same == asked and instructions.meaning_in(context, "caption", code) == meaning
         assert group["reference"].nunique() == 1
+    assert full == (2 + 2) * len(SMALL["languages"])
 
 
-def test_an_item_has_one_id_and_one_meaning_in_every_language(run):
+def test_an_item_has_one_meaning_in_every_language(run):
     requests = table(run, "requests")
     assert set(requests["language"]) == set(SMALL["languages"])
     for item, group in requests.groupby("item_id"):
-        arms = 3 if item.endswith(":caption") else 1
-        assert len(group) == arms * len(SMALL["languages"]), item
-        assert group["task"].nunique() == 1
         assert len({json.loads(cell)[0] for cell in group["reference"]}) == 1, item
+
+
+def test_every_kind_of_question_is_asked_equally_often_in_english(run):
+    checks = table(run, "requests").query("split == 'test' and image_id.str.contains('check', na=False)")
+    assert checks.query("task != 'caption'")["task"].value_counts().to_dict() == dict.fromkeys(languages.QUESTIONS, 3)
+    assert set(checks["language"]) == {"en"} and set(checks["arm"]) == {"image"}
 
 
 def test_every_reference_is_a_right_answer(run):
@@ -193,7 +219,7 @@ def test_every_reference_is_a_right_answer(run):
 
 def test_pictures_are_all_there_and_the_blank_one_shows_nothing(run):
     images = table(run, "images").set_index("image_id")
-    assert images["split"].value_counts().to_dict() == {"train": 50, "test": 12, "validation": 4, "all": 1}
+    assert images["split"].value_counts().to_dict() == {"train": 50, "test": 12 + 18, "validation": 4 + 6, "all": 9}
     asked = set(table(run, "requests")["image_id"].dropna()) | set(table(run, "visual")["image_id"])
     assert asked <= set(images.index)
     contrasts = {}
@@ -202,7 +228,9 @@ def test_pictures_are_all_there_and_the_blank_one_shows_nothing(run):
         assert picture.size == (48, 48)
         low, high = picture.getextrema()
         contrasts[name] = high - low
-    assert contrasts.pop("blank") < min(contrasts.values())
+    empty = [contrasts.pop(name) for name in list(contrasts) if name.startswith("blank")]
+    assert empty.count(0) == 1 + 4 and max(contrasts.values()) < max(empty)  # the others are noise
+    assert min(contrasts.values()) > 0
 
 
 def test_the_contact_sheet_shows_the_pictures_side_by_side(run):

@@ -24,7 +24,7 @@ import yaml
 
 from textreg.data import hub
 from textreg.data.images import BLANK
-from textreg.data.requests import three_arms
+from textreg.data.requests import request_arms
 from textreg.errors import InputError, did_you_mean
 
 COLUMNS = ("image_id", "captions", "image")
@@ -155,12 +155,15 @@ def read_images(folder: Path, language: str, items: Iterable[Item]) -> Iterator[
 def requests(
     items: Sequence[Item], wanted: Sequence[str], condition: Condition = "native"
 ) -> Iterator[dict[str, Any]]:
-    """The requests of all three arms, one image after the other, in the form of ``requests.parquet``."""
+    """The requests of all arms, one image after the other, in the form of ``requests.parquet``."""
     for number, item in enumerate(items):
         for language in wanted:
             prompt = prompts()[language].of(condition, number)
             captions = item.captions[language]
-            for arm, image_id, words in three_arms(prompt, item.image_id, BLANK, f"{captions[0]}\n{prompt}"):
+            texts = {"text": captions[0]}
+            if language != "en" and "en" in item.captions:
+                texts["text_en"] = item.captions["en"][0]
+            for arm, image_id, words in request_arms(prompt, item.image_id, BLANK, texts):
                 yield {
                     "item_id": f"caption/{item.image_id}",
                     "split": item.split,

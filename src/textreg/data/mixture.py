@@ -30,7 +30,12 @@ from textreg.settings import Tune
 VISUAL, TEXT = 0, 1
 PLACEHOLDER = "<image>"
 
-TEXT_FILES = {"multilingual": "text.parquet", "english": "text_control.parquet"}
+TEXT_FILES = {
+    "multilingual": "text.parquet",
+    "mono": "text_mono.parquet",
+    "english": "text_control.parquet",
+    "lists": "text_lists.parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -300,6 +305,16 @@ def with_image(
         drawn = np.random.default_rng([seed, 3]).integers(len(image_ids), size=len(rows))
         ids = [image_ids[i] for i in drawn]
     return rows.assign(image_id=ids, messages=[behind_image(messages) for messages in rows["messages"]])
+
+
+def without_prompt(rows: "pd.DataFrame", kept: float, seed: int) -> "pd.DataFrame":
+    """Rows whose first user turn is the image alone, but for a share ``kept`` (0..1) of them: LLaVA's first stage."""
+    keeps = np.random.default_rng([seed, 4]).random(len(rows)) < kept
+    turns = [
+        messages if keep else [{"role": "user", "content": PLACEHOLDER}, *list(messages)[1:]]
+        for messages, keep in zip(rows["messages"], keeps, strict=True)
+    ]
+    return rows.assign(messages=turns)
 
 
 def behind_image(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

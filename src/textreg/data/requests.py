@@ -1,7 +1,7 @@
-"""What a run asks: the three arms of a request, and ``requests.parquet`` by split, arm and task.
+"""What a run asks: the arms of a request, and ``requests.parquet`` by split, arm and task.
 
-The arms differ in nothing but where the content is: in the image, nowhere (a blank image), or in the text before the
-same prompt.
+The arms differ in nothing but where the content is: in the image, nowhere (a blank image), or in a text before the
+same prompt, which may be in the asked language (``text``), in English (``text_en``), or key words (``keywords``).
 
 The same rows are read when a model is looked at before and after a training, swept, evaluated and looked into, so that
 all of them speak of the same images and questions.
@@ -9,7 +9,7 @@ all of them speak of the same images and questions.
 Use: ``read_requests("runs/laptop", "test", ["image"], ["caption"])``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,15 +24,15 @@ T = TypeVar("T")
 IMAGE_TURN = f"{PLACEHOLDER}\n"
 
 
-def three_arms(prompt: str, image: T, blank: T, as_text: str | None) -> Iterator[tuple[str, T | None, str]]:
-    """Arm, image and words of a request: ``image``, ``blank``, and ``text`` where the content is told as text.
+def request_arms(prompt: str, image: T, blank: T, texts: Mapping[str, str]) -> Iterator[tuple[str, T | None, str]]:
+    """Arm, picture and words of a request: ``image``, ``blank``, and an arm for each of ``texts`` (arm -> content).
 
-    ``as_text``: prompt and content, in the asked language; ``image`` and ``blank``: pictures, or what names them.
+    ``image`` and ``blank``: pictures, or what names them.
     """
     yield "image", image, IMAGE_TURN + prompt
     yield "blank", blank, IMAGE_TURN + prompt
-    if as_text is not None:
-        yield "text", None, as_text
+    for arm, content in texts.items():
+        yield arm, None, f"{content}\n{prompt}"
 
 
 def read_requests(run: str | Path, split: str, arms: Iterable[str], tasks: Iterable[str] = ()) -> "pd.DataFrame":

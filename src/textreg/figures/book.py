@@ -313,7 +313,7 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
             break
     else:
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
-        rows = images({"test": draw_scenes(seed, "test", count)}, seed)
+        rows = images({"test": draw_scenes(seed, "test", count)}, {}, seed)
     pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
     return {
         wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content

@@ -1,5 +1,6 @@
-"""The shipped micro backbone: where it lies, what it is, and whether it is whole.
+"""The shipped micro backbones: where they lie, what they are, and whether they are whole.
 
+``shipped`` is the one that every default names; ``shipped-1`` and so on are the same training from other seeds.
 ``manifest.json`` beside the two checkpoints names the seed, steps, versions and hardware of their making, their
 held-out scores, and the SHA-256 of every file.  A damaged or missing file is named before anything is computed with
 it.
@@ -10,6 +11,7 @@ Use: ``check(FOLDER)``.
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +23,16 @@ from textreg.settings import Backbone
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionModel
 
-FOLDER = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = "shipped"
+FOLDER = WEIGHTS / SHIPPED
 MANIFEST = "manifest.json"
-REBUILD = "papermill notebooks/00_backbone.ipynb out.ipynb -p out src/textreg/micro/weights"
+REBUILD = "papermill notebooks/00_backbone.ipynb out.ipynb -p out src/textreg/micro/weights/shipped"
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a model's name means one of ours, whether or not it is there."""
+    return bool(re.fullmatch(rf"{SHIPPED}(-\d+)?", name))
 
 
 def files(folder: str | Path) -> list[Path]:
@@ -40,13 +49,13 @@ def save(
     llm_scores: list[dict[str, Any]],
     tower_scores: dict[str, float],
 ) -> None:
-    """Write both checkpoints as ordinary Hugging Face folders, and the manifest."""
+    """Write both checkpoints as ordinary Hugging Face folders, in half precision, and the manifest."""
     from transformers import SiglipImageProcessorPil
 
     folder = Path(folder)
-    llm.save_pretrained(folder / "llm")
+    llm.half().save_pretrained(folder / "llm")
     tokenizer.save_pretrained(folder / "llm")
-    tower.save_pretrained(folder / "tower")
+    tower.half().save_pretrained(folder / "tower")
     side = {"height": settings.image_size, "width": settings.image_size}
     processor = SiglipImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     processor.save_pretrained(folder / "tower")

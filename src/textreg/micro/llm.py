@@ -1,14 +1,8 @@
 """The micro backbone: a multilingual language model trained on text alone, and its tokenizer.
 
 It stands in for the multilingual LLM of a real system, so it must know the languages *before* it ever sees an image:
-there has to be fidelity to lose.  Three choices are not obvious:
-
-* *The content and the language of an answer are independent.*  A context in one language (or key words) comes in
-  front of a prompt in another; the content is taken from the first, the language from the second.  Image tokens later
-  stand exactly where the context stood.
-* *Loss on answers only*, with the LM head applied there alone; contexts are random and teach little per FLOP.
-* *A curriculum.*  Full sentences from the start leave the model on a plateau where every colour is as likely as any
-  other (we measured it: no progress in thousands of steps); bare phrases teach the words first, in minutes.
+there has to be fidelity to lose.  What it reads is in :mod:`textreg.micro.corpus`.  Not obvious: the loss, and the LM
+head, are on answers alone, because contexts are random and teach little per FLOP.
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower:
 :mod:`textreg.micro.tower`).
@@ -26,14 +20,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from textreg.compute import fast_fp32, set_up
-from textreg.scenes import instructions, languages
+from textreg.compute import set_up
+from textreg.micro.corpus import example
+from textreg.scenes import instructions
 from textreg.scenes.grammar import caption
-from textreg.scenes.scene import Scene, sample
+from textreg.scenes.scene import from_json
+from textreg.scenes.splits import draw
 from textreg.settings import Backbone
 
-WHOLE_SCENES, FULL_MIXTURE = 0.2, 0.28  # shares of the training at which the curriculum moves on
-THREE_GROUPS = 0.2  # drawn on top of those that chance brings: which colour goes with which shape is learned last
 PAD, USER, ASSISTANT, END, IMAGE = "<pad>", "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -41,48 +35,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def example(rng: random.Random, codes: Sequence[str], progress: float = 1.0) -> tuple[str, str]:
-    """One text-only training pair ``(prompt, answer)``; ``progress`` in 0..1 says how far the training is.
-
-    The curriculum: first bare phrases of one group in other languages, then bare phrases of whole scenes, then the
-    full mixture.  Of that, half are descriptions after a context in any language (a tenth of them without context, so
-    that an answer needs none), a fifth questions after a context, the rest the text tasks of
-    :mod:`textreg.scenes.instructions`.
-    """
-    code, source, kind = rng.choice(codes), rng.choice(codes), rng.random()
-    if progress < WHOLE_SCENES:
-        return _phrase(sample(rng, groups=1), code, source, rng)
-    scene = sample(rng, canonical=rng.random() < 0.5, groups=3 if rng.random() < THREE_GROUPS else None)
-    if progress < FULL_MIXTURE:
-        return _phrase(scene, code, source, rng)
-    if kind < 0.5:
-        told = instructions.description(scene, code, rng)
-        if rng.random() < 0.1:
-            return told.prompt, told.answer
-        return instructions.with_context(_context(scene, source, rng), told), told.answer
-    if kind < 0.7:
-        asked = instructions.question(scene, code, rng)
-        return instructions.with_context(_context(scene, source, rng), asked), asked.answer
-    pair = instructions.text_instruction(scene, code, rng, source=source)
-    return pair.prompt, pair.answer
-
-
-def _phrase(scene: Scene, code: str, source: str, rng: random.Random) -> tuple[str, str]:
-    told = instructions.description(scene, code, rng)
-    return instructions.with_context(caption(scene, source, frame=0), told), caption(scene, code, frame=0)
-
-
-def _context(scene, source: str, rng: random.Random) -> str:
-    if rng.random() < 0.25:
-        return instructions.key_words(scene, source)
-    return caption(scene, source, frame=0) if rng.random() < 0.3 else caption(scene, source, rng=rng)
-
-
 def build_tokenizer(settings: Backbone, examples: int = 30_000) -> "PreTrainedTokenizerFast":
     """Byte-level BPE over so many examples of all languages, with the chat template and the image placeholder."""
 
-    rng, codes = random.Random(settings.seed), languages.codes()
-    texts = (text for _ in range(examples) for text in example(rng, codes))
+    rng = random.Random(settings.seed)
+    texts = (text for _ in range(examples) for text in example(rng, settings))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -133,13 +90,14 @@ def encode(tokenizer: "PreTrainedTokenizerFast", prompt: str, answer: str) -> tu
 
 
 def batches(
-    tokenizer, rng: random.Random, size: int, codes: Sequence[str], progress: Callable[[], float]
+    tokenizer: "PreTrainedTokenizerFast", rng: random.Random, settings: Backbone, step: Callable[[], int]
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Endless right-padded batches ``(input_ids, labels)``, int64 ``(size, length)``, each of similar lengths."""
 
+    size = settings.llm_batch
     while True:
-        now = progress()
-        drawn = (encode(tokenizer, *example(rng, codes, now)) for _ in range(size * 16))
+        now = step()
+        drawn = (encode(tokenizer, *example(rng, settings, now)) for _ in range(size * 16))
         pairs = sorted(drawn, key=lambda pair: len(pair[0] + pair[1]))
         groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         rng.shuffle(groups)
@@ -175,28 +133,27 @@ def train_llm(
     first = _resume(model, optimizer, folder)
     done, losses, start = first, [], time.perf_counter()
     rng = random.Random(f"{settings.seed}-{first}")
-    stream = batches(tokenizer, rng, settings.llm_batch, languages.codes(), lambda: done / settings.llm_steps)
-    with fast_fp32(compute):
-        for step in range(first, settings.llm_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
-            ids, labels = (tensor.to(compute.device) for tensor in next(stream))  # (batch, length)
-            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            supervised = labels[:, 1:] != -100
-            loss = cross_entropy(model.lm_head(hidden[supervised]), labels[:, 1:][supervised])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            done = step + 1
-            if done % 100 == 0:
-                mean = torch.stack(losses).mean().item()
-                report({"step": done, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
-                losses = []
-            if done % 500 == 0:
-                _save_state(model, optimizer, done, folder)
-    return model.cpu().eval()
+    stream = batches(tokenizer, rng, settings, lambda: done)
+    for step in range(first, settings.llm_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
+        ids, labels = (tensor.to(compute.device) for tensor in next(stream))  # (batch, length)
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        supervised = labels[:, 1:] != -100
+        loss = cross_entropy(model.lm_head(hidden[supervised]), labels[:, 1:][supervised])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+        done = step + 1
+        if done % 100 == 0:
+            mean = torch.stack(losses).mean().item()
+            report({"step": done, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
+            losses = []
+        if done % 500 == 0:
+            _save_state(model, optimizer, done, folder)
+    return model.cpu().half().float().eval()  # rounded as it is shipped
 
 
 def _save_state(model, optimizer, step: int, folder: Path) -> None:
@@ -226,31 +183,36 @@ def _resume(model, optimizer, folder: Path) -> int:
         return int(state.metadata()["step"])
 
 
-def held_out_scores(model: "LlamaForCausalLM", tokenizer, count: int, seed: int = 1_000_003) -> list[dict]:
-    """Text fidelity and exact answers per language on scenes not used in training.
+def held_out_scores(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", settings: Backbone) -> list[dict]:
+    """What the untuned language model does on scenes of the validation split, by which a backbone is chosen.
 
-    Every description has its context in a language drawn at random.  Returns rows ``language, n, fidelity, exact``:
-    the share whose answer the language's own grammar accepts, and the share that also means the right scene.
+    Rows ``language, arm, n, asked, english, exact``: the context of a description is a sentence in the asked language
+    (arm ``text``) or in English (``text_en``); ``asked`` and ``english`` are the shares of answers that the grammar of
+    the asked language, or English's alone, accepts; ``exact`` the share that also means the right scene, in either.
     """
     rows = []
-    for code in languages.codes():
-        rng, told, prompts = random.Random(f"{seed}-{code}"), [], []
-        for _ in range(count):
-            scene = sample(rng, canonical=True)
-            told.append(instructions.description(scene, code, rng))
-            prompts.append(instructions.with_context(caption(scene, rng.choice(languages.codes()), rng=rng), told[-1]))
-        read = [
-            instructions.meaning_in(answer, item.task, code)
-            for answer, item in zip(greedy(model, tokenizer, prompts), told, strict=True)
+    for code in settings.languages:
+        rng = random.Random(f"held out-{code}")
+        told = [
+            instructions.description(draw(rng, "validation", canonical=True), code, rng)
+            for _ in range(settings.held_out_scenes)
         ]
-        rows.append(
-            {
-                "language": code,
-                "n": count,
-                "fidelity": sum(meaning is not None for meaning in read) / count,
-                "exact": sum(meaning == item.meaning for meaning, item in zip(read, told, strict=True)) / count,
-            }
-        )
+        for arm, source in ({"text": code} | ({"text_en": "en"} if code != "en" else {})).items():
+            contexts = [caption(from_json(item.meaning), source, rng=rng) for item in told]
+            prompts = [instructions.with_context(*pair) for pair in zip(contexts, told, strict=True)]
+            answers = greedy(model, tokenizer, prompts)
+            own = [
+                instructions.meaning_in(answer, item.task, code) for answer, item in zip(answers, told, strict=True)
+            ]
+            english = [
+                instructions.meaning_in(answer, item.task, "en") for answer, item in zip(answers, told, strict=True)
+            ]
+            right = [item.meaning in pair for item, *pair in zip(told, own, english, strict=True)]
+            asked = [meaning is not None for meaning in own]
+            instead = [meaning is not None and not ok for meaning, ok in zip(english, asked, strict=True)]
+            shares = {"asked": asked, "english": instead, "exact": right}
+            count = {"language": code, "arm": arm, "n": len(told)}
+            rows.append(count | {name: sum(flags) / len(told) for name, flags in shares.items()})
     return rows
 
 

@@ -22,10 +22,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from textreg.compute import fast_fp32, set_up
+from textreg.compute import set_up
 from textreg.errors import InputError
 from textreg.micro.llm import learning_rate_factor
-from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Scene, render, sample
+from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Scene, render
+from textreg.scenes.splits import draw
 from textreg.settings import Backbone
 
 SLOTS = 3
@@ -92,10 +93,10 @@ def pixels(images: list) -> "torch.Tensor":
     return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2)
 
 
-def examples(rng: random.Random, size: int, count: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+def examples(rng: random.Random, size: int, count: int, split: str = "train") -> tuple["torch.Tensor", "torch.Tensor"]:
     """``count`` rendered scenes: pixels ``(count, 3, size, size)`` and targets int64 ``(count, attributes)``."""
 
-    scenes = [sample(rng, canonical=True) for _ in range(count)]
+    scenes = [draw(rng, split, canonical=True) for _ in range(count)]
     names = list(classes())
     targets = torch.tensor([[attributes(scene)[name] for name in names] for scene in scenes])
     return pixels([render(scene, rng, size) for scene in scenes]), targets
@@ -121,26 +122,26 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
 
     losses, start = [], time.perf_counter()
     rng = random.Random(settings.seed)
-    with fast_fp32(compute):
-        for step in range(settings.tower_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.tower_learning_rate * learning_rate_factor(step, settings.tower_steps)
-            batch = examples(rng, settings.image_size, settings.tower_batch)  # always fresh: a pool gets memorized
-            images, targets = (tensor.to(compute.device) for tensor in batch)
-            found = scores(images)
-            loss = sum(cross_entropy(logits, targets[:, i]) for i, logits in enumerate(found))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            if (step + 1) % 100 == 0:
-                mean = torch.stack(losses).mean().item()
-                report({"step": step + 1, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
-                losses = []
-        images, targets = examples(random.Random(settings.seed + 1), settings.image_size, 2000)
-        with torch.inference_mode():
-            found = torch.stack([logits.argmax(1).cpu() for logits in scores(images.to(compute.device))], dim=1)
+    for step in range(settings.tower_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.tower_learning_rate * learning_rate_factor(step, settings.tower_steps)
+        batch = examples(rng, settings.image_size, settings.tower_batch)  # always fresh: a pool gets memorized
+        images, targets = (tensor.to(compute.device) for tensor in batch)
+        found = scores(images)
+        loss = sum(cross_entropy(logits, targets[:, i]) for i, logits in enumerate(found))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+        if (step + 1) % 100 == 0:
+            mean = torch.stack(losses).mean().item()
+            report({"step": step + 1, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
+            losses = []
+    tower.half().float()  # rounded as it is shipped
+    images, targets = examples(random.Random(settings.seed + 1), settings.image_size, 2000, "validation")
+    with torch.inference_mode():
+        found = torch.stack([logits.argmax(1).cpu() for logits in scores(images.to(compute.device))], dim=1)
     right = found == targets
     accuracy = {name: right[:, i].float().mean().item() for i, name in enumerate(classes())}
     return tower.cpu().eval(), accuracy | {"all": right.all(dim=1).float().mean().item()}

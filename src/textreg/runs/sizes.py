@@ -287,7 +287,7 @@ def downloads(align: Align, data: PrepareData, evaluate: Evaluate | None) -> Ite
     """Every hub repository that the profile names, models first.  What is stored already is listed too."""
     for name in sorted({align.vlm} if align.vlm else {align.llm, align.tower}):
         parts = hub.parse(name)
-        if not parts.local and name != "shipped":
+        if not parts.local and not name.startswith("shipped"):
             yield _download(name, known_sizes()["models"].get(parts.base), "align", f"models/{parts.base}")
     for name in dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data]):
         parts = hub.parse(name)

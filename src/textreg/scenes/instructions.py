@@ -13,16 +13,18 @@ Use: ``description(scene, "eu", random.Random(0))``.  The tasks are ours.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from textreg.errors import InputError, did_you_mean
 from textreg.scenes import languages
 from textreg.scenes.grammar import ANSWER_TASKS, grammar, parse_any
 from textreg.scenes.languages import QUESTIONS
-from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Group, Scene, canonical, flip, to_json
+from textreg.scenes.scene import COLOURS, SHAPES, SIZES, Group, Scene, canonical, flip, from_json, to_json
 
 CAPTION = "caption"
 TEXT_TASKS = ("repeat", "compose", "flip", "read", "translate", "describe_text")
+LIST_TASKS = ("repeat_list", "translate_list")  # text of another kind: words without a sentence or a scene
 READ = "read_"  # a question about a caption: read_colour, read_count, ...
 
 
@@ -162,14 +164,72 @@ def text_instruction(
     return Instruction(kind, code, template.replace("{text}", text), answer, _meaning(scene))
 
 
+def list_instruction(code: str, rng: random.Random, kind: str | None = None, source: str | None = None) -> Instruction:
+    """A text-only pair about two to five single words: ``repeat_list`` in language ``code``, or ``translate_list``
+    from language ``source``.  ``meaning`` is the words' names joined by bars.
+    """
+    kind = kind or ("repeat_list" if source in (None, code) else "translate_list")
+    if kind not in LIST_TASKS or (kind == "translate_list" and source in (None, code)):
+        raise InputError(f"list task {kind!r} is not possible here{did_you_mean(kind, LIST_TASKS)}")
+    names = rng.sample([*COLOURS, *SHAPES, *SIZES], rng.randint(2, 5))
+    template = rng.choice(getattr(languages.load(code).texts, kind.removesuffix("_list")))
+    text, answer = (", ".join(_word(name, each) for name in names) for each in (source or code, code))
+    return Instruction(kind, code, template.replace("{text}", text), answer, "|".join(names))
+
+
+def _word(name: str, code: str) -> str:
+    """The citation form of a colour, a size or a shape."""
+    language = languages.load(code)
+    return _first(language.nouns[name], skip="gender") if name in SHAPES else _first(language.adjectives[name])
+
+
+def answer_in(instruction: Instruction, code: str, rng: random.Random) -> str:
+    """The right answer of a description or a question in another language than its own."""
+    kind = _answer_kind(instruction.task)
+    spell, answers, meaning = grammar(code), languages.load(code).answers, instruction.meaning
+    if kind is None:
+        return spell.caption(from_json(meaning), rng=rng)
+    if kind == "where":
+        relation, words, count = meaning.split("|")
+        *size, colour, shape = words.split()
+        return spell.place(relation, Group(colour, shape, size[0] if size else None, int(count)))
+    if kind == "exist":
+        return (answers.affirmative if meaning == "yes" else answers.negative)[0]
+    if kind == "count":
+        return answers.numbers[int(meaning)][0]
+    return (answers.shapes if kind == "shape" else answers.colours)[meaning][0]
+
+
+def word_list(scene: Scene, pick: Callable[[], str]) -> tuple[str, list[str]]:
+    """The scene as single words, each in the language that ``pick`` gives, and these languages.
+
+    Number, shape, size and colour of each group, then the relation: the order in which the tower's tokens stand.
+    """
+    used, parts = [], []
+    for group in scene.groups:
+        codes = [pick() for _ in range(4 if group.size else 3)]
+        number = languages.load(codes[0]).answers.numbers[group.count][0]
+        words = [
+            _word(name, code)
+            for name, code in zip(
+                [name for name in (group.shape, group.size, group.colour) if name], codes[1:], strict=True
+            )
+        ]
+        used += codes
+        parts.append(" ".join([number, *words]))
+    if scene.relation:
+        used.append(pick())
+        parts.append(grammar(used[-1]).relation_words(scene.relation))
+    return "; ".join(parts), used
+
+
 def key_words(scene: Scene, code: str) -> str:
     """ "circle, small, red; square, large, blue; above": citation forms, so that agreement has to be supplied."""
     language = languages.load(code)
     parts = []
     for group in scene.groups:
         words = [language.answers.numbers[group.count][0]] if group.count > 1 else []
-        words.append(_first(language.nouns[group.shape], skip="gender"))
-        words += [_first(language.adjectives[word]) for word in (group.size, group.colour) if word]
+        words += [_word(name, code) for name in (group.shape, group.size, group.colour) if name]
         parts.append(", ".join(words))
     if scene.relation:
         parts.append(grammar(code).relation_words(scene.relation))
@@ -209,6 +269,10 @@ def is_sentence_task(task: str) -> bool:
 
 def meaning_in(answer: str, task: str, code: str) -> str | None:
     """What an answer means, read in this language alone; None where its grammar or its answer list rejects it."""
+    if task in LIST_TASKS:
+        words = {_word(name, code): name for name in (*COLOURS, *SHAPES, *SIZES)}
+        names = [words.get(word) for word in answer.split(", ")]
+        return "|".join(names) if all(names) else None
     kind = _answer_kind(task)
     if kind:
         return grammar(code).answer_meaning(answer, kind)

@@ -1,35 +1,38 @@
-"""Scenes to row files: training images, English captions and questions, the text mixture, and the evaluation requests.
+"""Scenes to row files: training images, English captions and questions, text rows, and the evaluation requests.
 
-Three choices are not obvious.  Every possible scene belongs to one split for good, by a hash of its meaning, so that
-no test scene is ever shown in training, whatever the seed.  The text arm gives the same content in the *asked*
-language in place of the image, so that the two arms of a request differ in nothing else.  Held-out languages stay out
-of the text rows altogether, also as the source of a translation.  Run it: ``papermill notebooks/01_prepare_data.ipynb
-out.ipynb``.
+Three choices are not obvious.  Every scene belongs to one split for good (:mod:`textreg.scenes.splits`), and that
+holds for text rows too.  The rows of an arm and of its control differ in one thing each: ``text`` crosses languages,
+``text_mono`` does not, ``text_control`` is ``text_mono`` in English, ``text_lists`` has no sentence.  Held-out
+languages stay out of the text rows altogether, also as the source of a translation.  Run it: ``papermill
+notebooks/01_prepare_data.ipynb out.ipynb``.
 """
 
-import hashlib
 import io
-import itertools
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageOps
 
 from textreg.data import mixture, prepare
 from textreg.data.images import BLANK, open_image
-from textreg.data.requests import IMAGE_TURN, three_arms
-from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened
+from textreg.data.requests import IMAGE_TURN, request_arms
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened, read_rows
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
 from textreg.scenes import instructions, languages
-from textreg.scenes.grammar import caption
+from textreg.scenes.grammar import caption, parse
 from textreg.scenes.instructions import Instruction
-from textreg.scenes.scene import Scene, blank, canonical, render, sample, to_json
+from textreg.scenes.scene import Scene, blank, canonical, noise, render, to_json
+from textreg.scenes.splits import draw
 from textreg.settings import PrepareData
 
 SOURCE = "scenes"
+BLANKS = 8  # pictures of the arm ``blank``: empty backgrounds and noise in turn
+LISTS = 0.15  # share of the text rows that are about single words, so that the text is not captions alone
+NEVER_TRAINED = "where"  # the kind of question that no visual row asks, to see what tuning costs
 
 
 def folder(settings: PrepareData) -> Path:
@@ -55,16 +58,22 @@ def write_scenes(settings: PrepareData) -> dict[str, int]:
     train = draw_scenes(settings.seed, "train", max(settings.align_rows, settings.visual_rows))
     validation = draw_scenes(settings.seed, "validation", settings.validation_images)
     test = draw_scenes(settings.seed, "test", settings.test_images)
+    check = {split: draw_checked(settings.seed, split, count) for split, count in checked(settings).items()}
     plan = text_plan(settings)
+    quota = {each.language: each.rows for each in plan.quotas}
     out.mkdir(parents=True, exist_ok=True)
     plan.save(out / "mixture.csv")
+    shown = {"train": train, "validation": validation, "test": test}
+    tested = {"validation": validation, "test": test}
     files = {
-        "images": (IMAGES, images({"train": train, "validation": validation, "test": test}, settings.seed)),
+        "images": (IMAGES, images(shown, check, settings.seed)),
         "align": (ROWS, align_rows(train[: settings.align_rows], settings.seed)),
         "visual": (ROWS, visual_rows(train[: settings.visual_rows], settings.seed)),
-        "text": (ROWS, text_rows({q.language: q.rows for q in plan.quotas}, settings.seed)),
-        "text_control": (ROWS, text_rows({"en": plan.rows}, settings.seed)),
-        "requests": (REQUESTS, requests({"validation": validation, "test": test}, settings.languages, settings.seed)),
+        "text": (ROWS, text_rows(quota, settings, "crossing")),
+        "text_mono": (ROWS, text_rows(quota, settings, "mono")),
+        "text_control": (ROWS, text_rows({"en": plan.rows}, settings, "mono")),
+        "text_lists": (ROWS, text_rows(quota, settings, "lists")),
+        "requests": (REQUESTS, requests(tested, check, settings)),
     }
     written = {}
     for name, (schema, rows) in files.items():
@@ -89,20 +98,31 @@ def check_languages(settings: PrepareData) -> None:
         )
 
 
-def split_of(scene: Scene) -> str:
-    """The split a scene belongs to, whoever draws it: 10 % of all scenes are test, 5 % validation."""
-    number = int.from_bytes(hashlib.sha256(to_json(canonical(scene)).encode()).digest()[:4]) % 100
-    return "test" if number < 10 else "validation" if number < 15 else "train"
-
-
 def draw_scenes(seed: int, split: str, count: int) -> list[Scene]:
     """``count`` scenes of a split that a picture can show without ambiguity.
 
     Training sees rare kinds of scenes as often as common ones, for they are what a short training learns last.
     """
     rng = random.Random(f"{seed}-{split}")
-    endless = (sample(rng, canonical=True, flat=split == "train") for _ in itertools.count())
-    return list(itertools.islice((scene for scene in endless if split_of(scene) == split), count))
+    return [draw(rng, split, canonical=True, flat=split == "train") for _ in range(count)]
+
+
+def checked(settings: PrepareData) -> dict[str, int]:
+    """How many English questions of each kind a split asks."""
+    return {"validation": settings.validation_questions, "test": settings.test_questions}
+
+
+def draw_checked(seed: int, split: str, count: int) -> list[tuple[str, Scene]]:
+    """``count`` scenes for each kind of question, with the kind, so that every kind is asked equally often."""
+    rng, found = random.Random(f"{seed}-{split}-check"), []
+    for kind in languages.QUESTIONS:
+        members: list[Scene] = []
+        while len(members) < count:
+            scene = draw(rng, split, canonical=True)
+            if kind in instructions.question_kinds(scene):
+                members.append(scene)
+        found += [(kind, scene) for scene in members]
+    return found
 
 
 def image_id(split: str, index: int) -> str:
@@ -110,13 +130,17 @@ def image_id(split: str, index: int) -> str:
     return f"{split}-{index:05d}"
 
 
-def images(scenes: dict[str, list[Scene]], seed: int) -> Iterator[dict]:
-    """Rows of ``images.parquet``: every scene drawn once as PNG, and the blank image of the blank arm."""
-    yield _image(BLANK, "all", blank(random.Random(f"{seed}-blank")), None)
-    for split, members in scenes.items():
-        rng = random.Random(f"{seed}-{split}-pixels")
+def images(scenes: dict[str, list[Scene]], check: dict[str, list[tuple[str, Scene]]], seed: int) -> Iterator[dict]:
+    """Rows of ``images.parquet``: every scene drawn once as PNG, and the pictures of the blank arm."""
+    rng = random.Random(f"{seed}-blank")
+    yield _image(BLANK, "all", blank(rng), None)
+    for index in range(BLANKS):
+        yield _image(f"{BLANK}-{index}", "all", noise(rng) if index % 2 else blank(rng), None)
+    questioned = {f"{split}-check": [scene for _, scene in members] for split, members in check.items()}
+    for name, members in (scenes | questioned).items():
+        rng = random.Random(f"{seed}-{name}-pixels")
         for index, scene in enumerate(members):
-            yield _image(image_id(split, index), split, render(scene, rng), to_json(scene))
+            yield _image(image_id(name, index), name.removesuffix("-check"), render(scene, rng), to_json(scene))
 
 
 def _image(name: str, split: str, picture, scene: str | None) -> dict:
@@ -146,11 +170,15 @@ def align_rows(scenes: list[Scene], seed: int) -> Iterator[dict]:
 
 
 def visual_rows(scenes: list[Scene], seed: int, questions: float = 0.4) -> Iterator[dict]:
-    """English visual instructions: captions, and a share of questions."""
+    """English visual instructions: captions, and a share of questions of every kind but :data:`NEVER_TRAINED`."""
     rng = random.Random(f"{seed}-visual")
     for index, scene in enumerate(scenes):
-        ask = instructions.question if rng.random() < questions else instructions.description
-        yield _row(f"visual-{index:05d}", ask(scene, "en", rng), image_id("train", index))
+        if rng.random() < questions:
+            kinds = [kind for kind in instructions.question_kinds(scene) if kind != NEVER_TRAINED]
+            pair = instructions.question(scene, "en", rng, rng.choice(kinds))
+        else:
+            pair = instructions.description(scene, "en", rng)
+        yield _row(f"visual-{index:05d}", pair, image_id("train", index))
 
 
 def text_plan(settings: PrepareData) -> mixture.MixturePlan:
@@ -165,36 +193,68 @@ def text_plan(settings: PrepareData) -> mixture.MixturePlan:
     )
 
 
-def text_rows(quota: dict[str, int], seed: int) -> Iterator[dict]:
+def text_rows(
+    quota: dict[str, int], settings: PrepareData, crossing: Literal["crossing", "mono", "lists"]
+) -> Iterator[dict]:
     """Text-only instruction pairs, ``quota`` rows per language, in random order of languages.
 
-    A translation or a description of another text has its source among the languages of the quota.
+    ``crossing``: where a text has a source in another language, that is English with the share
+    ``settings.text_english_source``, otherwise a language of the quota.  ``mono``: nothing crosses languages.
+    ``lists``: as ``crossing``, but single words instead of sentences; of the other two a share is such lists.
     """
-    rng = random.Random(f"{seed}-text-{'-'.join(quota)}")
+    rng = random.Random(f"{settings.seed}-{crossing}-{'-'.join(quota)}")
     order = [code for code, rows in quota.items() for _ in range(rows)]
     rng.shuffle(order)
     for index, code in enumerate(order):
-        pair = instructions.text_instruction(sample(rng), code, rng, source=rng.choice(list(quota)))
+        if crossing == "mono":
+            source = code
+        else:
+            source = "en" if rng.random() < settings.text_english_source else rng.choice(list(quota))
+        if crossing == "lists" or rng.random() < LISTS:
+            pair = instructions.list_instruction(code, rng, source=source)
+        else:
+            pair = instructions.text_instruction(draw(rng, "train"), code, rng, source=source)
         yield _row(f"text-{index:05d}", pair, None)
 
 
-def requests(scenes: dict[str, list[Scene]], codes: list[str], seed: int) -> Iterator[dict]:
-    """What every system is asked: a caption of every image in every language and arm, and one question about it.
+def requests(
+    scenes: dict[str, list[Scene]], check: dict[str, list[tuple[str, Scene]]], settings: PrepareData
+) -> Iterator[dict]:
+    """What every system is asked: in every language a caption of every image, in every arm, and one question about it;
+    and of English questions as many of each kind as the settings say, with a caption of the same image.
 
-    Questions are asked with the image only.  An item has the same id in every language and arm.
+    The arms ``blank`` and ``keywords`` take the first ``arm_images`` images.  Questions are asked with the image only.
+    An item has the same id in every language and arm.
     """
     for split, members in scenes.items():
         for index, scene in enumerate(members):
             name = image_id(split, index)
-            for code in codes:
-                rng = random.Random(f"{seed}-{name}-{code}")
+            for code in settings.languages:
+                rng = random.Random(f"{settings.seed}-{name}-{code}")
                 told = instructions.description(scene, code, rng)
-                told_as_text = instructions.with_context(caption(scene, code, rng=rng), told)
-                for arm, image, words in three_arms(told.prompt, name, BLANK, told_as_text):
-                    yield _request(split, arm, told, name, words, image)
+                texts = {
+                    "text": caption(scene, code, rng=rng),
+                    "text_en": caption(scene, "en", rng=rng),
+                    "keywords": instructions.key_words(scene, code),
+                }
+                if code == "en":
+                    del texts["text_en"]
+                for arm, image, words in request_arms(told.prompt, name, f"{BLANK}-{index % BLANKS}", texts):
+                    if arm in ("image", "text", "text_en") or index < settings.arm_images:
+                        yield _request(split, arm, told, name, words, image)
                 kinds = instructions.question_kinds(scene)
-                asked = instructions.question(scene, code, random.Random(f"{seed}-{name}"), kinds[index % len(kinds)])
+                kind = kinds[index % len(kinds)]
+                asked = instructions.question(scene, code, random.Random(f"{settings.seed}-{name}"), kind)
                 yield _request(split, "image", asked, name, IMAGE_TURN + asked.prompt, name)
+    for split, members in check.items():
+        for index, (kind, scene) in enumerate(members):
+            name = image_id(f"{split}-check", index)
+            rng = random.Random(f"{settings.seed}-{name}")
+            pairs = [instructions.question(scene, "en", rng, kind)]
+            if index % len(languages.QUESTIONS) == 0:  # a sixth of the images, of every kind
+                pairs.append(instructions.description(scene, "en", rng))
+            for pair in pairs:
+                yield _request(split, "image", pair, name, IMAGE_TURN + pair.prompt, name)
 
 
 def _request(split: str, arm: str, pair: Instruction, item: str, prompt: str, image: str | None) -> dict:
@@ -248,3 +308,19 @@ def _first_pictures(path: Path, split: str, count: int) -> tuple[list["Image"], 
     if not pictures:
         raise InputError(f"{path}: no picture of the split {split!r}; run the stage prepare_data again")
     return pictures, drawn
+
+
+def scenes_told(folder: Path) -> set[str]:
+    """The canonical scenes (JSON) that any training row tells in its own language; a text in another language tells
+    the scene of the row's answer.
+    """
+    told: set[str] = set()
+    for path in sorted(folder.glob("*.parquet")):
+        if path.stem in ("images", "requests"):
+            continue
+        rows = read_rows(path, columns=["language", "messages"])
+        for code, messages in zip(rows["language"], rows["messages"], strict=True):
+            lines = [line for turn in messages for line in turn["content"].splitlines()]
+            read = (parse(text, code) for line in lines for text in (line, line.partition(": ")[2]))
+            told |= {to_json(canonical(scene)) for scene in read if scene}
+    return told

@@ -254,6 +254,11 @@ def blank(rng: random.Random, size: int = 48) -> Image.Image:
     return Image.new("RGB", (size, size), tuple(v + tint for v in rng.choice(BACKGROUNDS)))
 
 
+def noise(rng: random.Random, size: int = 48) -> Image.Image:
+    """Random colours, a pixel each: RGB, ``size`` x ``size`` pixels."""
+    return Image.frombytes("RGB", (size, size), rng.randbytes(3 * size * size))
+
+
 def render(scene: Scene, rng: random.Random, size: int = 48) -> Image.Image:
     """Draw a scene: RGB, ``size`` x ``size`` pixels; background, positions, diameters and tilt vary with ``rng``.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from textreg.data import crossmodal
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
-from textreg.data.requests import three_arms
+from textreg.data.requests import request_arms
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.scenes import grammar, instructions, languages
@@ -162,7 +162,7 @@ def png(picture: SentPicture) -> bytes:
 def _arms(
     item: str, code: str, prompt: str, reference: str, shown: SentPicture, blank: SentPicture, told: str | None
 ) -> Iterator[Probe]:
-    for arm, picture, words in three_arms(prompt, shown, blank, f"{told}\n{prompt}" if told is not None else None):
+    for arm, picture, words in request_arms(prompt, shown, blank, {} if told is None else {"text": told}):
         yield Probe(item, arm, "caption", code, words, reference, picture)
 
 

@@ -203,13 +203,12 @@ def train(
     trainer.remove_callback(_printer())
     compute.reset_peak_memory(device)  # what was probed before, and did not fit, is no memory of the training
     began = perf_counter()
-    with compute.fast_fp32(how):
-        try:
-            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-        except torch.cuda.OutOfMemoryError:
-            raise RunError(
-                f"the GPU ran out of memory with micro_batch={micro}: lower it, or set activation_checkpointing=true"
-            ) from None
+    try:
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    except torch.cuda.OutOfMemoryError:
+        raise RunError(
+            f"the GPU ran out of memory with micro_batch={micro}: lower it, or set activation_checkpointing=true"
+        ) from None
     seconds = perf_counter() - began
     model.eval()
     whole = resume.gathered(trainer.model_wrapped, trained) if trainer.is_fsdp_enabled else None

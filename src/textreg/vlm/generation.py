@@ -22,7 +22,6 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from textreg import compute
 from textreg.errors import InputError, RunError
 from textreg.vlm.adapters import folded, plain
 from textreg.vlm.chat import IMAGE_TOKEN, render
@@ -82,14 +81,11 @@ def answer(
     vlm = plain(model)
     prompts = encode_prompts(processor, listed, vlm)
     ends = end_tokens(vlm)
-    how = compute.set_up(torch.get_num_threads(), device=vlm.device.type)
     order = np.argsort([-len(ids) for ids in prompts], kind="stable")
     answers: dict[int, Answer] = {}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(folded(model))
-        if vlm.dtype == torch.float32:
-            stack.enter_context(compute.fast_fp32(how))
         was_training = model.training
         stack.callback(model.train, was_training)
         model.eval()

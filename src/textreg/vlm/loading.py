@@ -22,32 +22,35 @@ from transformers.utils import logging
 from textreg import ranks
 from textreg.compute import DTYPES
 from textreg.data import hub
-from textreg.errors import InputError, RunError
+from textreg.errors import InputError, did_you_mean, RunError
 from textreg.micro import assets
 from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ASSETS = assets.FOLDER
+WEIGHTS = assets.WEIGHTS
 
 
 def source(name: str, role: str, revision: str | None = None) -> str:
-    """The folder of a model: the package's own for ``shipped``, once it is found whole, else what
+    """The folder of a model: the package's own for ``shipped`` or ``shipped-1``, once it is found whole, else what
     :mod:`textreg.data.hub` makes of it.
 
     Raises:
         InputError: it is missing, gated, out of reach or has no safetensors; ``role`` says what it was wanted for.
     """
-    if name != "shipped":
+    if not assets.is_shipped(name):
         try:
             return str(hub.resolve(name, kind="model", revision=revision))
         except InputError as error:
             raise InputError(f"{role}={error}") from error.__cause__
     if role not in ("llm", "tower"):
-        raise InputError(f"{role}=shipped: the package ships an llm and a tower only; give a folder or a hub id")
-    assets.check(ASSETS)
-    return str(ASSETS / role)
+        raise InputError(f"{role}={name}: the package ships an llm and a tower only; give a folder or a hub id")
+    if not (WEIGHTS / name).is_dir():
+        known = [path.name for path in WEIGHTS.iterdir()]
+        raise InputError(f"{role}={name}: no such backbone is shipped{did_you_mean(name, known)}")
+    assets.check(WEIGHTS / name)
+    return str(WEIGHTS / name / role)
 
 
 @contextmanager
