@@ -22,7 +22,7 @@ from transformers.utils import logging
 from textreg import ranks
 from textreg.compute import DTYPES
 from textreg.data import hub
-from textreg.errors import InputError, did_you_mean, RunError
+from textreg.errors import InputError, RunError, did_you_mean
 from textreg.micro import assets
 from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles
 
