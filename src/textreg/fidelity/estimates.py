@@ -1,0 +1,142 @@
+"""Estimates with intervals over everything that was drawn: backbones, tuning seeds, scenes and languages.
+
+A point is a system, an arm and a measure; an estimate is the mean of a point, or of the difference of two on the same
+requests.  Not obvious: languages count alike (a mean of their means); the bootstrap draws backbones, of each its seeds,
+of each seed its items, and the languages once for all, because a language is as hard for every seed; with one run it
+draws items and languages alone.  Equivalence is decided by the 90 % interval (two one-sided tests), all else by 95 %.
+
+Use: ``estimate(verdicts, Point("TR", "image", "lf_plus"), Point("BM", "image", "lf_plus"))``.  Ours, after the
+hierarchical bootstrap (Davison & Hinkley 1997, section 3.8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from textreg.errors import InputError, did_you_mean
+from textreg.fidelity.annotation import ENGLISH
+
+RUN = ["backbone", "seed"]
+KEYS = [*RUN, "item_id", "language"]
+CAPTION = "caption"
+
+
+class Point(NamedTuple):
+    """What is measured.  ``measure``: a column of the verdicts, or a class of answers (share of all answers);
+    ``task``: captions, questions of every kind, or one kind; ``languages``: all but English, English, or some.
+    """
+
+    system: str
+    arm: str
+    measure: str
+    task: str = CAPTION
+    languages: Literal["foreign", "en"] | tuple[str, ...] = "foreign"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and bounds (0..1, or -1..1 for a difference); NaN where nothing was measured.  ``narrow``: 90 % bounds."""
+
+    value: float
+    low: float
+    high: float
+    narrow: tuple[float, float]
+    runs: int
+    items: int
+
+
+def estimate(
+    verdicts: pd.DataFrame, of: Point, minus: Point | None = None, *, resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """The mean of a point, or of ``of - minus`` on the requests that both have.
+
+    verdicts: one row per answer with ``backbone, seed, system, arm, task, language, item_id`` and the measures.
+    Answers whose measure is undefined are left out, with their pair.
+    """
+    values = cells(verdicts, of)
+    if minus is not None:
+        values = (values - cells(verdicts, minus)).dropna()
+    if values.empty:
+        nothing = float("nan")
+        return Estimate(nothing, nothing, nothing, (nothing, nothing), 0, 0)
+    table = values.unstack("language")  # [runs x items, languages]
+    runs = [[run.to_numpy() for _, run in group.groupby("seed")] for _, group in table.groupby("backbone")]
+    middle = float(np.mean([np.mean([_macro(run, None, None) for run in group]) for group in runs]))
+    rng, drawn = np.random.default_rng([seed, 36]), np.empty(resamples)
+    for round_ in range(resamples):
+        spoken = _counts(rng, table.shape[1])
+        drawn[round_] = np.mean(
+            [
+                np.mean([_macro(run, _counts(rng, len(run)), spoken) for run in _again(rng, group)])
+                for group in _again(rng, runs)
+            ]
+        )
+    low, high, near, far = np.nanquantile(drawn, [0.025, 0.975, 0.05, 0.95])
+    return Estimate(middle, float(low), float(high), (float(near), float(far)), sum(map(len, runs)), len(table))
+
+
+def cells(verdicts: pd.DataFrame, point: Point) -> pd.Series:
+    """The measure of every answer of a point (float), by backbone, seed, item and language."""
+    rows = verdicts[(verdicts["system"] == point.system) & (verdicts["arm"] == point.arm)]
+    if point.task == "questions":
+        rows = rows[rows["task"] != CAPTION]
+    else:
+        rows = rows[rows["task"] == point.task]
+    if point.languages == "foreign":
+        rows = rows[rows["language"] != ENGLISH]
+    else:
+        wanted = [point.languages] if isinstance(point.languages, str) else list(point.languages)
+        rows = rows[rows["language"].isin(wanted)]
+    if point.measure in rows.columns:
+        values = rows[point.measure].astype("Float64").astype(float)
+    elif "class" in rows and point.measure in set(verdicts["class"].dropna()) | CLASSES:
+        values = (rows["class"] == point.measure).astype(float)
+    else:
+        raise InputError(f"unknown measure {point.measure!r}{did_you_mean(point.measure, [*rows.columns, *CLASSES])}")
+    return values.set_axis(pd.MultiIndex.from_frame(rows[KEYS])).dropna()
+
+
+CLASSES = {"asked", "english", "other", "mixed", "short", "empty"}
+
+
+def _macro(values: np.ndarray, items: np.ndarray | None, spoken: np.ndarray | None) -> float:
+    """Mean over languages of the means over items; both weighted by how often they were drawn."""
+    known = ~np.isnan(values)  # [items, languages]
+    weights = np.ones(len(values)) if items is None else items
+    totals = weights @ known
+    means = (weights @ np.where(known, values, 0.0)) / np.where(totals > 0, totals, np.nan)
+    shares = (totals > 0) * (1.0 if spoken is None else spoken)
+    return float(np.nansum(means * shares) / shares.sum()) if shares.sum() else float("nan")
+
+
+def _counts(rng: np.random.Generator, size: int) -> np.ndarray:
+    return np.bincount(rng.integers(size, size=size), minlength=size)
+
+
+def _again(rng: np.random.Generator, members: Sequence) -> list:
+    return [members[i] for i in rng.integers(len(members), size=len(members))]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is promised of an estimate: at least, at most, or within +- of zero."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    within: float | None = None
+
+    def verdict(self, found: Estimate) -> Literal["met", "missed", "undecided", "undefined"]:
+        """Met or missed where the interval says so whole, else undecided; ``undefined`` where nothing was measured."""
+        if np.isnan(found.value):
+            return "undefined"
+        if self.within is not None:
+            low, high = found.narrow
+            inside, outside = -self.within <= low and high <= self.within, low > self.within or high < -self.within
+        elif self.at_least is not None:
+            inside, outside = found.low >= self.at_least, found.high < self.at_least
+        else:
+            inside, outside = found.high <= self.at_most, found.low > self.at_most
+        return "met" if inside else "missed" if outside else "undecided"
