@@ -1,12 +1,13 @@
 """Estimates with intervals over everything that was drawn: backbones, tuning seeds, scenes and languages.
 
-A point is a system, an arm and a measure; an estimate is the mean of a point, or of the difference of two on the same
-requests.  Not obvious: languages count alike (a mean of their means); the bootstrap draws backbones, of each its seeds,
-of each seed its items, and the languages once for all, because a language is as hard for every seed; with one run it
-draws items and languages alone.  Equivalence is decided by the 90 % interval (two one-sided tests), all else by 95 %.
+A point is a system, an arm and a measure; an estimate is the mean of a point, or of a weighted sum of several on the
+same requests (a difference, a difference of differences).  Not obvious: languages count alike (a mean of their means);
+the bootstrap draws backbones, of each its seeds, of each seed its items, and the languages once for all, because a
+language is as hard for every seed; with one run it draws items and languages alone.  Equivalence is decided by the
+90 % interval (two one-sided tests), all else by 95 %.
 
-Use: ``estimate(verdicts, Point("TR", "image", "lf_plus"), Point("BM", "image", "lf_plus"))``.  Ours, after the
-hierarchical bootstrap (Davison & Hinkley 1997, section 3.8).
+Use: ``estimate(verdicts, [(1, Point("TR", "image", "lf_plus")), (-1, Point("BM", "image", "lf_plus"))])``.  Ours,
+after the hierarchical bootstrap (Davison & Hinkley 1997, section 3.8).
 """
 
 from collections.abc import Sequence
@@ -49,16 +50,15 @@ class Estimate:
 
 
 def estimate(
-    verdicts: pd.DataFrame, of: Point, minus: Point | None = None, *, resamples: int = 1000, seed: int = 0
+    verdicts: pd.DataFrame, terms: Sequence[tuple[float, Point]], *, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """The mean of a point, or of ``of - minus`` on the requests that both have.
+    """The mean of the weighted sum of points, on the requests that all of them have.
 
     verdicts: one row per answer with ``backbone, seed, system, arm, task, language, item_id`` and the measures.
     Answers whose measure is undefined are left out, with their pair.
     """
-    values = cells(verdicts, of)
-    if minus is not None:
-        values = (values - cells(verdicts, minus)).dropna()
+    parts = [weight * cells(verdicts, point) for weight, point in terms]
+    values = pd.concat(parts, axis=1, join="inner").sum(axis=1)
     if values.empty:
         nothing = float("nan")
         return Estimate(nothing, nothing, nothing, (nothing, nothing), 0, 0)
@@ -90,7 +90,9 @@ def cells(verdicts: pd.DataFrame, point: Point) -> pd.Series:
     else:
         wanted = [point.languages] if isinstance(point.languages, str) else list(point.languages)
         rows = rows[rows["language"].isin(wanted)]
-    if point.measure in rows.columns:
+    if point.measure == "english_of_lost":  # of the answers that are not in the asked language
+        values = (rows["class"] == "english").astype(float).where(rows["class"] != "asked")
+    elif point.measure in rows.columns:
         values = rows[point.measure].astype("Float64").astype(float)
     elif "class" in rows and point.measure in set(verdicts["class"].dropna()) | CLASSES:
         values = (rows["class"] == point.measure).astype(float)
