@@ -208,7 +208,7 @@ class Merge(Stage):
 class Evaluate(Stage):
     """``05_evaluate``: answers of every system in every language and arm, and their scores."""
 
-    systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "BM+M", "TR+M"])
+    systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "TR-mono", "BM+M", "TR+M"])
     frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
     arms: Annotated[list[Literal["image", "blank", "text", "text_en", "keywords"]], Field(min_length=1)] = Field(
         default_factory=lambda: ["image", "blank", "text", "text_en", "keywords"]
@@ -236,12 +236,10 @@ class Figures(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Mechanism(Stage):
-    """``07_mechanism``: first-token effect, blank image, probe, held-out languages."""
+    """``07_mechanism``: does the picture act as an English document?  The first of ``arms`` is patched."""
 
     arms: Some = Field(default_factory=lambda: ["BM", "TR"])
-    probe_images: Positive = 64
-    batch_size: Positive = 128
-    max_new_tokens: Positive = 40
+    probe_images: Positive = 8
     threads: Positive = 1
 
 

@@ -1,5 +1,6 @@
 """The figures of the mechanism study: what they draw, what they say in words, and that all can read them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from textreg.errors import InputError
-from textreg.evaluation.mechanism import ARMS
+from textreg.evaluation.mechanism import ARMS, SHARES
 from textreg.figures import mechanism
 from textreg.figures.style import SIZES
 
@@ -16,53 +17,42 @@ SYSTEMS = {"backbone": 0.97, "BM": 0.1, "TR": 0.95}
 LANGUAGES = ("de", "el", "uk")
 
 
-def first_token_table():
-    rows = [
-        (system, arm, code, level, (1 - level) / 2)
-        for system, level in SYSTEMS.items()
-        for arm in ARMS
-        for code in LANGUAGES
-        for _ in range(3)
-    ]
-    return pd.DataFrame(rows, columns=["system", "arm", "language", "asked", "english"])
+def table(columns, **options):
+    """Every combination of the options, with ``asked`` and ``english`` from the system's level."""
+    rows = pd.DataFrame(
+        itertools.product(SYSTEMS, LANGUAGES, *options.values()), columns=["system", "language", *options]
+    )
+    level = rows["system"].map(SYSTEMS)
+    return rows.assign(asked=level, english=(1 - level) / 2)[["system", "language", *options, *columns]]
 
 
-def forced_prefix_table():
-    rows = [
-        (system, code, words, 10, min(1.0, level + 0.3 * words))
-        for system, level in SYSTEMS.items()
-        for code in LANGUAGES
-        for words in range(4)
-    ]
-    return pd.DataFrame(rows, columns=["system", "language", "words", "n", "lf_plus"])
+def arms_table():
+    return table(["asked", "english"], arm=ARMS)
 
 
-def turning_table():
-    rows = [
-        (system, code, arm, words, 10, max(0.0, level - 0.02 * words))
-        for system, level in SYSTEMS.items()
-        for code in LANGUAGES
-        for arm in ("image", "text")
-        for words in range(13)
-    ]
-    return pd.DataFrame(rows, columns=["system", "language", "arm", "words", "n", "kept"])
+def dose_table():
+    return table(["english"], context=["words", "visual tokens"], share=SHARES)
 
 
-def probe_table():
-    rows = [
-        (system, arm, layer, min(1.0, 1 / 3 + layer / 4), 1 / 3)
-        for system in SYSTEMS
-        for arm in ARMS
-        for layer in range(5)
-    ]
-    return pd.DataFrame(rows, columns=["system", "arm", "layer", "accuracy", "chance"])
+def update_table():
+    return pd.DataFrame({"system": ["BM", "TR"] * 4, "layer": [1, 1, 2, 2, 3, 3, 4, 4], "along": 2.0, "length": 8.0})
+
+
+def patch_table():
+    rows = table(["english"], layer=[1, 2, 3]).query("system != 'TR'")
+    return rows.assign(done=rows["system"].map({"BM": "taken out", "backbone": "put in"}))
+
+
+def layers_table():
+    return table(["english"], kept=["without", "alone"], layer=[1, 2, 3]).query("system == 'BM'")
 
 
 FIGURES = {
-    "first_token": (mechanism.first_token, first_token_table),
-    "turning": (mechanism.turning, turning_table),
-    "forced_prefix": (mechanism.forced_prefix, forced_prefix_table),
-    "probe": (mechanism.probe, probe_table),
+    "arms": (mechanism.arms, arms_table),
+    "dose": (mechanism.dose, dose_table),
+    "update": (mechanism.update, update_table),
+    "patch": (lambda rows, out: mechanism.patch(rows, arms_table(), out), patch_table),
+    "layers": (lambda rows, out: mechanism.layers(rows, arms_table(), out), layers_table),
 }
 
 
@@ -87,23 +77,14 @@ def test_a_figure_has_a_named_width_and_no_text_cut_off(saved, name):
         assert (edge > 250).all()
 
 
-def test_the_words_for_the_first_token_say_where_the_mass_is(saved):
-    alt = saved["first_token"].alt
+def test_the_words_say_where_the_mass_is_and_how_it_grows(saved):
+    alt = saved["arms"].alt
     assert "3 languages (German, Greek, Ukrainian)" in alt
     assert "image: backbone asked language 97 %, English 2 %, BM asked language 10 %, English 45 %" in alt
-
-
-def test_the_words_for_turning_say_how_much_is_left_after_some_words(saved):
-    assert "After 1, 3, 6, 12 words, image: backbone 95, 91, 85, 73 %" in saved["turning"].alt
-
-
-def test_the_words_for_given_words_say_what_each_gives_back(saved):
-    assert "with 0, 1, 2, 3 words: backbone 97, 100, 100, 100 %; BM 10, 40, 70, 100 %" in saved["forced_prefix"].alt
-
-
-def test_the_words_for_the_probe_name_its_chance(saved):
-    assert "chance is 33 %" in saved["probe"].alt
-    assert "text only: backbone 100 % (best layer 100 %)" in saved["probe"].alt
+    assert "words: backbone from 2 to 2 %, BM from 45 to 45 %" in saved["dose"].alt
+    assert "BM 0.25, 0.25, 0.25, 0.25; TR" in saved["update"].alt
+    assert "As they are: backbone 2 %, BM 45 %. backbone, put in: 2, 2, 2 %; BM, taken out: 45" in saved["patch"].alt
+    assert "As they are: BM 45 %. adapter without this layer: 45, 45, 45 %" in saved["layers"].alt
 
 
 def test_languages_count_alike_however_many_requests_they_have():
@@ -115,14 +96,8 @@ def test_languages_count_alike_however_many_requests_they_have():
 
 
 def test_the_numbers_beside_the_figure_are_the_means_drawn(saved):
-    drawn = pd.read_csv(saved["first_token"].paths["csv"])
-    assert drawn.query("system == 'BM'")["asked"].tolist() == pytest.approx([0.1] * 3)
-
-
-@pytest.mark.parametrize("values", [[0.5], [1.0, 1.0, 1.0], [0.1, 0.5, 0.52], [0.0, 0.97, 1.2]])
-def test_names_at_the_end_of_curves_stand_apart_and_in_order(values):
-    places = mechanism.spread(np.array(values))
-    assert (np.diff(places) >= 0.075 - 1e-9).all() and places.max() <= 1.0
+    drawn = pd.read_csv(saved["arms"].paths["csv"])
+    assert drawn.query("system == 'BM'")["asked"].tolist() == pytest.approx([0.1] * 4)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -136,5 +111,4 @@ def test_a_table_without_rows_or_without_a_column_is_refused(name, tmp_path):
 
 
 def test_an_arm_that_was_not_asked_has_no_panel(tmp_path):
-    table = probe_table().query("arm != 'blank'")
-    assert "blank" not in mechanism.probe(table, tmp_path).alt
+    assert "blank" not in mechanism.arms(arms_table().query("arm != 'blank'"), tmp_path).alt

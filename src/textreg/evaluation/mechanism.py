@@ -1,53 +1,56 @@
-"""Why the image takes the language away: four looks inside, beyond the paper.
+"""Does the picture act as an English document?  Five looks inside that test this account, beyond the paper.
 
-* *The first token decides.*  How much probability the first answer token gives to openings of English captions and to
-  openings in the asked language, with the image, a blank image and text; at which word an answer leaves the asked
-  language; and what becomes of it when its first words are given.
-* *The language is still known.*  A linear probe on the hidden state that predicts the first token tells which
-  language was asked for: if it can while the answer is English, the loss is one of choice, not of knowledge.
+A language model takes the language of its answer from the prompt, mostly, and from the context, a little.  Alignment
+without prompts makes every picture an English context; English-only tuning then turns the little into much.  What is
+looked at is the probability that the *first* token opens a sentence of English or of the asked language:
 
-Arms of a request, languages and images are those of the validation split.  At hub scale the openings are the first
-words of the captions that people wrote, and two looks are left out: where an answer turns, and giving first words, for
-which the scenes' closed word lists and their grammar are the judges.  The
-working account that these looks test is ours; nothing here is a result of the paper.  Run it:
-``papermill notebooks/07_mechanism.ipynb out.ipynb``.
+* *arms*: with the picture, a blank one, text in the asked language and in English;
+* *dose*: word by word (the share of a text's words that is English) and visual token by visual token (the share that
+  keeps its component along "English minus other languages" in the embedding space);
+* *update*: how far tuning moves the state that predicts the first token along "English context minus context in the
+  asked language", layer by layer;
+* *patch*: that component taken out of the tuned model, and put into the untuned one;
+* *layers*: the adapter in all layers but one, and in one alone.
+
+Every request is a caption of the validation split.  At hub scale the openings are the first words of captions that
+people wrote, and there is no dose of words.  The account and the looks are ours; directions as in Hinck et al. 2024.
+Run it: ``papermill notebooks/07_mechanism.ipynb out.ipynb``.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from textreg.compute import set_up
 from textreg.data.requests import read_requests
 from textreg.errors import InputError
-from textreg.scenes.grammar import caption, frame_count, parse, split_words
-from textreg.scenes.grammar import words as listed
-from textreg.scenes.scene import Group, Scene
+from textreg.scenes.grammar import caption, frame_count
+from textreg.scenes.instructions import word_list
+from textreg.scenes.scene import Group, Scene, from_json
 from textreg.settings import Mechanism
-from textreg.vlm import generation, systems
-from textreg.vlm.adapters import plain
+from textreg.vlm import systems
+from textreg.vlm.adapters import folded, plain
 from textreg.vlm.features import projected
 from textreg.vlm.generation import Request, encode_prompts
 from textreg.vlm.systems import BACKBONE
 
-ARMS = ("image", "blank", "text")
-WORDS = 12  # of an answer that are looked at: where a caption of one relation ends
-STATES = 64  # rows at a time whose states of every layer are held
-LAYERS = 9  # probed at most: a fit takes seconds on the states of a large model
+ARMS = ("image", "blank", "text", "text_en")
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+ROWS = 64  # at a time
+MASS = ["asked", "english"]
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
-def requests(settings: Mechanism) -> "pd.DataFrame":
-    """Caption requests of the first ``probe_images`` validation images, all arms and languages."""
+def requests(settings: Mechanism) -> pd.DataFrame:
+    """Caption requests of the first ``probe_images`` validation images that are not English, in every arm."""
     table = read_requests(settings.run, "validation", ARMS, ["caption"])
+    table = table[table["language"] != "en"]
     items = table["item_id"].unique()[: settings.probe_images]
     return table[table["item_id"].isin(items)].reset_index(drop=True)
 
@@ -60,6 +63,65 @@ def open_system(settings: Mechanism, arm: str) -> tuple[Any, Any, Any]:
     return systems.open_system(settings.run, "" if arm == BACKBONE else arm, ids, precision=precision, device=device)
 
 
+def first_token(
+    model: Any,
+    processor: Any,
+    table: pd.DataFrame,
+    seen: Any,
+    *,
+    edit: Edit | None = None,
+    added: Mapping[int, torch.Tensor] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of the first answer token, float32 ``(rows, vocabulary)``, and the states that predict it,
+    float32 ``(rows, layers + 1, hidden)``.
+
+    ``edit`` is applied to the visual tokens ``(images, tokens, hidden)``; ``added``: layer (0 is the first) ->
+    ``(rows, hidden)``, added to the state at the last position after that layer.
+    """
+    vlm, added = plain(model), added or {}
+    names = [image if isinstance(image, str) else None for image in table["image_id"]]
+    asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
+    prompts = encode_prompts(processor, asked, vlm)
+    alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
+    for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
+        alike.setdefault((len(ids), name is not None), []).append(row)
+    batches = [rows[start : start + ROWS] for rows in alike.values() for start in range(0, len(rows), ROWS)]
+    logprobs: list[Any] = [None] * len(prompts)
+    states: list[Any] = [None] * len(prompts)
+    with torch.inference_mode(), folded(model):
+        for rows in batches:
+            ids = torch.from_numpy(np.stack([prompts[row] for row in rows])).to(vlm.device)  # (batch, length)
+            images = projected(vlm, seen.fetch([names[row] for row in rows])) if names[rows[0]] is not None else None
+            if images is not None and edit is not None:
+                images["image"].pooler_output = list(edit(torch.stack(list(images["image"].pooler_output))))
+            hooks = [
+                vlm.model.language_model.layers[layer].register_forward_hook(_adding(vectors[rows]))
+                for layer, vectors in added.items()
+            ]
+            try:
+                found = vlm.model(input_ids=ids, mm_encoder_outputs=images, output_hidden_states=True, use_cache=False)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            here = vlm.lm_head(found.last_hidden_state[:, -1]).float().log_softmax(-1).cpu().numpy()
+            stacked = torch.stack([state[:, -1].float().cpu() for state in found.hidden_states], dim=1).numpy()
+            for place, row in enumerate(rows):
+                logprobs[row], states[row] = here[place], stacked[place]
+    return np.stack(logprobs), np.stack(states)
+
+
+def _adding(vectors: torch.Tensor) -> Callable[[Any, Any, Any], Any]:
+    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+        state = (output[0] if isinstance(output, tuple) else output).clone()  # (batch, length, hidden)
+        state[:, -1] += vectors.to(state)
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    return hook
+
+
+# ------------------------------------------------------------------------------------------------ language of openings
+
+
 @cache
 def openings(code: str) -> tuple[str, ...]:
     """Captions that between them begin with every word that a caption of this language can begin with."""
@@ -69,33 +131,30 @@ def openings(code: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(captions))
 
 
-def written_openings(table: "pd.DataFrame") -> dict[str, tuple[str, ...]]:
-    """Language -> the captions that people wrote in it for the requests of ``table``, as written and capitalised.
+def written_openings(run: str, codes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Language -> the captions that people wrote in it for the validation images, as written and capitalised.
 
     Raises:
         InputError: no English caption is among them, so that nothing can be told from English.
     """
-
+    table = read_requests(run, "validation", ["image"], ["caption"])
     found: dict[str, dict[str, None]] = {}
     for code, cell in zip(table["language"], table["reference"], strict=True):
         for text in json.loads(cell):
             found.setdefault(code, {}).update({text: None, text[:1].upper() + text[1:]: None})
     if "en" not in found:
         raise InputError("mechanism: no English captions among the requests: add en to prepare_data.languages")
-    return {code: tuple(texts) for code, texts in found.items()}
+    return {code: tuple(texts) for code, texts in found.items() if code in {"en", *codes}}
 
 
-def first_token_mass(
-    table: "pd.DataFrame",
-    logprobs: "np.ndarray",
-    tokenizer: Any,
-    written: Mapping[str, Sequence[str]] | None = None,
-) -> "pd.DataFrame":
-    """Probability (0..1) that the first token opens a caption of the asked language (``asked``) or of English.
+def opening_mass(
+    table: pd.DataFrame, logprobs: np.ndarray, tokenizer: Any, written: Mapping[str, Sequence[str]] | None = None
+) -> pd.DataFrame:
+    """``table``'s ``language`` and ``arm`` with the probability (0..1) that the first token opens a caption of the
+    asked language (``asked``) or of English (``english``).
 
     ``logprobs`` float32 ``(rows, vocabulary)``, rows as in ``table``; ``written`` language -> captions (default: those
     of the grammar).  Tokens that open captions of both count for neither.
-    Returns ``language, arm, asked, english``, one row per request that is not English.
     """
 
     def tokens(code: str) -> set[int]:
@@ -103,173 +162,176 @@ def first_token_mass(
         return {tokenizer.encode(text, add_special_tokens=False)[0] for text in captions}
 
     openers = {code: tokens(code) for code in {"en", *table["language"]}}
-    english, rows = openers["en"], []
-    for number, (code, arm) in enumerate(zip(table["language"], table["arm"], strict=True)):
-        if code == "en":
-            continue
-        asked = openers[code]
-        mass = np.exp(logprobs[number])
-        rows.append((code, arm, mass[sorted(asked - english)].sum(), mass[sorted(english - asked)].sum()))
-    return pd.DataFrame(rows, columns=["language", "arm", "asked", "english"])
-
-
-def whole_answers(settings: Mechanism, model: Any, processor: Any, seen: Any) -> "pd.DataFrame":
-    """The image and text requests that are not English, with what the system says to them (column ``answer``)."""
-    table = requests(settings)
-    table = table[(table["arm"] != "blank") & (table["language"] != "en")].reset_index(drop=True)
-    return table.assign(answer=_answers(settings, model, processor, seen, table))
-
-
-def _answers(settings: Mechanism, model: Any, processor: Any, seen: Any, table: "pd.DataFrame") -> list[str]:
-
-    options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
-    return [found.text for found in generation.answer(model, processor, table, seen, **options)]
-
-
-def turning(answers: "pd.DataFrame", most: int = WORDS) -> "pd.DataFrame":
-    """At which word answers leave the asked language: ``language, arm, words, n, kept``.
-
-    ``kept`` is the share (0..1) of answers whose first ``words`` (0 to ``most``) are all words of the asked language,
-    by the closed word list of its grammar; an answer that ends before counts as kept.
-    """
-
-    rows = []
-    for (code, arm), group in answers.groupby(["language", "arm"], sort=False):
-        own = listed(code)
-        flags = [[word in own for word in split_words(text)[:most]] for text in group["answer"]]
-        for count in range(most + 1):
-            kept = sum(all(answer[:count]) for answer in flags) / len(flags)
-            rows.append((code, arm, count, len(flags), kept))
-    return pd.DataFrame(rows, columns=["language", "arm", "words", "n", "kept"])
-
-
-def forced_prefix(
-    settings: Mechanism,
-    model: Any,
-    processor: Any,
-    seen: Any,
-    answers: "pd.DataFrame",
-    words: Sequence[int] = (1, 2, 3),
-) -> "pd.DataFrame":
-    """LF+ (exact judge) of image captions whose first words are given: ``language, words, n, lf_plus``.
-
-    ``answers`` are those of :func:`whole_answers`, the row for no given word.
-    """
-
-    table = answers[answers["arm"] == "image"].reset_index(drop=True)
-    right = [reference(row) for row in table["reference"]]
-    parts = []
-    for given in (0, *words):
-        prefixes = [" ".join(text.split()[:given]) for text in right]
-        asked = table.assign(prefix=prefixes)
-        said = _answers(settings, model, processor, seen, asked) if given else table["answer"]
-        whole = [f"{prefix} {text}".strip() for prefix, text in zip(prefixes, said, strict=True)]
-        kept = [parse(text, code) is not None for text, code in zip(whole, table["language"], strict=True)]
-        parts.append(pd.DataFrame({"language": table["language"], "words": given, "kept": kept}))
-    grouped = pd.concat(parts).groupby(["language", "words"])["kept"].agg(n="count", lf_plus="mean")
-    return grouped.reset_index()
-
-
-def reference(cell: str) -> str:
-    """The reference answer of a request (second element of the JSON list)."""
-
-    return json.loads(cell)[1]
-
-
-def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, batch_size: int) -> "np.ndarray":
-    """Hidden states at the position that predicts the first answer token: float32 ``(rows, layers + 1, hidden)``.
-
-    ``batch_size``: rows at a time, at most ``STATES``.
-    """
-
-    vlm, out, batch_size = plain(model), {}, min(batch_size, STATES)
-    names = [image if isinstance(image, str) else None for image in table["image_id"]]
-    asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
-    prompts = encode_prompts(processor, asked, vlm)
-    alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
-    for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
-        alike.setdefault((len(ids), name is not None), []).append(row)
-    batches = [
-        rows[start : start + batch_size] for rows in alike.values() for start in range(0, len(rows), batch_size)
+    mass, english = np.exp(logprobs), openers["en"]
+    sums = [
+        (row[sorted(openers[code] - english)].sum(), row[sorted(english - openers[code])].sum())
+        for row, code in zip(mass, table["language"], strict=True)
     ]
-    for rows in batches:
-        ids = torch.from_numpy(np.stack([prompts[row] for row in rows])).to(vlm.device)  # (batch, length)
-        shown = [names[row] for row in rows if names[row] is not None]
-        with torch.inference_mode():
-            images = projected(vlm, seen.fetch(shown)) if shown else None
-            found = vlm.model(input_ids=ids, mm_encoder_outputs=images, output_hidden_states=True, use_cache=False)
-        states = torch.stack([state[:, -1].float().cpu() for state in found.hidden_states], dim=1)
-        out.update(zip(rows, states.numpy(), strict=True))
-    return np.stack([out[row] for row in range(len(prompts))])
+    return table[["language", "arm"]].assign(**dict(zip(MASS, zip(*sums, strict=True), strict=True)))
 
 
-def probe(states: "np.ndarray", table: "pd.DataFrame", folds: int = 4) -> "pd.DataFrame":
-    """Cross-validated accuracy of a linear probe for the asked language: ``arm, layer, accuracy, chance``.
+# ------------------------------------------------------------------------------------------------ doses
 
-    ``chance`` is the share of the most frequent language.  Items are kept together in a fold, so that a probe never
-    meets an image it was fitted on.  Of more than nine layers nine are probed, first and last among them.
 
-    Raises:
-        InputError: fewer than two images, so that none is left to be asked about.
-    """
-
-    if table["item_id"].nunique() < 2:
-        raise InputError("mechanism: the probe needs two images: raise mechanism.probe_images or validation_images")
-    depth, rows = states.shape[1], []
-    layers = np.unique(np.linspace(0, depth - 1, min(depth, LAYERS)).round().astype(int))
-    for arm in ARMS:
-        chosen = (table["arm"] == arm).to_numpy()
-        if not chosen.any():
-            continue
-        labels, items = table.loc[chosen, "language"], table.loc[chosen, "item_id"]
-        splitter = GroupKFold(min(folds, items.nunique()))
-        chance = float(labels.value_counts(normalize=True).max())
-        for layer in layers.tolist():
-            classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-            found = cross_val_score(classifier, states[chosen, layer], labels, groups=items, cv=splitter)
-            rows.append({"arm": arm, "layer": layer, "accuracy": float(found.mean()), "chance": chance})
+def worded(table: pd.DataFrame) -> pd.DataFrame:
+    """For each image request its content as single words instead, at every share of English words: ``share`` added."""
+    rows = []
+    for number, request in enumerate(table[table["arm"] == "image"].to_dict("records")):
+        scene = from_json(json.loads(request["reference"])[0])
+        asked = request["prompt"].partition("\n")[2]
+        for share in SHARES:
+            rng = random.Random(number)
+            told, _ = word_list(scene, lambda: "en" if rng.random() < share else request["language"])  # noqa: B023
+            rows.append(request | {"arm": "words", "prompt": f"{told}\n{asked}", "image_id": None, "share": share})
     return pd.DataFrame(rows)
 
 
-def stacked(answers: Sequence[Any]) -> "np.ndarray":
-    """First-token log-probabilities of answers, float32 ``(rows, vocabulary)``."""
+def content(request: Mapping[str, Any], code: str) -> str:
+    """The content of a request in a language: single words of its scene, or a caption that a person wrote."""
+    first, *_ = json.loads(request["reference"])
+    if not first.startswith("{"):
+        return first
+    return word_list(from_json(first), lambda: code)[0]
 
-    return np.stack([answer.first_logprobs for answer in answers])
+
+def along(opened: tuple[Any, Any, Any], shown: pd.DataFrame, direction: torch.Tensor, told: Mapping) -> pd.DataFrame:
+    """Mean component along the direction, and mean length, of visual tokens and of the words of each language."""
+    model, processor, seen = opened
+    weight = plain(model).get_input_embeddings().weight.detach().float()
+    with torch.inference_mode():
+        found = projected(plain(model), seen.fetch(list(shown["image_id"].unique())))["image"].pooler_output
+    vectors = {"visual tokens": torch.cat([tokens.float() for tokens in found])}  # (images x tokens, hidden)
+    for code, texts in told.items():
+        ids = [token for text in texts for token in processor.tokenizer.encode(text, add_special_tokens=False)]
+        vectors[f"words: {code}"] = weight[ids]
+    rows = {
+        name: {"along": float((each @ direction).mean()), "length": float(each.norm(dim=-1).mean())}
+        for name, each in vectors.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def verdicts(tables: "Mapping[str, pd.DataFrame]", tuned: str = "BM", cure: str = "TR") -> "pd.DataFrame":
-    """Which predictions of the working account held: ``prediction, measured, wanted, held``, one row each.
+def english_direction(model: Any, tokenizer: Any, texts: Mapping[str, Sequence[str]]) -> torch.Tensor:
+    """Unit vector ``(hidden,)`` in the space of word embeddings: mean of English texts minus that of other languages.
 
-    ``tables``: ``first_token``, ``turning``, ``forced_prefix``, ``probe``, each with a column ``system``; a prediction
-    whose table or systems are missing is left out.  What counts as held is ours: more than half, or within 0.1.
+    ``texts``: language -> texts of the same content, ``en`` among them; languages count alike.
+    """
+    weight = plain(model).get_input_embeddings().weight.detach().float()
+    means = {
+        code: weight[[token for text in told for token in tokenizer.encode(text, add_special_tokens=False)]].mean(0)
+        for code, told in texts.items()
+    }
+    others = torch.stack([mean for code, mean in means.items() if code != "en"]).mean(0)
+    direction = means["en"] - others
+    return direction / direction.norm()
+
+
+def keeping(direction: torch.Tensor, share: float, seed: int = 0) -> Edit:
+    """An edit of visual tokens: a share of them, drawn from ``seed``, keeps its component along ``direction``, the
+    rest loses it."""
+
+    def edit(tokens: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        loses = torch.rand(tokens.shape[:2], generator=generator).to(tokens.device) >= share  # (images, tokens)
+        along = (tokens.float() @ direction.to(tokens.device)) * loses
+        return tokens - (along[..., None] * direction.to(tokens.device)).to(tokens.dtype)
+
+    return edit
+
+
+# ------------------------------------------------------------------------------------------------ the adapter's update
+
+
+def pulling(table: pd.DataFrame, states: np.ndarray) -> np.ndarray:
+    """Unit vector of every layer, ``(layers + 1, hidden)``: state under English context minus under context in the
+    asked language, mean over the requests that have both arms.  The embedding of the last prompt token, layer 0, is
+    the same in both, and its vector zero.
+    """
+    keyed = table.assign(row=range(len(table))).pivot(index=["item_id", "language"], columns="arm", values="row")
+    pairs = keyed[["text_en", "text"]].dropna().astype(int)
+    mean = (states[pairs["text_en"]] - states[pairs["text"]]).mean(0)
+    length = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return np.divide(mean, length, out=np.zeros_like(mean), where=length > 1e-6)
+
+
+def update_table(before: np.ndarray, after: np.ndarray, directions: np.ndarray) -> pd.DataFrame:
+    """How far tuning moved the states of the same requests: ``layer, along, length`` (means over requests); ``along``
+    is signed, towards English context."""
+    moved = after - before  # (rows, layers + 1, hidden)
+    along = np.einsum("rlh,lh->rl", moved, directions).mean(0)
+    length = np.linalg.norm(moved, axis=-1).mean(0)
+    return pd.DataFrame({"layer": range(len(along)), "along": along, "length": length}).iloc[1:]
+
+
+def component(before: np.ndarray, after: np.ndarray, directions: np.ndarray, layer: int) -> torch.Tensor:
+    """The part of tuning's update after a layer (0 is the first) that lies along its direction, ``(rows, hidden)``."""
+    moved = (after - before)[:, layer + 1] @ directions[layer + 1]
+    return torch.from_numpy(moved[:, None] * directions[layer + 1])
+
+
+def layer_lambdas(layers: int) -> dict[tuple[str, int], dict[int, float]]:
+    """Layer-wise lambdas: ``without`` one layer's adapter, and with it ``alone``."""
+    return {
+        (kept, one): {layer: float((layer == one) == (kept == "alone")) for layer in range(layers)}
+        for kept in ("without", "alone")
+        for one in range(layers)
+    }
+
+
+# ------------------------------------------------------------------------------------------------ verdicts
+
+
+def verdicts(tables: Mapping[str, pd.DataFrame], tuned: str = "BM", cure: str = "TR") -> pd.DataFrame:
+    """Which predictions of the account held: ``prediction, measured, against, held``, one row each.
+
+    ``tables``: ``arms``, ``dose``, ``update``, ``patch``, each with a column ``system``; a prediction whose table or
+    systems are missing is left out.
     """
 
-    def mean(name: str, column: str, **where: Any) -> float | None:
-        table = tables.get(name)
-        if table is None:
-            return None
+    def mean(name: str, column: str = "english", **where: Any) -> float:
+        rows = tables[name]
         for key, value in where.items():
-            table = table[table[key] == value]
-        return float(table.groupby("language")[column].mean().mean()) if len(table) else None
+            rows = rows[rows[key] == value]
+        return float(rows[column].mean())
 
-    rows: list[tuple[str, float | None, float | None, bool]] = []
-    english = mean("first_token", "english", system=tuned, arm="image")
-    if english is not None:
-        rows.append((f"{tuned}: with an image the first token is English", english, 0.5, english > 0.5))
-    first, last = (mean("turning", "kept", system=tuned, arm="image", words=count) for count in (1, WORDS))
-    if first is not None and last is not None and last < 1:
-        early = (1 - first) / (1 - last)
-        rows.append(
-            (f"{tuned}: the answers that leave the language leave it at the first word", early, 0.5, early > 0.5)
-        )
-    helped, level = (mean("forced_prefix", "lf_plus", system=name, words=2) for name in (tuned, cure))
-    if helped is not None and level is not None:
-        rows.append(
-            (f"{tuned}: two given words bring it to within 0.1 of {cure}", helped, level - 0.1, helped >= level - 0.1)
-        )
-    if (table := tables.get("probe")) is not None:
-        known = float(table[table["layer"] == table["layer"].max()]["accuracy"].min())
-        rows.append(
-            ("every system and arm: the asked language is still known (probe, last layer)", known, 0.9, known > 0.9)
-        )
-    return pd.DataFrame(rows, columns=["prediction", "measured", "wanted", "held"])
+    told: list[tuple[str, Callable[[], tuple[float, float]]]] = [
+        (
+            f"{tuned}: English text pulls the answer into English as the picture does, or more",
+            lambda: (mean("arms", system=tuned, arm="text_en"), mean("arms", system=tuned, arm="image")),
+        ),
+        (
+            f"{tuned}: more English words in the context, more English in the answer",
+            lambda: (
+                mean("dose", system=tuned, context="words", share=1.0),
+                mean("dose", system=tuned, context="words", share=0.0),
+            ),
+        ),
+        (
+            f"{tuned}: visual tokens that keep their English component pull more than those that lose it",
+            lambda: (
+                mean("dose", system=tuned, context="visual tokens", share=1.0),
+                mean("dose", system=tuned, context="visual tokens", share=0.0),
+            ),
+        ),
+        (
+            f"{tuned} is moved towards English context, {cure} is not, or less",
+            lambda: (mean("update", "along", system=tuned), mean("update", "along", system=cure)),
+        ),
+        (
+            f"{tuned}: taking that component out gives the language back",
+            lambda: (mean("arms", system=tuned, arm="image"), mean("patch", system=tuned, done="taken out")),
+        ),
+        (
+            "putting it into the untuned model takes the language away",
+            lambda: (mean("patch", system=BACKBONE, done="put in"), mean("arms", system=BACKBONE, arm="image")),
+        ),
+    ]
+    rows = []
+    for prediction, measure in told:
+        try:
+            more, less = measure()
+        except KeyError:
+            continue
+        if not np.isnan([more, less]).any():
+            rows.append((prediction, more, less, more > less))
+    return pd.DataFrame(rows, columns=["prediction", "measured", "against", "held"])

@@ -1,11 +1,10 @@
-"""The figures of ``07_mechanism``: first words, where an answer turns, given first words, and the probe.
+"""The figures of ``07_mechanism``: what pulls an answer into English, how much it takes, and where tuning adds to it.
 
-Each function takes a table of :mod:`textreg.evaluation.mechanism` with a column ``system`` added, draws it in the
-style of every other figure (:mod:`textreg.figures.per_language`) and saves it in ``out``.  Two choices are not
-obvious.  Languages count alike: every number is a mean over languages of means within one.  Files are called
+Each function takes a table of :mod:`textreg.evaluation.mechanism`, draws it and saves it in ``out``.  Two choices are
+not obvious.  Languages count alike: every number is a mean over languages of means within one.  Files are called
 ``*_figure``, because the notebook keeps its tables in the same folder, under the plain names.
 
-Use: ``first_token(table, "runs/laptop/mechanism")``.
+Use: ``arms(table, "runs/laptop/mechanism")``.
 """
 
 from collections.abc import Iterable
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 
 from textreg.figures.style import (
     ARMS,
-    MEASURES,
     Mark,
     Saved,
     handle,
@@ -35,22 +33,24 @@ from textreg.figures.tables import require
 
 OPENINGS = {"asked": ("asked language", "#0072B2", ""), "english": ("English", "#E69F00", "////")}
 LABELLED = 0.09  # share of the axis that a two-digit number needs
+ENGLISH_FIRST = "first word English (%)"
+DOSES = {"words": "English words of a text (%)", "visual tokens": "visual tokens that keep\ntheir English part (%)"}
 
 
-def first_token(table: pd.DataFrame, out: str | Path) -> Saved:
+def arms(table: pd.DataFrame, out: str | Path) -> Saved:
     """Probability of the first answer token: openings of the asked language against English ones.
 
     ``table``: ``system, arm, language, asked, english``, one row per request (probabilities in 0..1).
     """
-    require(table, ("system", "arm", "language", "asked", "english"), "first-token table")
-    refuse_empty(table, "first-token figure")
+    require(table, ("system", "arm", "language", "asked", "english"), "arms table")
+    refuse_empty(table, "figure of the arms")
     means = macro_means(table, ["arm", "system"], ["asked", "english"])
-    arms = [arm for arm in ARMS if arm in set(means["arm"])]
+    drawn = [arm for arm in ARMS if arm in set(means["arm"])]
     marks = system_marks(table["system"])
     with style():
-        fig = Figure(figsize=size("page", height=1.0 + len(arms) * (0.42 + 0.27 * len(marks))))
-        axes = fig.subplots(len(arms), 1, squeeze=False, sharex=True)[:, 0]
-        for ax, arm in zip(axes, arms, strict=True):
+        fig = Figure(figsize=size("page", height=1.0 + len(drawn) * (0.42 + 0.27 * len(marks))))
+        axes = fig.subplots(len(drawn), 1, squeeze=False, sharex=True)[:, 0]
+        for ax, arm in zip(axes, drawn, strict=True):
             _stacked_bars(ax, means[means["arm"] == arm].set_index("system").reindex(list(marks)))
             ax.set_yticks(range(len(marks)), [mark.label for mark in marks.values()])
             ax.set(ylim=(len(marks) - 0.5, -0.5), title=ARMS[arm].label)
@@ -59,13 +59,13 @@ def first_token(table: pd.DataFrame, out: str | Path) -> Saved:
         legend_above(fig, axes[0], len(OPENINGS))
     told = "; ".join(
         f"{ARMS[arm].label}: " + _told(rows, "asked", "english", "asked language {} %, English {} %")
-        for arm, rows in ((arm, means[means["arm"] == arm]) for arm in arms)
+        for arm, rows in ((arm, means[means["arm"] == arm]) for arm in drawn)
     )
     alt = (
         f"Stacked bars of the probability that the first token opens a caption of the asked language or an English "
         f"one, per system, mean over {_languages(table)}. {told}."
     )
-    return save_figure(fig, Path(out) / "first_token_figure", alt=alt, data=means)
+    return save_figure(fig, Path(out) / "arms_figure", alt=alt, data=means)
 
 
 def _stacked_bars(ax: Axes, rows: pd.DataFrame) -> None:
@@ -83,119 +83,124 @@ def _stacked_bars(ax: Axes, rows: pd.DataFrame) -> None:
         left = left + np.nan_to_num(width)
 
 
-def turning(table: pd.DataFrame, out: str | Path) -> Saved:
-    """Share of answers still in the asked language after each word, one panel per arm; languages faint.
+def dose(table: pd.DataFrame, out: str | Path) -> Saved:
+    """Probability that the answer begins in English, against the share of the context that is English.
 
-    ``table``: ``system, language, arm, words, n, kept`` (shares in 0..1).
+    ``table``: ``system, context, share, language, english`` (shares and probabilities in 0..1).
     """
-    require(table, ("system", "language", "arm", "words", "n", "kept"), "turning table")
-    refuse_empty(table, "turning figure")
-    arms = [arm for arm in ARMS if arm in set(table["arm"])]
-    means = macro_means(table, ["arm", "system", "words"], ["kept"])
-    marks = system_marks(table["system"])
+    require(table, ("system", "context", "share", "language", "english"), "dose table")
+    refuse_empty(table, "dose figure")
+    means = macro_means(table, ["context", "system", "share"], ["english"])
+    marks, contexts = system_marks(table["system"]), [name for name in DOSES if name in set(table["context"])]
     with style():
-        fig = Figure(figsize=size("wide"))
-        axes = fig.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-        for ax, arm in zip(axes, arms, strict=True):
-            within, shown = (rows[rows["arm"] == arm] for rows in (table, means))
-            for behind, (system, mark) in zip(range(len(marks) - 1, -1, -1), marks.items(), strict=True):
-                for _, rows in within[within["system"] == system].sort_values("words").groupby("language"):
-                    ax.plot(rows["words"], rows["kept"], color=mark.colour, alpha=0.22, linewidth=0.8)
-                _curve(ax, shown[shown["system"] == system], "words", "kept", mark, behind)
-            per_cent(ax, "still in the asked language (%)" if ax is axes[0] else "", axis="y")
-            ax.set(xlabel="words of the answer", title=ARMS[arm].label, xlim=(-0.2, means["words"].max() + 0.2))
-            ax.set_xticks(range(0, int(means["words"].max()) + 1, 3))
+        fig = Figure(figsize=size("wide", height=3.0))
+        axes = fig.subplots(1, len(contexts), squeeze=False, sharey=True)[0]
+        for ax, context in zip(axes, contexts, strict=True):
+            for system, mark in marks.items():
+                rows = means[(means["context"] == context) & (means["system"] == system)]
+                _curve(ax, rows, "share", "english", mark)
+            per_cent(ax, ENGLISH_FIRST if ax is axes[0] else "", axis="y")
+            per_cent(ax, DOSES[context])
             ax.grid(axis="both")
         legend_above(fig, axes[0], len(marks), [handle(mark, line=True) for mark in marks.values()])
-    counts = [count for count in (1, 3, 6, means["words"].max()) if count in set(means["words"])]
-    chosen = means[means["words"].isin(counts)].sort_values("words")
+    ends = means[means["share"].isin([0.0, 1.0])].pivot(index=["context", "system"], columns="share", values="english")
     told = "; ".join(
-        f"{ARMS[arm].label}: "
-        + ", ".join(
-            f"{system} {', '.join(f'{100 * kept:.0f}' for kept in rows['kept'])} %"
-            for system, rows in chosen[chosen["arm"] == arm].groupby("system", sort=False)
-        )
-        for arm in arms
+        f"{context}: "
+        + ", ".join(f"{name} from {100 * rows.loc[name, 0]:.0f} to {100 * rows.loc[name, 1]:.0f} %" for name in marks)
+        for context, rows in ((context, ends.loc[context]) for context in contexts)
     )
     alt = (
-        f"Falling curves of the share of answers whose words so far are all of the asked language, a faint line per "
-        f"language and their mean, {_languages(table)}. After {', '.join(f'{c:g}' for c in counts)} words, {told}."
+        f"Rising curves of the probability that an answer begins in English against how much of the context is "
+        f"English, mean over {_languages(table)}. From none to all, {told}."
     )
-    return save_figure(fig, Path(out) / "turning_figure", alt=alt, data=means)
+    return save_figure(fig, Path(out) / "dose_figure", alt=alt, data=means)
 
 
-def forced_prefix(table: pd.DataFrame, out: str | Path) -> Saved:
-    """LF+ of image captions against the number of given first words; languages faint, their mean in front.
+def update(table: pd.DataFrame, out: str | Path) -> Saved:
+    """Share of tuning's update that points towards English context, layer by layer.
 
-    ``table``: ``system, language, words, n, lf_plus`` (shares in 0..1).
+    ``table``: ``system, layer, along, length``; drawn is ``along / length``, the cosine (-1..1).
     """
-    require(table, ("system", "language", "words", "n", "lf_plus"), "forced-prefix table")
-    refuse_empty(table, "forced-prefix figure")
-    means = macro_means(table, ["system", "words"], ["lf_plus"])
+    require(table, ("system", "layer", "along", "length"), "update table")
+    refuse_empty(table, "update figure")
+    drawn = table.assign(cosine=table["along"] / table["length"])
     marks = system_marks(table["system"])
     with style():
-        fig = Figure(figsize=size("page"))
+        fig = Figure(figsize=size("page", height=2.6))
         ax = fig.subplots()
-        for behind, (system, mark) in zip(range(len(marks) - 1, -1, -1), marks.items(), strict=True):
-            for _, rows in table[table["system"] == system].sort_values("words").groupby("language"):
-                ax.plot(rows["words"], rows["lf_plus"], color=mark.colour, alpha=0.22, linewidth=0.8)
-            _curve(ax, means[means["system"] == system], "words", "lf_plus", mark, behind)
-        per_cent(ax, MEASURES["lf_plus"], axis="y")
-        given = sorted(means["words"].unique())
-        ax.set(xlabel="first words given", xlim=(given[0] - 0.1, given[-1] + 0.1))
-        ax.set_xticks(given, [f"{number:g}" for number in given])
+        ax.axhline(0, color="#777777", linewidth=1)
+        for system, mark in marks.items():
+            _curve(ax, drawn[drawn["system"] == system], "layer", "cosine", mark)
+        ax.set(xlabel="layer", ylabel="update towards\nEnglish context (cosine)", ylim=(-1.03, 1.03))
+        ax.set_xticks(sorted(drawn["layer"].unique()))
         ax.grid(axis="both")
-        _name_ends(ax, means, "words", "lf_plus", marks)
+        legend_above(fig, ax, len(marks), [handle(mark, line=True) for mark in marks.values()])
     told = "; ".join(
-        f"{system} " + ", ".join(f"{100 * v:.0f}" for v in rows.sort_values("words")["lf_plus"]) + " %"
-        for system, rows in means.groupby("system", sort=False)
+        f"{system} {', '.join(f'{value:.2f}' for value in rows['cosine'])}"
+        for system, rows in drawn.groupby("system", sort=False)
     )
-    alt = (
-        f"Curves of LF+ on image captions against the number of given first words, a faint line per language and "
-        f"their mean, {_languages(table)}. Mean with {', '.join(f'{g:g}' for g in given)} words: {told}."
-    )
-    return save_figure(fig, Path(out) / "forced_prefix_figure", alt=alt, data=means)
+    alt = f"Curves of the cosine between tuning's update and the direction of English context, per layer. {told}."
+    return save_figure(fig, Path(out) / "update_figure", alt=alt, data=drawn)
 
 
-def probe(table: pd.DataFrame, out: str | Path) -> Saved:
-    """Accuracy of the linear probe for the asked language along the layers, one panel per arm.
+def patch(table: pd.DataFrame, untouched: pd.DataFrame, out: str | Path) -> Saved:
+    """Answers that begin in English after the component was taken out of one system, and put into another.
 
-    ``table``: ``system, arm, layer, accuracy, chance`` (shares in 0..1; layer 0 is the embedding).
+    ``table``: ``system, done, layer, language, english``; ``untouched``: the table of the arms, for the dotted lines.
     """
-    require(table, ("system", "arm", "layer", "accuracy", "chance"), "probe table")
-    refuse_empty(table, "probe figure")
-    arms = [arm for arm in ARMS if arm in set(table["arm"])]
-    marks = system_marks(table["system"])
-    layers = sorted(table["layer"].unique())
+    require(table, ("system", "done", "layer", "language", "english"), "patch table")
+    names = table.groupby("system", sort=False)["done"].first()
+    labels = {system: f"{system}, {done}" for system, done in names.items()}
+    stem = Path(out) / "patch_figure"
+    return _by_layer(table, untouched, "system", labels, stem, "the component along English context patched")
+
+
+def layers(table: pd.DataFrame, untouched: pd.DataFrame, out: str | Path) -> Saved:
+    """Answers that begin in English with the adapter in all layers but one, and in one alone.
+
+    ``table``: ``system, kept, layer, language, english``; ``untouched`` as for :func:`patch`.
+    """
+    require(table, ("system", "kept", "layer", "language", "english"), "layers table")
+    labels = {"without": "adapter without this layer", "alone": "adapter in this layer alone"}
+    return _by_layer(table, untouched, "kept", labels, Path(out) / "layers_figure", "parts of the adapter left out")
+
+
+def _by_layer(
+    table: pd.DataFrame, untouched: pd.DataFrame, by: str, labels: dict[str, str], stem: Path, what: str
+) -> Saved:
+    refuse_empty(table, stem.name)
+    means = macro_means(table, [by, "layer"], ["english"])
+    level = macro_means(untouched[untouched["arm"] == "image"], ["system"], ["english"]).set_index("system")["english"]
+    looks = dict(zip(labels, (Mark("", "#D55E00", "s", "", "--"), Mark("", "#555555", "P", "", ":")), strict=False))
     with style():
-        fig = Figure(figsize=size("wide"))
-        axes = fig.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-        for ax, arm in zip(axes, arms, strict=True):
-            shown = table[table["arm"] == arm]
-            ax.axhline(shown["chance"].mean(), color="#777777", linestyle=":", linewidth=1.2)
-            for behind, (system, mark) in zip(range(len(marks) - 1, -1, -1), marks.items(), strict=True):
-                _curve(ax, shown[shown["system"] == system], "layer", "accuracy", mark, behind)
-            per_cent(ax, "probe accuracy (%)" if ax is axes[0] else "", axis="y")
-            ax.set(xlabel="layer", title=ARMS[arm].label)
-            ax.set_xticks(layers[:: max(1, len(layers) // 6)])
-            ax.grid(axis="both")
-        axes[-1].text(layers[-1], table["chance"].mean() + 0.02, "chance", color="#555555", ha="right", va="bottom")
-        handles = [handle(mark, line=True) for mark in marks.values()]
-        legend_above(fig, axes[0], len(marks), handles)
-    last, best = table[table["layer"] == layers[-1]], table.groupby(["arm", "system"], sort=False)["accuracy"].max()
+        fig = Figure(figsize=size("page", height=2.9))
+        ax = fig.subplots()
+        for system in dict.fromkeys(table["system"]):
+            mark = system_marks([system])[system]
+            ax.axhline(level[system], color=mark.colour, linewidth=1)
+            ax.annotate(
+                f"{system} as it is",
+                (1.01, level[system]),
+                xycoords=("axes fraction", "data"),
+                color=mark.colour,
+                va="center",
+                annotation_clip=False,
+            )
+        for name, look in looks.items():
+            _curve(ax, means[means[by] == name], "layer", "english", look)
+        per_cent(ax, ENGLISH_FIRST, axis="y")
+        ax.set(xlabel="layer")
+        ax.set_xticks(sorted(means["layer"].unique()))
+        ax.grid(axis="both")
+        shown = [Mark(labels[name], look.colour, look.marker, "", look.line) for name, look in looks.items()]
+        legend_above(fig, ax, 2, [handle(mark, line=True) for mark in shown])
     told = "; ".join(
-        f"{ARMS[arm].label}: "
-        + ", ".join(
-            f"{row.system} {100 * row.accuracy:.0f} % (best layer {100 * best[arm, row.system]:.0f} %)"
-            for row in last[last["arm"] == arm].itertuples()
-        )
-        for arm in arms
+        f"{labels[name]}: {', '.join(f'{100 * value:.0f}' for value in rows['english'])} %"
+        for name, rows in means.groupby(by, sort=False)
     )
-    alt = (
-        f"Accuracy of a linear probe that reads the asked language off the state before the first answer token, per "
-        f"layer; chance is {100 * table['chance'].mean():.0f} %. At the last layer, {told}."
-    )
-    return save_figure(fig, Path(out) / "probe_figure", alt=alt, data=table)
+    before = ", ".join(f"{name} {100 * value:.0f} %" for name, value in level.items() if name in set(table["system"]))
+    alt = f"Answers to pictures that begin in English, with {what}, layer by layer. As they are: {before}. {told}."
+    return save_figure(fig, stem, alt=alt, data=means)
 
 
 def macro_means(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.DataFrame:
@@ -204,8 +209,8 @@ def macro_means(table: pd.DataFrame, by: list[str], values: list[str]) -> pd.Dat
     return within.groupby(level=by, sort=False).mean().reset_index()
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark, behind: int = 0) -> None:
-    """One system; the markers that others are drawn over are larger, so that equal values stay visible."""
+def _curve(ax: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark) -> None:
+    """One system."""
     rows = rows.sort_values(x)
     ax.plot(
         rows[x],
@@ -214,37 +219,11 @@ def _curve(ax: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark, behind: int
         linestyle=mark.line,
         marker=mark.marker,
         linewidth=1.6,
-        markersize=4.5 + 2.5 * behind,
+        markersize=4.5,
         markeredgecolor="white",
         markeredgewidth=0.4,
         clip_on=False,
     )
-
-
-def _name_ends(ax: Axes, means: pd.DataFrame, x: str, y: str, marks: dict[str, Mark]) -> None:
-    """Write each system at the right end of its curve, no two names on top of each other."""
-    ends = means[means[x] == means[x].max()].set_index("system")[y].dropna().sort_values()
-    places = spread(ends.to_numpy())
-    for system, value, place in zip(ends.index, ends, places, strict=True):
-        ax.annotate(
-            f"{marks[system].label} {100 * value:.0f}",
-            (1.0, place),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=marks[system].colour,
-            weight="bold",
-            va="center",
-            annotation_clip=False,
-        )
-
-
-def spread(values: np.ndarray, apart: float = 0.075, highest: float = 1.0) -> np.ndarray:
-    """Rising ``values`` moved as little as possible downwards until neighbours stand ``apart`` from each other."""
-    places = np.minimum(values.astype(float), highest)
-    for row in range(len(places) - 2, -1, -1):
-        places[row] = min(places[row], places[row + 1] - apart)
-    return places
 
 
 def _told(rows: pd.DataFrame, first: str, second: str, words: str) -> str:

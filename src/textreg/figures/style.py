@@ -77,7 +77,9 @@ ARMS = MappingProxyType(
     {
         "image": Mark("image", "#222222", "o"),
         "blank": Mark("blank image", "#777777", "d"),
-        "text": Mark("text only", "#222222", "|"),
+        "text": Mark("text", "#222222", "|"),
+        "text_en": Mark("English text", "#222222", "x"),
+        "keywords": Mark("key words", "#222222", "1"),
     }
 )
 MEASURES = MappingProxyType(

@@ -31,7 +31,7 @@ ARTEFACTS: Mapping[str, tuple[str, ...]] = {
     "merge": ("sweep.csv", "choice.json", "model/*.safetensors"),
     "evaluate": ("answers.parquet", "fidelity.csv", "visual.csv"),
     "figures": ("*.svg",),
-    "mechanism": ("first_token.csv", "probe.csv", "verdicts.csv"),
+    "mechanism": ("arms.csv", "dose.csv", "update.csv", "patch.csv", "layers.csv", "verdicts.csv"),
 }
 
 

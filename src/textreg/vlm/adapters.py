@@ -19,7 +19,7 @@ when the block fails, and nested blocks multiply.
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,22 +180,24 @@ def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
 
 
 @contextmanager
-def scaled_adapter(model: "torch.nn.Module", lam: float) -> "Iterator[torch.nn.Module]":
-    """The model at lambda: inside the block every LoRA change of the language model is multiplied by ``lam``.
+def scaled_adapter(model: "torch.nn.Module", lam: "float | Mapping[int, float]") -> "Iterator[torch.nn.Module]":
+    """The model at lambda: inside the block every LoRA change of the language model is multiplied by ``lam``, or by
+    that of its layer.
 
     ``lam`` 0 is the untuned language model (with the tuned projector), 1 the tuned one.  Yields ``model``, changed in
     place.
     """
-    layers = language_adapters(model).values()
-    before = [dict(layer.scaling) for layer in layers]
+    layers = language_adapters(model)
+    before = {name: dict(layer.scaling) for name, layer in layers.items()}
     try:
-        for layer in layers:
+        for name, layer in layers.items():
+            factor = lam[int(re.search(r"layers\.(\d+)\.", name)[1])] if isinstance(lam, Mapping) else lam
             for adapter in layer.scaling:
-                layer.scaling[adapter] *= lam
+                layer.scaling[adapter] *= factor
         yield model
     finally:
-        for layer, scaling in zip(layers, before, strict=True):
-            layer.scaling.update(scaling)
+        for name, scaling in before.items():
+            layers[name].scaling.update(scaling)
 
 
 def merged(model: "PeftModel", lam: float = 1.0) -> "PreTrainedModel":
