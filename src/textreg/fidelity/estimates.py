@@ -23,6 +23,7 @@ from textreg.fidelity.annotation import ENGLISH
 RUN = ["backbone", "seed"]
 KEYS = [*RUN, "item_id", "language"]
 CAPTION = "caption"
+CLASSES = ("asked", "english", "other", "mixed", "short", "empty")
 
 
 class Point(NamedTuple):
@@ -62,20 +63,32 @@ def estimate(
     if values.empty:
         nothing = float("nan")
         return Estimate(nothing, nothing, nothing, (nothing, nothing), 0, 0)
-    table = values.unstack("language")  # [runs x items, languages]
+    table = values.unstack("language")  # [items of all runs, languages]
     runs = [[run.to_numpy() for _, run in group.groupby("seed")] for _, group in table.groupby("backbone")]
-    middle = float(np.mean([np.mean([_macro(run, None, None) for run in group]) for group in runs]))
-    rng, drawn = np.random.default_rng([seed, 36]), np.empty(resamples)
-    for round_ in range(resamples):
-        spoken = _counts(rng, table.shape[1])
-        drawn[round_] = np.mean(
-            [
-                np.mean([_macro(run, _counts(rng, len(run)), spoken) for run in _again(rng, group)])
-                for group in _again(rng, runs)
-            ]
-        )
+    alike = np.ones(table.shape[1])
+    middle = float(np.mean([np.mean([_macro(run, np.ones((1, len(run))), alike) for run in group]) for group in runs]))
+    drawn = _resampled(runs, table.shape[1], np.random.default_rng([seed, 36]), resamples)
     low, high, near, far = np.nanquantile(drawn, [0.025, 0.975, 0.05, 0.95])
     return Estimate(middle, float(low), float(high), (float(near), float(far)), sum(map(len, runs)), len(table))
+
+
+def _resampled(
+    runs: Sequence[Sequence[np.ndarray]], languages: int, rng: np.random.Generator, resamples: int
+) -> np.ndarray:
+    """The mean of every resample ``(resamples,)``; ``runs``: by backbone and seed, ``(items, languages)`` each."""
+    spoken = _counts(rng, languages, resamples)  # (resamples, languages)
+    totals = np.zeros(resamples)
+    for _ in runs:  # a place that a backbone is drawn for
+        chosen = rng.integers(len(runs), size=resamples)
+        for number, group in enumerate(runs):
+            mine = np.flatnonzero(chosen == number)
+            for _ in group:  # a place that one of its seeds is drawn for
+                seeds = rng.integers(len(group), size=len(mine))
+                for place, run in enumerate(group):
+                    rows = mine[seeds == place]
+                    weights = _counts(rng, len(run), len(rows))
+                    totals[rows] += _macro(run, weights, spoken[rows]) / (len(group) * len(runs))
+    return totals
 
 
 def cells(verdicts: pd.DataFrame, point: Point) -> pd.Series:
@@ -94,32 +107,28 @@ def cells(verdicts: pd.DataFrame, point: Point) -> pd.Series:
         values = (rows["class"] == "english").astype(float).where(rows["class"] != "asked")
     elif point.measure in rows.columns:
         values = rows[point.measure].astype("Float64").astype(float)
-    elif "class" in rows and point.measure in set(verdicts["class"].dropna()) | CLASSES:
+    elif "class" in rows and point.measure in CLASSES:
         values = (rows["class"] == point.measure).astype(float)
     else:
         raise InputError(f"unknown measure {point.measure!r}{did_you_mean(point.measure, [*rows.columns, *CLASSES])}")
     return values.set_axis(pd.MultiIndex.from_frame(rows[KEYS])).dropna()
 
 
-CLASSES = {"asked", "english", "other", "mixed", "short", "empty"}
+def _macro(values: np.ndarray, items: np.ndarray, spoken: np.ndarray) -> np.ndarray:
+    """Mean over languages of the means over items, ``(draws,)``: ``values`` ``(items, languages)``, weighted by
+    ``items`` ``(draws, items)`` and ``spoken`` ``(draws or nothing, languages)``, how often each was drawn.
+    """
+    known = ~np.isnan(values)
+    totals = items @ known  # (draws, languages)
+    means = (items @ np.where(known, values, 0.0)) / np.where(totals > 0, totals, 1)
+    shares = (totals > 0) * spoken
+    weights = shares.sum(1)
+    return np.where(weights > 0, (means * shares).sum(1) / np.where(weights > 0, weights, 1), np.nan)
 
 
-def _macro(values: np.ndarray, items: np.ndarray | None, spoken: np.ndarray | None) -> float:
-    """Mean over languages of the means over items; both weighted by how often they were drawn."""
-    known = ~np.isnan(values)  # [items, languages]
-    weights = np.ones(len(values)) if items is None else items
-    totals = weights @ known
-    means = (weights @ np.where(known, values, 0.0)) / np.where(totals > 0, totals, np.nan)
-    shares = (totals > 0) * (1.0 if spoken is None else spoken)
-    return float(np.nansum(means * shares) / shares.sum()) if shares.sum() else float("nan")
-
-
-def _counts(rng: np.random.Generator, size: int) -> np.ndarray:
-    return np.bincount(rng.integers(size, size=size), minlength=size)
-
-
-def _again(rng: np.random.Generator, members: Sequence) -> list:
-    return [members[i] for i in rng.integers(len(members), size=len(members))]
+def _counts(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
+    """How often each of ``size`` is drawn in ``size`` draws with replacement: ``(draws, size)``."""
+    return rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
 
 
 @dataclass(frozen=True)
