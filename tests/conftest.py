@@ -1,10 +1,11 @@
-"""Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their
-folders.
-"""
+"""Shared fixtures: tiny checkpoints with the layouts of the hub, and what is made once for a whole test run."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -164,15 +165,37 @@ def disturbed(model):
 
 
 @pytest.fixture(scope="session")
-def tiny_llm(tmp_path_factory) -> Path:
-    """Tied Llama without an image token."""
-    return write_llm(tmp_path_factory.mktemp("llama-tied"))
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: the folder that ``make(folder)`` fills, once for all processes of a test run.
+
+    It is shared, so a test that spoils what is in it works on a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name, make) -> Path:
+        place = root / f"once-{name}"
+        with FileLock(root / f"once-{name}.lock"):
+            if not (place / ".whole").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place)
+                (place / ".whole").touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_tower(tmp_path_factory) -> Path:
+def tiny_llm(made_once) -> Path:
+    """Tied Llama without an image token."""
+    return made_once("llama-tied", lambda folder: write_llm(folder / "llm")) / "llm"
+
+
+@pytest.fixture(scope="session")
+def tiny_tower(made_once) -> Path:
     """SigLIP without a pooling head, as the shipped tower."""
-    return write_tower(tmp_path_factory.mktemp("siglip"))
+    return made_once("siglip", lambda folder: write_tower(folder / "tower")) / "tower"
 
 
 @pytest.fixture
