@@ -81,7 +81,8 @@ def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/
 IDENTIFIER = Annotated[
     str,
     typer.Option(
-        help="py3langid, pycld2, heliport, lingua, lid176, glotlid, a fastText file, or several by commas: their agreement"
+        help="py3langid, pycld2, heliport, lingua, lid176, glotlid, a fastText file, or several by commas: their "
+        "agreement [default: pycld2,py3langid; with --candidates py3langid]"
     ),
 ]
 NEAR = Annotated[str, typer.Option(help="together or apart: whether near languages (hr and bs, id and ms) are one")]
@@ -109,7 +110,7 @@ def score(
         list[str] | None, typer.Option("--map", help="COLUMN=NAME, such as answer=prediction; may be repeated")
     ] = None,
     language: Annotated[str, typer.Option(help="of the rows that name none")] = "",
-    identifier: IDENTIFIER = "pycld2,py3langid",
+    identifier: IDENTIFIER = "",
     identifier_model: IDENTIFIER_MODEL = "",
     candidates: CANDIDATES = "",
     near: NEAR = "together",
@@ -172,7 +173,7 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 128,
     concurrency: Annotated[int, typer.Option(help="requests in flight")] = 8,
     timeout: Annotated[float, typer.Option(help="seconds to wait for an answer")] = 120.0,
-    identifier: IDENTIFIER = "pycld2,py3langid",
+    identifier: IDENTIFIER = "",
     identifier_model: IDENTIFIER_MODEL = "",
     candidates: CANDIDATES = "",
     near: NEAR = "together",
@@ -204,11 +205,12 @@ def _codes(words: str) -> list[str]:
 
 def _identifier(name: str, model: str, candidates: str) -> "Identifier | str":
     """An open identifier, or its name where nothing else was asked for: workers open it themselves."""
-    from textreg.fidelity.identifiers import open_identifier
+    from textreg.fidelity.identifiers import DEFAULT, open_identifier
 
+    codes = _codes(candidates)
+    name = name or ("py3langid" if codes else DEFAULT)
     if model and "glotlid" not in name.split(","):
         raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")
-    codes = _codes(candidates)
     if len(codes) == 1:
         raise InputError(f"--candidates {codes[0]}: with one candidate every answer is in it; name at least two")
     opened = open_identifier(name, candidates=codes or None, model=model)

@@ -57,7 +57,7 @@ def read_language(value: str) -> str:
         except LookupError:
             tag = None
     if tag is None or not _is_language(tag):
-        raise InputError(f"unknown language {quoted(value, 40)}{suggestion(value)}")
+        raise InputError(f"unknown language code {quoted(value, 40)}{suggestion(value)}")
     plain = Language.get(tag.prefer_macrolanguage().language)
     code = OWN.get(plain.language, plain.language)
     script = None if tag.script in WHOLE else tag.script

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -206,26 +207,29 @@ def _decide(text: str, task: str, asked: _Asked, found: list[str], labels: list[
         empty = not clean(text)
         return _Verdict(UNDETERMINED if empty and asked.known else None, "empty" if empty else "short")
     weights: dict[str, int] = defaultdict(int)
+    longest: dict[str, tuple[int, Label]] = {}
     for piece, label in zip(found, labels, strict=True):
         right = asked.right(label, piece)
         code = asked.language if right else UNDECIDED if right is None else OTHER if label.votes else label.code
         if code == base_code(asked.language) != asked.language:
             code = f"{code}-{script_of(piece)}"
         weights[code] += len(piece)
+        longest[code] = max(longest.get(code, (0, label)), (len(piece), label), key=itemgetter(0))
     undecided, nothing = weights.pop(UNDECIDED, 0), weights.pop(NO_LANGUAGE, 0)
-    total, longest = sum(weights.values()), max(range(len(found)), key=lambda i: len(found[i]))
-    said = {"confidence": labels[longest].confidence, "unrestricted": labels[longest].unrestricted}
+    total = sum(weights.values())
     if undecided and undecided >= total + nothing:
         alone = all(label.code == UNDETERMINED for label in labels)
-        return _Verdict(None, "short" if alone else None, identified=UNDETERMINED if alone else UNDECIDED, **said)
+        return _Verdict(None, "short" if alone else None, identified=UNDETERMINED if alone else UNDECIDED)
     if not total:
         kind = (NO_LANGUAGE, "mixed") if asked.known else (None, None)
-        return _Verdict(*kind, identified=NO_LANGUAGE, **said)
+        return _Verdict(*kind, identified=NO_LANGUAGE)
     main = max(weights, key=weights.__getitem__)
+    label = longest[main][1]
+    said = {"identified": OTHER if label.votes else label.code, "confidence": label.confidence, "unrestricted": label.unrestricted}
     if not asked.known:
-        return _Verdict(None, "english" if main == ENGLISH else None, identified=main, **said)
+        return _Verdict(None, "english" if main == ENGLISH else None, **said)
     kind = "asked" if main == asked.language else "english" if main == ENGLISH else "other"
-    return _Verdict(main, kind if weights[main] >= PURE * total else "mixed", identified=base_code(main), **said)
+    return _Verdict(main, kind if weights[main] >= PURE * total else "mixed", **said)
 
 
 def _classes(

@@ -61,7 +61,7 @@ def words(text: str) -> int:
 
 def lines_of(text: str) -> list[tuple[str, int]]:
     """The non-empty lines of a text with their numbers of words."""
-    return [(line, words(line)) for line in text.split("\n") if line and not line.isspace()]
+    return [(line, words(line)) for line in map(str.strip, text.split("\n")) if line]
 
 
 def pieces(lines: Sequence[tuple[str, int]], min_words: int) -> list[str]:

@@ -78,19 +78,23 @@ class Answers:
         self.path, self.size, self.skip_bad = Path(path), size, skip_bad
         self.language = read_language(language) if language else ""
         self.places = dict(places or {})
-        self.taken, self.bad, self.first_bad = "", 0, list[str]()
+        self.taken, self.count, self.bad, self.first_bad = "", 0, 0, list[str]()
         self.left_out, self.unread = Counter[str](), Counter[str]()
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         good = self._checked()
         columns: list[str] = []
         while part := list(islice(good, self.size)):
+            self.count += len(part)
             columns = columns or [name for name in COLUMNS if any(name in row for row in part)]
             yield pd.DataFrame.from_records(part, columns=columns)
         if not columns:
             why = f"; all {self.bad} rows are bad, the first: {self.first_bad[0]}" if self.bad else ""
             why += "".join(f"; {count} rows left out: {reason}" for reason, count in self.left_out.items())
             raise InputError(f"{self.path}: no answers in it{why}")
+        if self.unread.total() == self.count:
+            first = next(iter(self.unread))
+            raise InputError(f"{self.path}: no row names a language that can be read, the first: {quoted(first)}{suggestion(first)}")
 
     def _checked(self) -> Iterator[dict[str, Any]]:
         source = rows(self.path)
@@ -117,9 +121,9 @@ class Answers:
                 if all(_at(row, place) is None for row in head):
                     raise InputError(f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}")
                 continue
-            here = [name for name in names if any(_at(row, name) is not None for row in head)]
-            here = here or [name for name in names if name in known]
-            here = [name for name in here if name not in self.places.values() or column == "failed"]
+            free = [name for name in names if name not in self.places.values()]
+            held = {name: sum(_at(row, name) is not None for row in head) for name in free}
+            here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [n for n in free if n in known]
             if here:
                 self.places[column] = here[0]
         for column in ("answer", "language"):
@@ -137,8 +141,11 @@ class Answers:
         if isinstance(row, str):
             raise InputError(row)
         value = {column: _at(row, place) for column, place in self.places.items()}
-        if "answer" not in value or (value["answer"] is None and self.places["answer"].split(".")[0] not in row):
-            raise InputError(f"no {self.places['answer']!r} in it{did_you_mean(self.places['answer'], row)}")
+        for column in ("answer", "language"):
+            place = self.places.get(column, "")
+            if value.get(column) is None and place and not {place, place.split(".")[0]} & set(row):
+                if column == "answer" or not self.language:
+                    raise InputError(f"no {place!r} in it{did_you_mean(place, row)}")
         checked = {"language": self._language(value.get("language"))}
         for name in ("system", "arm", "item_id", "task", "prompt", "reference"):
             if value.get(name) not in (None, "") and value[name] == value[name]:

@@ -1,6 +1,6 @@
 """Rows of whatever file people keep answers in: JSON lines and arrays, CSV, Excel, parquet, arrow, data sets' folders.
 
-A file is never held whole, save one JSON object with columns.  Not obvious: what is inside decides, not the suffix
+A file is never held whole, save a JSON array or object.  Not obvious: what is inside decides, not the suffix
 alone: ``.gz`` and the like are unpacked, UTF-16 and byte order marks are read, the separator of a CSV is found from
 its head, and a ``.json`` may be an array, lines, or an object that holds one.
 
@@ -20,7 +20,6 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO
 
-import ijson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +32,7 @@ TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 TABLES = (".xlsx", ".xlsm", ".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 LONGEST_CELL = 16 * 2**20  # characters of one CSV cell
-LARGEST_OBJECT = 2 * 2**30  # bytes of a JSON object that is read whole
+LARGEST = 2 * 2**30  # bytes of a JSON array or object, which is read whole
 HEAD = 64 * 1024
 Row = tuple[str, dict | str]
 BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeError, zlib.error, LZMAError, zipfile.BadZipFile, csv.Error)
@@ -78,13 +77,21 @@ def _decoded(raw: IO[bytes]) -> io.BufferedReader:
     head = file.peek(4)[:4]
     if head.startswith(codecs.BOM_UTF8):
         file.read(3)
-    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:2]:
-        by_mark = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "utf-16" if by_mark else "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    elif encoding := _utf16(head):
         reader = codecs.getreader(encoding)(file)
         pieces = iter(lambda: reader.read(HEAD), "")
         return io.BufferedReader(_Recoded(piece.encode("utf-8", "replace") for piece in pieces), HEAD)
     return file
+
+
+def _utf16(head: bytes) -> str:
+    """The kind of UTF-16 that a file begins in, with a mark or with a letter of ASCII; '' if it does not."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    low, high = head[:1], head[1:2]
+    if b"\0" not in (low, high) or not (low + high).strip(b"\0").isascii() or not (low + high).strip(b"\0\x01"):
+        return ""
+    return "utf-16-be" if low == b"\0" else "utf-16-le"
 
 
 class _Recoded(io.RawIOBase):
@@ -122,21 +129,12 @@ def _object(row: object) -> dict | str:
 
 
 def _json(path: Path, file: io.BufferedReader) -> Iterator[Row]:
-    start = file.peek(HEAD)[:HEAD].lstrip()
-    first, _, second = start.partition(b"\n")
-    if start[:1] == b"[":
-        try:
-            for number, row in enumerate(ijson.items(file, "item", use_float=True), 1):
-                yield f"row {number}", _object(row)
-        except (ijson.JSONError, RecursionError) as failure:
-            raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
-        return
+    first, _, second = file.peek(HEAD)[:HEAD].lstrip().partition(b"\n")
     if second.lstrip()[:1] == b"{" and _is_object(first):
         yield from _lines(file)
         return
-    data = file.read(LARGEST_OBJECT)
     try:
-        whole = json.loads(data)
+        whole = json.loads(file.read(LARGEST))
     except (ValueError, RecursionError) as failure:
         raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
     inner = _records(whole)
@@ -154,7 +152,9 @@ def _is_object(line: bytes) -> bool:
 
 
 def _records(whole: object) -> list | None:
-    """The list of rows in a JSON object: one of its values, or its columns side by side, or the row that it is."""
+    """The rows of a JSON array or object: one of its values, or its columns side by side, or the row that it is."""
+    if isinstance(whole, list):
+        return whole
     if not isinstance(whole, dict):
         return None
     lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
