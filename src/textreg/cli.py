@@ -89,8 +89,8 @@ NEAR = Annotated[str, typer.Option(help="together or apart: whether near languag
 SET_ASIDE = Annotated[
     str,
     typer.Option(
-        help="parts of an answer that are not judged, by commas: reasoning, code, mathematics, addresses, keys, markup, "
-        "quotations, asides; or all, or none"
+        help="parts of an answer that are not judged: reasoning, code, mathematics, addresses, keys, markup, "
+        "quotations, asides, by commas; or all, or none"
     ),
 ]
 IDENTIFIER_MODEL = Annotated[str, typer.Option(help="GlotLID: a hub id or a local .bin file")]
@@ -102,7 +102,8 @@ CANDIDATES = Annotated[
 @app.command()
 def score(
     answers: Annotated[
-        Path, typer.Argument(help="JSONL, JSON, CSV, Excel, parquet or a data set's folder: answers and their languages")
+        Path,
+        typer.Argument(help="JSONL, JSON, CSV, Excel, parquet or a data set's folder: answers and their languages"),
     ],
     out: Annotated[Path | None, typer.Option(help="write the table as .csv or everything as .json")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for bars and confusion matrix")] = None,
@@ -132,7 +133,6 @@ def score(
 ) -> None:
     """Language fidelity of anyone's answers."""
     from textreg.figures.score import score_and_draw
-    from textreg.serve.answers import read_map
     from textreg.serve.report import print_result
 
     judging: object = judge
@@ -152,7 +152,7 @@ def score(
         judge=judging,
         skip_bad=skip_bad,
         rules=_rules(near, set_aside),
-        places=read_map(places or []),
+        places=places or (),
         language=language,
         against=against,
         seen=_codes(seen),
@@ -218,12 +218,8 @@ def _identifier(name: str, model: str, candidates: str) -> "Identifier | str":
 
 
 def _rules(near: str, set_aside: str) -> "Rules":
-    from textreg.fidelity.annotation import Rules
-    from textreg.fidelity.asked import NEAR
-    from textreg.fidelity.parts import read_rules
+    from textreg.fidelity.annotation import Rules, read_rules
 
-    if near not in NEAR:
-        raise InputError(f"--near {near!r}: together or apart")
     return Rules(set_aside=read_rules(set_aside), near=near)
 
 

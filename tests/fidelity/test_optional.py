@@ -50,7 +50,11 @@ class Fixed(CleaningIdentifier):
         (Fixed("es"), Fixed("es"), "es"),
         (Fixed("es"), Fixed("en"), "undecided"),
         (Fixed("hr"), Fixed("bs"), "hr"),  # near languages agree
-        (Fixed("mi", 0.9, ("mi", "en")), Fixed("es"), "undecided"),  # Spanish is no name of the first, nor Maori of the second
+        (
+            Fixed("mi", 0.9, ("mi", "en")),
+            Fixed("es"),
+            "undecided",
+        ),  # Spanish is no name of the first, nor Maori of the second
         (Fixed("mi", 0.9, ("mi", "es")), Fixed("es"), "mi"),  # who cannot say Maori has no vote on it
         (Fixed("mi", 0.5, ("mi", "es")), Fixed("es"), "undecided"),  # alone and unsure
         (Fixed("es"), Fixed("und"), "undecided"),

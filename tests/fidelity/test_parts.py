@@ -1,4 +1,5 @@
 """What part of an answer is judged, and what the whole answer then counts as: one table of ordinary inputs each."""
+# ruff: noqa: E501
 
 import pandas as pd
 import pytest
@@ -58,7 +59,9 @@ def test_a_repeated_prompt_is_a_quotation():
 
 
 def test_rules_are_chosen_by_name():
-    assert read_rules("all") == tuple(RULES) and read_rules("none") == () and read_rules("code, keys") == ("code", "keys")
+    assert (
+        read_rules("all") == tuple(RULES) and read_rules("none") == () and read_rules("code, keys") == ("code", "keys")
+    )
     with pytest.raises(InputError, match="did you mean 'quotations'"):
         read_rules("quotation")
 
@@ -69,13 +72,19 @@ def test_degenerate_text_is_judged_by_one_round(text):
     assert repeated and len(once) < len(text) / 3
 
 
-@pytest.mark.parametrize("text", [ES, "1, 2, 3, 4, 5, 6, 7, 8, 9", "", "el perro y el gato y el pez y el ave y el sol de la mar"])
+@pytest.mark.parametrize(
+    "text", [ES, "1, 2, 3, 4, 5, 6, 7, 8, 9", "", "el perro y el gato y el pez y el ave y el sol de la mar"]
+)
 def test_ordinary_text_is_no_repetition(text):
     assert without_repetition(text) == (text, False)
 
 
 def test_refusals_are_seen_in_several_languages_and_descriptions_are_none():
-    said = ["I’m sorry, but I can't assist with that.", "Lo siento, pero no puedo ayudar.", "申し訳ありませんが、できません。"]
+    said = [
+        "I’m sorry, but I can't assist with that.",
+        "Lo siento, pero no puedo ayudar.",
+        "申し訳ありませんが、できません。",
+    ]
     assert refusals([*said, ES, EN, ""]).tolist() == [True] * 3 + [False] * 3
 
 
@@ -127,14 +136,24 @@ def test_an_answer_counts_as_what_a_reader_would_call_it(case, counted):
     found = [None if pd.isna(row[name]) else row[name] for name in ("class", "lf", "lpr")]
     assert found == list(COUNTED[case][2:])
     assert found[0] in (None, *CLASSES) and not row[["lf", "english", "other"]].eq(True).sum() > 1
-    assert (row["undecided"], row["repetition"]) == (case == "Han alone for Japanese", "epetition" in case or "drift within" in case)
+    assert (row["undecided"], row["repetition"]) == (
+        case == "Han alone for Japanese",
+        "epetition" in case or "drift within" in case,
+    )
 
 
 def test_near_languages_are_one_unless_they_are_kept_apart():
     malay = "Gambar ini menunjukkan seekor anjing yang sedang berlari di jalan raya kerana takut akan polis"
     bosnian = "Slika prikazuje psa koji trči ulicom prema hiljadu ljudi i kahvi"
-    rows = pd.DataFrame({"language": ["id", "hr", "no", "nn"], "answer": [malay, bosnian, *["Bildet viser en gutt som løper på gata"] * 2]})
-    together, apart = (annotate(rows, open_identifier(), rules=Rules(near=near, lines=LineRules())) for near in ("together", "apart"))
+    rows = pd.DataFrame(
+        {
+            "language": ["id", "hr", "no", "nn"],
+            "answer": [malay, bosnian, *["Bildet viser en gutt som løper på gata"] * 2],
+        }
+    )
+    together, apart = (
+        annotate(rows, open_identifier(), rules=Rules(near=near, lines=LineRules())) for near in ("together", "apart")
+    )
     assert together["lf"].tolist() == [True] * 4
     assert apart["lf"].tolist() == [False, False, True, False]
     assert together["identified"].tolist() == apart["identified"].tolist() == ["ms", "bs", "no", "no"]

@@ -1,4 +1,5 @@
 """Anyone's answers: every form of file, every way to be wrong, and the same numbers whichever way they come."""
+# ruff: noqa: E501
 
 import gzip
 import io
@@ -538,7 +539,18 @@ def packed(text, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["a.jsonl.gz", "a.jsonl.xz", "gzip.jsonl", "mark.jsonl", "utf16.jsonl", "plain16.jsonl", "lines.json", "array.json", "held.json"]
+    "how",
+    [
+        "a.jsonl.gz",
+        "a.jsonl.xz",
+        "gzip.jsonl",
+        "mark.jsonl",
+        "utf16.jsonl",
+        "plain16.jsonl",
+        "lines.json",
+        "array.json",
+        "held.json",
+    ],
 )
 def test_text_is_read_however_it_is_packed(tmp_path, how):
     text = write(tmp_path / "plain.jsonl", ROWS).read_text("utf-8")

@@ -1,10 +1,10 @@
 """What can be said of one answer: right language, English, parsed, right about the image, line by line.
 
 Every statement is a nullable flag: what cannot be said is missing, never right and never wrong.  Not obvious: what is
-judged is the answer without reasoning, code and the like (``parts``), all of it, in pieces; the answer counts as in the
-language of most of its letters, and is ``mixed`` where a tenth of them or more is in another.  A short one is judged by
-word lists where they exist and is unscored otherwise (an identifier is guessing below four words); a word that is both
-the asked language's and English's is left out; an empty answer is wrong, and in no language.
+judged is the answer without reasoning, code and the like (``parts``), all of it, in pieces; the answer counts as in
+the language of most of its letters, and is ``mixed`` where a tenth of them or more is in another.  A short one is
+judged by word lists where they exist and is unscored otherwise (an identifier is guessing below four words); a word
+that is both the asked language's and English's is left out; an empty answer is wrong, and in no language.
 
 Use: ``annotate(answers, open_identifier())``; the tables over many answers are in ``measures``.
 """
@@ -20,14 +20,15 @@ import numpy as np
 import pandas as pd
 
 from textreg.data.codes import base_code
-from textreg.errors import InputError
-from textreg.fidelity.asked import TOGETHER, can_tell, in_language, same_language, script_of
+from textreg.errors import InputError, quoted
+from textreg.fidelity.asked import NEAR, TOGETHER, can_tell, in_language, same_language, script_of
 from textreg.fidelity.labels import NO_LANGUAGE, UNDECIDED, UNDETERMINED, Identifier, Label, clean
 from textreg.fidelity.linewise import LineRules, kept, kept_lines, line_pass, lines_of, pieces, word_pass, words
-from textreg.fidelity.parts import RULES, refusals, judged_part, without_repetition
+from textreg.fidelity.parts import RULES, judged_part, read_rules, refusals, without_repetition
 from textreg.scenes import grammar, instructions, languages
 
 ENGLISH, OTHER = "en", "other"
+__all__ = ["CLASSES", "ENGLISH", "FLAGS", "Judge", "Rules", "annotate", "lf_plus", "read_rules"]
 CLASSES = ("asked", "english", "other", "mixed", "short", "empty")
 FLAGS = ("undecided", "repetition", "refusal")
 NOTHING = (UNDECIDED, UNDETERMINED)
@@ -48,6 +49,10 @@ class Rules:
     lines: LineRules | None = field(default_factory=LineRules)
     set_aside: tuple[str, ...] = tuple(RULES)
     near: str = TOGETHER
+
+    def __post_init__(self) -> None:
+        if self.near not in NEAR:
+            raise InputError(f"--near {quoted(self.near)}: together or apart")
 
 
 def lf_plus(identified_ok: pd.Series, judge_ok: pd.Series) -> pd.Series:
@@ -174,9 +179,7 @@ class _Asked:
             could = (self.language, ENGLISH, *NOTHING, NO_LANGUAGE)
             rejected = label.votes and not any(same_language(vote, code) for vote in label.votes for code in could)
             return False if rejected and words(text) >= SURELY else None
-        return self.language == label.code or in_language(
-            self.language, label.code, text, self.near, self.candidates
-        )
+        return self.language == label.code or in_language(self.language, label.code, text, self.near, self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +228,11 @@ def _decide(text: str, task: str, asked: _Asked, found: list[str], labels: list[
         return _Verdict(*kind, identified=NO_LANGUAGE)
     main = max(weights, key=weights.__getitem__)
     label = longest[main][1]
-    said = {"identified": OTHER if label.votes else label.code, "confidence": label.confidence, "unrestricted": label.unrestricted}
+    said = {
+        "identified": OTHER if label.votes else label.code,
+        "confidence": label.confidence,
+        "unrestricted": label.unrestricted,
+    }
     if not asked.known:
         return _Verdict(None, "english" if main == ENGLISH else None, **said)
     kind = "asked" if main == asked.language else "english" if main == ENGLISH else "other"

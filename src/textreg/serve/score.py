@@ -10,7 +10,7 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -31,7 +31,7 @@ from textreg.fidelity.labels import Identifier
 from textreg.files import atomic_write
 from textreg.processes import die_with_parent
 from textreg.serve import paired as by_item
-from textreg.serve.answers import PART, Answers
+from textreg.serve.answers import PART, Answers, read_map
 
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
@@ -80,7 +80,7 @@ def score_file(
     skip_bad: bool = False,
     rules: Rules | None = None,
     *,
-    places: Mapping[str, str] | None = None,
+    places: Sequence[str] = (),
     language: str = "",
     against: str = "",
     seen: Sequence[str] = (),
@@ -92,15 +92,15 @@ def score_file(
 
     out: ``.csv`` (the table) or ``.json`` (everything).  identifier: a name or an open one; by name, a long file is
     scored by ``workers`` processes (default: one a core).  judge: ``exact`` (used where a row has a scene to compare
-    with), ``none`` or a function as in ``annotate``; price: of its tokens.  places, language: as in ``Answers``.
-    against: the system that others are compared with (default: the first of the file).  seen, held_out: languages in
-    and kept out of the text a model was tuned on; they group the means.  Raises InputError; nothing is written then,
-    and never over the answers.
+    with), ``none`` or a function as in ``annotate``; price: of its tokens.  places: such as ``answer=prediction``;
+    language: of rows that name none.  against: the system that others are compared with (default: the first of the
+    file).  seen, held_out: languages in and kept out of the text a model was tuned on; they group the means.  Raises
+    InputError; nothing is written then, and never over the answers.
     """
     check_places(path, out)
     rules = rules or Rules()
     opened = _opened(identifier) if isinstance(identifier, str) else identifier
-    answers = Answers(path, places, language, skip_bad, PART)
+    answers = Answers(path, read_map(places), language, skip_bad, PART)
     record = Record(judge, price) if callable(judge) else None
     measure = partial(_measure, identifier=identifier, judge=record or judge, rules=rules)
     alone = record is not None or not isinstance(identifier, str)

@@ -51,7 +51,9 @@ def rows(path: Path) -> Iterator[Row]:
     packed = path.suffix.lower() in PACKED
     suffix = (Path(path.stem) if packed else path).suffix.lower()
     if suffix not in TEXTS + TABLES:
-        raise InputError(f"{path}: answers are read from {', '.join(TEXTS + TABLES)}{did_you_mean(suffix, TEXTS + TABLES)}")
+        raise InputError(
+            f"{path}: answers are read from {', '.join(TEXTS + TABLES)}{did_you_mean(suffix, TEXTS + TABLES)}"
+        )
     try:
         if suffix in TABLES:
             yield from _excel(path) if suffix.startswith(".xls") else _arrow(path, suffix)
@@ -195,7 +197,6 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _excel(path: Path) -> Iterator[Row]:
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
         sheet = load_workbook(path, read_only=True, data_only=True).worksheets[0]
@@ -206,7 +207,7 @@ def _excel(path: Path) -> Iterator[Row]:
             row = {name: value for name, value in zip(header, values, strict=False) if None not in (name, value)}
             if row:
                 yield f"row {number}", {name: v if isinstance(v, int | float) else str(v) for name, v in row.items()}
-    except (InvalidFileException, KeyError, ValueError, IndexError) as failure:
+    except (KeyError, ValueError, IndexError) as failure:
         raise InputError(f"{path}: not a readable Excel file ({str(failure)[:80]}): save it again as .xlsx") from None
 
 
