@@ -11,7 +11,6 @@ switched globally: ``fast_fp32`` restores what it found.
     ...     loss = model(**batch).loss
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from time import perf_counter
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from textreg import ranks
+from textreg import processes, ranks
 from textreg.errors import InputError
 
 ERROR_LIMIT = 1e-6
@@ -161,9 +160,6 @@ def reset_peak_memory(device: str) -> None:
 
 def peak_memory_mb(device: str) -> float:
     """Peak memory in MiB: of the CUDA allocator where the model is there, else of this process."""
-    import resource
-
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    return processes.largest_memory_mb()

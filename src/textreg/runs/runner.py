@@ -225,7 +225,8 @@ class _Run:
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""
         clock = time.monotonic()
-        self._clear_leftovers()
+        remove_tree(self.place.run / ".runner" / "runtime")
+        sweep(self.place.run)
         with self.report:
             try:
                 while self.waiting or self.running:
@@ -267,22 +268,13 @@ class _Run:
         self.ended[unit] = outcome
 
     def _collect(self) -> None:
-        for child in [child for child in self.running if child.process.poll() is not None]:
+        for child in [child for child in self.running if child.ended]:
             self.running.remove(child)
             failure = children.verdict(child, self.place.run.resolve())
             seconds = time.monotonic() - child.started
             self.ended[child.unit] = Outcome("failed" if failure else "ran", seconds, child.peak_mb, failure)
             text = f"failed after {seconds:.1f} s: {failure.message}" if failure else f"done in {seconds:.1f} s"
             self.report.finish(child.unit, text, ok=failure is None)
-
-    def _clear_leftovers(self) -> None:
-        for name in ("runtime", "jobs"):
-            remove_tree(self.place.run / ".runner" / name)
-        for path in (self.place.run / "notebooks").glob(".*.part.ipynb"):
-            path.unlink()
-        run = self.place.run
-        for parent in {run, run / ".runner", *((run / unit.folder).parent for unit in self.profile.units)}:
-            sweep(parent)
 
     def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
         failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}
