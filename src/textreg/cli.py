@@ -51,11 +51,8 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
 ) -> None:
     """Run the stages of a profile in sequence through papermill; what is up to date is skipped."""
-    from textreg.runs import budget, profiles, runner, stages
+    from textreg.runs import runner
 
-    chosen = profiles.load(profile, stages.repository())
-    if chosen.scale == "hub":
-        budget.show(budget.estimate(chosen, parameter or ()))
     runner.run(
         profile,
         run,

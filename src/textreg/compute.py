@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from time import perf_counter
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -128,28 +127,6 @@ def switch_error() -> float | None:
         differs = differs or not torch.equal(fast, slow)
         worst = max(worst, float((fast.double() - exact).norm() / exact.norm()))
     return worst if differs else None
-
-
-def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:
-    """Measured rate of one large matrix product, in FLOP/s: the denominator of the logged MFU.
-
-    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
-    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
-    """
-
-    side = 8192 if device.startswith("cuda") else 1024
-    a = torch.randn(side, side, device=device, dtype=dtype)
-    b = torch.randn(side, side, device=device, dtype=dtype)
-    best, deadline = 0.0, perf_counter() + seconds
-    for _ in range(50):
-        start = perf_counter()
-        torch.mm(a, b)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        best = max(best, 2 * side**3 / (perf_counter() - start))
-        if perf_counter() > deadline:
-            break
-    return best
 
 
 def reset_peak_memory(device: str) -> None:

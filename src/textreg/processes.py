@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that one ends, and what they hold.
+"""Processes that end with the one that started them, however that one ends, and what they have held.
 
 A notebook's kernel, and every worker it starts, must not outlive the run: after a kill, an orphan would go on
 writing into the folder that the next run uses.  Every process here is one of :mod:`multiprocessing`, which hands its
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from contextlib import suppress
 
 import psutil
 
@@ -26,27 +27,6 @@ def _follow(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def family(pid: int) -> list[psutil.Process]:
-    """The process ``pid`` and all its living descendants; empty when it is gone."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def memory_mb(pid: int) -> float:
-    """Memory of ``pid`` and its descendants in MiB; pages that processes share count once where the system tells."""
-    total = 0
-    for process in family(pid):
-        try:
-            info = process.memory_full_info()
-        except psutil.Error:
-            continue
-        total += getattr(info, "pss", info.rss)
-    return total / 2**20
-
-
 def largest_memory_mb(of_children: bool = False) -> float | None:
     """Largest resident memory so far of this process, or of its ended children, in MiB; None where Windows does not
     tell."""
@@ -60,16 +40,14 @@ def largest_memory_mb(of_children: bool = False) -> float | None:
 
 def end(pids: list[int], grace_s: float = 1.5) -> None:
     """End the processes and all their descendants: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
-    members = [process for pid in pids for process in family(pid)]
-    for process in members:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(members, timeout=grace_s)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=grace_s)
+    members: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
+            members += [root, *root.children(recursive=True)]
+    alive = members
+    for how in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                how(process)
+        _, alive = psutil.wait_procs(alive, timeout=grace_s)

@@ -79,6 +79,13 @@ def resolve(name: str, *, kind: Literal["model", "dataset"] = "model", revision:
     return path
 
 
+def to_fetch(name: str, *, kind: Literal["model", "dataset"] = "model") -> dict[str, int]:
+    """File -> bytes of what :func:`resolve` would fetch and is not stored here.  Raises what it does."""
+    parts = parse(name)
+    files = [] if parts.local else _download(parts, kind, parts.revision, dry_run=True)
+    return {file.filename: file.file_size or 0 for file in files if file.will_download}
+
+
 def data_files(name: str, path: Path) -> list[Path]:
     """The data files of a resolved data set, sorted: those of the glob, else the file that a well-known data set is
     read from, else the training split, else all of one kind.
@@ -122,7 +129,7 @@ def _check_model(path: Path, name: str) -> None:
         raise InputError(f"{name}: {held} and no *.safetensors; {cure}")
 
 
-def _download(name: Name, kind: str, revision: str | None) -> Path:
+def _download(name: Name, kind: str, revision: str | None, *, dry_run: bool = False) -> Any:
     from huggingface_hub import constants, errors, snapshot_download
 
     patterns = list(MODEL_FILES if kind == "model" else DATA_FILES)
@@ -137,8 +144,9 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
             revision=revision,
             allow_patterns=patterns,
             ignore_patterns=list(TWICE) if kind == "model" else None,
+            dry_run=dry_run,
         )
-        return Path(found)
+        return found if dry_run else Path(found)
     except errors.GatedRepoError as error:
         cure = f"accept its terms at {page}, then log in with `hf auth login`"
         raise InputError(f"{name.base}: the repository is gated; {cure}") from error
@@ -149,7 +157,7 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
         raise InputError(f"{name.base}: no such {kind} on the hub and no such folder here; {cure}") from error
     except errors.HFValidationError as error:
         raise InputError(f"{name.base!r} is neither an existing folder nor a hub id like owner/name") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.DryRunError, ConnectionError) as error:
         cure = "connect (unset HF_HUB_OFFLINE) or download it elsewhere and give the folder"
         raise InputError(f"{name.base}: not stored here and the hub was not reached; {cure}") from error
     except errors.HfHubHTTPError as error:

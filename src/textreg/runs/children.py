@@ -27,13 +27,11 @@ from textreg.runs.stages import Unit, relative
 
 PRELOADED = "textreg.runs.preloaded"
 TICK_S = 0.5
-MEMORY_EVERY_S = 2.0
 
 
 @dataclass
 class Child:
-    """One running unit.  ``weight``: cores it uses; ``peak_mb``: largest memory seen, kernel and workers included;
-    ``said``: its last word, once it has ended."""
+    """One running unit.  ``weight``: cores it uses; ``said``: its last word, once it has ended."""
 
     state: State
     process: Any
@@ -42,8 +40,6 @@ class Child:
     weight: int
     ended: bool = False
     said: Mapping[str, Any] | None = None
-    peak_mb: float = 0.0
-    measured: float = 0.0
 
     @property
     def unit(self) -> Unit:
@@ -142,10 +138,6 @@ def watch(running: Sequence[Child], tell: Callable[[Unit, Mapping[str, Any]], No
             child.said = event
         else:
             tell(child.unit, event)
-    for child in running:
-        if time.monotonic() - child.measured > MEMORY_EVERY_S:
-            child.measured = time.monotonic()
-            child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
 
 
 def verdict(child: Child, run: Path) -> Failure | None:

@@ -185,7 +185,7 @@ def _run_and_publish(job: Job, resumed: bool, tell: Tell) -> Failure | None:
         notebook=f"notebooks/{final.name}",
         started=started,
         seconds=time.monotonic() - clock,
-        peak_memory_mb=largest_memory_mb(of_children=True),
+        peak_memory_mb=round(largest_memory_mb(of_children=True) or 0) or None,
         threads=int(job.parameters.get("threads", 1)),
         resumed=resumed,
     )
