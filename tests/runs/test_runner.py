@@ -381,7 +381,7 @@ def test_a_second_run_in_the_same_folder_is_refused_with_the_process_of_the_firs
 
 
 def test_a_full_disk_is_said_before_anything_starts(repository, monkeypatch):
-    monkeypatch.setitem(runner.ROOM, "scenes", 2**62)
+    monkeypatch.setattr(runner, "ROOM", 2**62)
     with pytest.raises(InputError, match="MiB free"):
         runner.run("tiny", root=repository, report=quiet())
 
