@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from textreg.vlm.adapters import lora_layers, plain
-from textreg.vlm.features import feature_shape
+from textreg.vlm.features import feature_shape, is_llava
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,12 +32,14 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     """
 
     vlm = plain(model)
-    language, text = vlm.model.language_model, vlm.config.get_text_config()
+    language, text = vlm.get_decoder(), vlm.config.get_text_config()
     adapters = sum(p.numel() for p in language.parameters() if p.requires_grad)
     frozen = sum(weights(p) for p in language.layers.parameters()) - (adapters if any(lora_layers(model)) else 0)
-    projector = sum(p.numel() for p in vlm.model.multi_modal_projector.parameters() if p.requires_grad)
-    tower = sum(weights(p) for p in vlm.model.vision_tower.parameters())
-    image_tokens, _ = feature_shape(vlm)
+    seeing = 0
+    if is_llava(vlm):  # of other families it is not known how often their towers run over a picture
+        projector = sum(p.numel() for p in vlm.model.multi_modal_projector.parameters() if p.requires_grad)
+        tower = sum(weights(p) for p in vlm.model.vision_tower.parameters())
+        seeing = feature_shape(vlm)[0] * (6 * projector + (0 if cached else 2 * tower))
 
     lengths = np.array([len(sample) for sample in samples], dtype=np.float64)
     scored = np.array([sample.supervised for sample in samples], dtype=np.float64)
@@ -45,7 +47,7 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     rows = lengths * (4 * frozen + 6 * adapters)
     rows += 6 * text.num_hidden_layers * text.hidden_size * lengths**2
     rows += scored * 4 * text.hidden_size * text.vocab_size
-    rows += images * image_tokens * (6 * projector + (0 if cached else 2 * tower))
+    rows += images * seeing
     return rows[order].sum(1)
 
 

@@ -1,7 +1,7 @@
 """The tuning step of a profile at true size on one CUDA GPU: tokens/s, MFU and peak memory, with random weights.
 
 Needs CUDA and refuses to start without it; nothing is downloaded, so the shapes of the profiles' models stand here.
-Rank, row length, batch, packing, precision and share of text are those of the profile; words of a row are drawn around
+Rank, row length, batch, precision and share of text are those of the profile; words of a row are drawn around
 the mean of its data sets, so that some rows are long; the training is the project's own ``train``, micro-batch found
 by probing memory.  ``-p`` changes a setting as in ``textreg run``; ``--layers`` makes a small model of the same width,
 to try the command out.
@@ -32,6 +32,7 @@ from textreg.training.batches import encode
 from textreg.training.train import train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import llava_processor
+from textreg.vlm.chat import IMAGE_TOKEN
 
 WORDS = [f"w{number}" for number in range(1000)]
 ANSWERED = 0.6  # share of a row's words that the assistant says
@@ -91,13 +92,21 @@ class RandomImages:
     step: Step
     runs_tower: bool
 
+    def words(self, image_id: str) -> str:
+        """A placeholder for every patch."""
+        return IMAGE_TOKEN * self.step.patches
+
+    def aligned(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
     def fetch(self, image_ids: list[str]) -> dict[str, torch.Tensor]:
         """bf16 [images, patches, width] or float32 [images, 3, side, side]."""
         generator = torch.Generator().manual_seed(0)
         if self.runs_tower:
             side = self.step.tower["image_size"]
             pixels = torch.rand(1, 3, side, side, generator=generator)
-            return {"pixel_values": pixels.expand(len(image_ids), -1, -1, -1)}
+            return {"pixels": pixels.expand(len(image_ids), -1, -1, -1)}
         shape = (1, self.step.patches, self.step.tower["hidden_size"])
         drawn = torch.randn(*shape, generator=generator, dtype=torch.bfloat16)
         return {"image_features": drawn.expand(len(image_ids), -1, -1)}

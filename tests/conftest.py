@@ -35,12 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
-def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False):
-    """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials."""
+def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False, extra=(), named=None):
+    """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials, those of ``extra``, and ``named``
+    ones (``image_token`` -> ``<image>``).
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"] + (["<image>"] if image else [])
+    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"] + (["<image>"] if image else []) + list(extra)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,7 +51,8 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
     )
     tokenizer.train_from_iterator([CORPUS] * 3, trainer)
     options = {"pad_token": "<|pad|>"} if pad else {}
-    options |= {"extra_special_tokens": {"image_token": "<image>"}} if image else {}
+    named = {"image_token": "<image>"} if image else named
+    options |= {"extra_special_tokens": named} if named else {}
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"], **options
     )
@@ -57,32 +60,35 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
     return wrapped
 
 
-def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, **tokenizer_options) -> Path:
-    """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding
-    rows.
+def write_llm(
+    folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, begin: str = "", **options
+) -> Path:
+    """A tiny random causal model of one architecture with its tokenizer; ``spare`` unused embedding rows, ``begin``: a
+    token that the tokenizer puts in front; ``options`` of the tokenizer, or of the configuration.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = tiny_tokenizer(**tokenizer_options)
-    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
-    config_class, model_class = classes[kind]
+    own = {key: options.pop(key) for key in ("template", "pad", "image") if key in options}
+    tokenizer = tiny_tokenizer(**own, extra=[begin] if begin else [])
+    if begin:
+        tokenizer.bos_token, tokenizer.add_bos_token = begin, True
     torch.manual_seed(0)
-    config = config_class(
-        vocab_size=len(tokenizer) + spare,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model_class(config).save_pretrained(folder)
+    shape = {
+        "vocab_size": len(tokenizer) + spare,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape | options))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -117,34 +123,6 @@ def write_tower(
     return folder
 
 
-def write_onevision(folder: Path, llm: Path, tower: Path) -> Path:
-    """A tiny random LLaVA-OneVision with the files of a published one."""
-    import torch
-    from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
-
-    tokenizer = tiny_tokenizer(image=True)
-    text = AutoConfig.from_pretrained(llm)
-    text.vocab_size = len(tokenizer)
-    torch.manual_seed(2)
-    config = LlavaOnevisionConfig(
-        text_config=text,
-        vision_config=AutoConfig.from_pretrained(tower),
-        image_token_index=tokenizer.image_token_id,
-        video_token_index=0,
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        tie_word_embeddings=True,
-    )
-    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    LlavaOnevisionImageProcessorPil(
-        size={"height": 24, "width": 24}, image_grid_pinpoints=config.image_grid_pinpoints
-    ).save_pretrained(folder)
-    return folder
-
-
 def pixel_inputs(processor, side=24):
     """A red picture and a question about it, as the model takes them."""
     from PIL import Image
@@ -162,6 +140,16 @@ def disturbed(model):
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     return model
+
+
+class Placeholders:
+    """Features as far as tokenising goes: a picture takes ``count`` tokens."""
+
+    def __init__(self, count=4):
+        self.count = count
+
+    def words(self, image_id):
+        return "<image>" * self.count
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import forks
 import pytest
 import torch
-from conftest import image_table, row_table
+from conftest import Placeholders, image_table, row_table
 from safetensors.torch import load_file
 
 from textreg import compute, ranks
@@ -165,7 +165,7 @@ def test_the_probe_takes_what_all_processes_can_take(monkeypatch, tiny_vlm, tiny
     from textreg.training.batches import encode
 
     model, processor = tiny_vlm
-    samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)
+    samples = encode(processor, tiny_rows, Placeholders(), max_length=128)
     monkeypatch.setattr(probing.torch.cuda, "current_device", lambda: 1)
     properties = type("Properties", (), {"total_memory": 2**30})
     monkeypatch.setattr(probing.torch.cuda, "get_device_properties", {1: properties}.__getitem__)

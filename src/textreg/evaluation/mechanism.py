@@ -35,7 +35,7 @@ from textreg.scenes.scene import Group, Scene
 from textreg.settings import Mechanism
 from textreg.vlm import generation, systems
 from textreg.vlm.adapters import plain
-from textreg.vlm.features import projected
+from textreg.vlm.features import model_inputs
 from textreg.vlm.generation import Request, encode_prompts
 from textreg.vlm.systems import BACKBONE
 
@@ -185,7 +185,7 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, ba
     vlm, out, batch_size = plain(model), {}, min(batch_size, STATES)
     names = [image if isinstance(image, str) else None for image in table["image_id"]]
     asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
-    prompts = encode_prompts(processor, asked, vlm)
+    prompts = encode_prompts(processor, asked, seen)
     alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
     for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
         alike.setdefault((len(ids), name is not None), []).append(row)
@@ -196,8 +196,8 @@ def last_states(model: Any, processor: Any, table: "pd.DataFrame", seen: Any, ba
         ids = torch.from_numpy(np.stack([prompts[row] for row in rows])).to(vlm.device)  # (batch, length)
         shown = [names[row] for row in rows if names[row] is not None]
         with torch.inference_mode():
-            images = projected(vlm, seen.fetch(shown)) if shown else None
-            found = vlm.model(input_ids=ids, mm_encoder_outputs=images, output_hidden_states=True, use_cache=False)
+            images = model_inputs(vlm, seen.fetch(shown) | seen.aligned(ids)) if shown else {}
+            found = vlm.model(input_ids=ids, **images, output_hidden_states=True, use_cache=False)
         states = torch.stack([state[:, -1].float().cpu() for state in found.hidden_states], dim=1)
         out.update(zip(rows, states.numpy(), strict=True))
     return np.stack([out[row] for row in range(len(prompts))])

@@ -32,7 +32,6 @@ from textreg.training.batches import StepBatches, encode, shuffled_order
 from textreg.training.learner import Learner
 from textreg.training.probing import probe_micro_batch
 from textreg.vlm.adapters import PROJECTOR, plain
-from textreg.vlm.features import image_tokens
 
 if TYPE_CHECKING:
     from textreg.settings import Training
@@ -178,7 +177,7 @@ def train(
     wanted = settings.steps * settings.batch_size
     order = shuffled_order(len(rows), wanted, settings.seed) if order is None else np.asarray(order)
     used, positions = np.unique(order[:wanted], return_inverse=True)
-    samples = encode(processor, rows.iloc[used], image_tokens=image_tokens(vlm), max_length=settings.max_length)
+    samples = encode(processor, rows.iloc[used], features, max_length=settings.max_length)
     learner = Learner(model)
     trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     world, leads = ranks.world(), ranks.leads()
@@ -187,7 +186,6 @@ def train(
         "steps": settings.steps,
         "batch_size": settings.batch_size,
         "features": features,
-        "row_length": settings.max_length if settings.packing else 0,
         "pad_id": processor.tokenizer.pad_token_id,
     }
     if settings.batch_size % (micro * world):
@@ -262,7 +260,7 @@ def prepare_parameters(model: nn.Module, activation_checkpointing: bool) -> None
         with warnings.catch_warnings():
             # The new name is younger than the oldest transformers we support.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable", category=FutureWarning)
-            vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            vlm.get_decoder().gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def arguments(settings: "Training", folder: Path, *, accumulation: int, device: str) -> TrainingArguments:
@@ -296,7 +294,7 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         label_names=["labels"],
     )
     if chosen.n_gpu > 1:
-        # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
+        # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which its pictures lack.
         chosen._n_gpu = 1
     return chosen
 
