@@ -208,7 +208,7 @@ def main() -> int:
         log = train(tuned, processor, rows, images, settings, Path(out), order=range(len(rows)))
     device = torch.cuda.get_device_properties(0)
     peak = flops.matmul_peak("cuda", compute.set_up(precision=settings.precision).dtype)
-    told = ("batch_size", "rank", "max_length", "packing", "precision", "activation_checkpointing", "text_share")
+    told = ("batch_size", "rank", "max_length", "precision", "activation_checkpointing", "text_share")
     report = {
         "gpu": device.name,
         "gpu_memory_gib": round(device.total_memory / 2**30, 1),

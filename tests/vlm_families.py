@@ -34,10 +34,11 @@ PATCHES = {**EYE, "image_size": 24, "patch_size": 12}
 
 def template(begin: str, picture: str, end: str, prompt: str, *, first: str = "") -> str:
     """A chat template of content lists: ``begin`` role, picture and words, ``end``; ``prompt`` asks for an answer."""
+    said = f"{{% if c['type'] == 'image' %}}{{{{ '{picture}' }}}}{{% else %}}{{{{ c['text'] }}}}{{% endif %}}"
     return (
-        f"{first}{{% for m in messages %}}{{{{ '{begin}'.replace('ROLE', m['role']) }}}}{{% for c in m['content'] %}}"
-        f"{{% if c['type'] == 'image' %}}{{{{ '{picture}' }}}}{{% else %}}{{{{ c['text'] }}}}{{% endif %}}{{% endfor %}}"
-        f"{{{{ '{end}' }}}}{{% endfor %}}{{% if add_generation_prompt %}}{{{{ '{prompt}' }}}}{{% endif %}}"
+        f"{first}{{% for m in messages %}}{{{{ '{begin}'.replace('ROLE', m['role']) }}}}"
+        f"{{% for c in m['content'] %}}{said}{{% endfor %}}{{{{ '{end}' }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ '{prompt}' }}}}{{% endif %}}"
     )
 
 
@@ -314,7 +315,12 @@ def aya(folder: Path) -> None:
 
 def mistral3(folder: Path) -> None:
     special = {"image_token": "[IMG]"}
-    text = template("[INST]ROLE ", "[IMG]", "<|im_end|>", "[/INST]", first="{{ bos_token }}")
+    text = (
+        "{{ bos_token }}{% for m in messages %}{{ '[INST]' if m['role'] == 'user' else '' }}"
+        "{% for c in m['content'] %}"
+        "{{ '[IMG]' if c['type'] == 'image' else c['text'] }}{% endfor %}"
+        "{{ '[/INST]' if m['role'] == 'user' else '<|im_end|>' }}{% endfor %}"
+    )
     words = tokenizer(text, special, ("[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"), begin="<s>")
     config = transformers.Mistral3Config(
         text_config={"model_type": "mistral", "vocab_size": len(words), "head_dim": 8, **WORDS},

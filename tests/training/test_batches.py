@@ -1,5 +1,9 @@
 """Rows become ids and labels that agree with what generation will see."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,3 +168,36 @@ def test_shuffled_epochs_show_every_row_equally_often():
     order = shuffled_order(10, 30, seed=4)
     assert np.bincount(order).tolist() == [3] * 10
     assert order.tolist() == shuffled_order(10, 30, seed=4).tolist() != shuffled_order(10, 30, seed=5).tolist()
+
+
+@pytest.mark.slow
+def test_a_million_short_rows_are_read_and_tokenised_in_bounded_memory(tmp_path):
+    """As objects of Python the rows alone would take gigabytes."""
+    script = """
+import resource, sys
+from conftest import CHATML, tiny_tokenizer
+from textreg.data.rows import ROWS, RowWriter, read_rows
+from textreg.training.batches import encode
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+count, path = int(sys.argv[2]), sys.argv[1]
+with RowWriter(path, ROWS) as writer:
+    for number in range(count):
+        turns = [{"role": "user", "content": f"Why {number}?"}, {"role": "assistant", "content": "Blue"}]
+        row = {"row_id": str(number), "source": "s", "task": "t", "language": "en", "image_id": None}
+        writer.write(row | {"messages": turns})
+
+class Bare:
+    tokenizer, chat_template = tiny_tokenizer(), CHATML
+
+before = peak()
+samples = encode(Bare(), read_rows(path), None, max_length=64)
+assert len(samples) == count and samples[-1].supervised > 0
+print((peak() - before) * 2**20 / count)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(tmp_path / "visual.parquet"), "1000000"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1000  # bytes a row, of some thirty tokens

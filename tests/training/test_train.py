@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 
 from textreg.errors import InputError, RunError
 from textreg.settings import Align, Tune
-from textreg.training import checkpoints
+from textreg.training import checkpoints, learner
 from textreg.training import train as training
 from textreg.training.batches import IGNORE, StepBatches, encode
 from textreg.training.train import Learner, train
@@ -72,6 +72,31 @@ def test_the_loss_equals_the_models_own_loss(data):
         logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE
     )
     assert abs(ours.item() - full.item()) < 1e-5
+
+
+def test_a_head_that_runs_in_pieces_gives_the_same_loss_and_gradients(data, monkeypatch):
+    def found(logits):
+        monkeypatch.setattr(learner, "LOGITS", logits)
+        model = data.model()
+        samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
+        batch = StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=data.features)[0]
+        loss = Learner(model)(**batch)["loss"]
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    whole, pieces = found(2**28), found(4 * 400 * 7)  # seven positions at a time
+    assert whole[0] == pytest.approx(pieces[0], abs=1e-6)
+    assert largest_difference(whole[1], pieces[1]) < 1e-6
+
+
+def test_fsdp_wraps_the_layers_by_accelerates_own_policy(data):
+    """A class name that the model does not hold, such as a text tower's, ends that policy with an error."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    wrapped = Learner(data.model())
+    plugin.set_auto_wrap_policy(wrapped)
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, wrapped)
+    kinds = [type(module).__name__ for module in wrapped.modules() if policy(module)]
+    assert kinds.count("LlamaDecoderLayer") == kinds.count("SiglipEncoderLayer") == 2
 
 
 def test_a_text_only_batch_gives_the_projector_true_zero_gradients(data):
