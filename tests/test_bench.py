@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Placeholders
 from torch import nn
 
 from textreg.training.batches import encode
@@ -39,7 +40,7 @@ def test_the_step_of_a_profile_trains_at_miniature_size(runs_tower, tmp_path):
 @pytest.mark.parametrize("adapter", [False, True])
 def test_weights_packed_into_four_bits_are_as_much_work_as_whole_ones(tiny_vlm, tiny_rows, adapter):
     model, processor = tiny_vlm
-    samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)
+    samples = encode(processor, tiny_rows, Placeholders(), max_length=128)
     order = np.arange(16).reshape(2, 8)
     tuned = attach(model, rank=4, alpha=8) if adapter else model.requires_grad_(False)
     whole = flops.per_step(tuned, samples, order, cached=False)

@@ -136,9 +136,7 @@ def _check_model(path: Path, name: str, *, weights: bool) -> None:
         raise InputError(f"{name}: {held} and no *.safetensors; {cure}")
 
 
-def _download(
-    name: Name, kind: str, revision: str | None, files: Sequence[str] = (), *, dry_run: bool = False
-) -> Any:
+def _download(name: Name, kind: str, revision: str | None, files: Sequence[str] = (), *, dry_run: bool = False) -> Any:
     from huggingface_hub import constants, errors, snapshot_download
 
     patterns = list(files or (MODEL_FILES if kind == "model" else DATA_FILES))
