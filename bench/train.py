@@ -119,11 +119,11 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def ours(folder: Path, rows: pd.DataFrame, images: ImageTable, steps: int, packing: bool) -> tuple[float, float]:
+def ours(folder: Path, rows: pd.DataFrame, images: ImageTable, steps: int) -> tuple[float, float]:
     """Seconds of our training, tokenisation included, features computed before as a run does."""
     model, processor = assemble(str(folder / "llm"), str(folder / "tower"))
     features = open_features(model, processor, images)
-    settings = Tune(steps=steps, batch_size=64, learning_rate=1e-3, log_steps=1000, packing=packing)
+    settings = Tune(steps=steps, batch_size=64, learning_rate=1e-3, log_steps=1000)
     tuned = attach(model, rank=16, alpha=32)
     with tempfile.TemporaryDirectory() as out:
         return timed(lambda: train(tuned, processor, rows, features, settings, out))
@@ -217,8 +217,7 @@ def main() -> None:
         found: dict[str, list[tuple[float, float, int]]] = {}
         for _ in range(options.repeats):
             for label, call in (
-                ("train: ours, rows/s", lambda: ours(folder, rows, images, options.steps, False)),
-                ("train: ours packed, rows/s", lambda: ours(folder, rows, images, options.steps, True)),
+                ("train: ours, rows/s", lambda: ours(folder, rows, images, options.steps)),
                 ("train: transformers Trainer, rows/s", lambda: peer(folder, rows, images, options.steps)),
             ):
                 found.setdefault(label, []).append((*call(), trained))

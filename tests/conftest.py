@@ -1,10 +1,11 @@
-"""Shared fixtures: tiny checkpoints with the layouts of the hub, written once per session and loaded from their
-folders.
-"""
+"""Shared fixtures: tiny checkpoints with the layouts of the hub, and what is made once for a whole test run."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -34,12 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
-def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False):
-    """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials."""
+def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False, extra=(), named=None):
+    """A byte-level BPE tokenizer of a few hundred tokens, with ChatML specials, those of ``extra``, and ``named``
+    ones (``image_token`` -> ``<image>``).
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"] + (["<image>"] if image else [])
+    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"] + (["<image>"] if image else []) + list(extra)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +51,8 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
     )
     tokenizer.train_from_iterator([CORPUS] * 3, trainer)
     options = {"pad_token": "<|pad|>"} if pad else {}
-    options |= {"extra_special_tokens": {"image_token": "<image>"}} if image else {}
+    named = {"image_token": "<image>"} if image else named
+    options |= {"extra_special_tokens": named} if named else {}
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"], **options
     )
@@ -56,32 +60,35 @@ def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bo
     return wrapped
 
 
-def write_llm(folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, **tokenizer_options) -> Path:
-    """A tiny random ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` with its tokenizer; ``spare`` unused embedding
-    rows.
+def write_llm(
+    folder: Path, kind: str = "llama", *, tied: bool = True, spare: int = 0, begin: str = "", **options
+) -> Path:
+    """A tiny random causal model of one architecture with its tokenizer; ``spare`` unused embedding rows, ``begin``: a
+    token that the tokenizer puts in front; ``options`` of the tokenizer, or of the configuration.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = tiny_tokenizer(**tokenizer_options)
-    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
-    config_class, model_class = classes[kind]
+    own = {key: options.pop(key) for key in ("template", "pad", "image") if key in options}
+    tokenizer = tiny_tokenizer(**own, extra=[begin] if begin else [])
+    if begin:
+        tokenizer.bos_token, tokenizer.add_bos_token = begin, True
     torch.manual_seed(0)
-    config = config_class(
-        vocab_size=len(tokenizer) + spare,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model_class(config).save_pretrained(folder)
+    shape = {
+        "vocab_size": len(tokenizer) + spare,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape | options))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -116,34 +123,6 @@ def write_tower(
     return folder
 
 
-def write_onevision(folder: Path, llm: Path, tower: Path) -> Path:
-    """A tiny random LLaVA-OneVision with the files of a published one."""
-    import torch
-    from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
-
-    tokenizer = tiny_tokenizer(image=True)
-    text = AutoConfig.from_pretrained(llm)
-    text.vocab_size = len(tokenizer)
-    torch.manual_seed(2)
-    config = LlavaOnevisionConfig(
-        text_config=text,
-        vision_config=AutoConfig.from_pretrained(tower),
-        image_token_index=tokenizer.image_token_id,
-        video_token_index=0,
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        tie_word_embeddings=True,
-    )
-    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    LlavaOnevisionImageProcessorPil(
-        size={"height": 24, "width": 24}, image_grid_pinpoints=config.image_grid_pinpoints
-    ).save_pretrained(folder)
-    return folder
-
-
 def pixel_inputs(processor, side=24):
     """A red picture and a question about it, as the model takes them."""
     from PIL import Image
@@ -163,16 +142,48 @@ def disturbed(model):
     return model
 
 
+class Placeholders:
+    """Features as far as tokenising goes: a picture takes ``count`` tokens."""
+
+    def __init__(self, count=4):
+        self.count = count
+
+    def words(self, image_id):
+        return "<image>" * self.count
+
+
 @pytest.fixture(scope="session")
-def tiny_llm(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: the folder that ``make(folder)`` fills, once for all processes of a test run.
+
+    It is shared, so a test that spoils what is in it works on a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name, make) -> Path:
+        place = root / f"once-{name}"
+        with FileLock(root / f"once-{name}.lock"):
+            if not (place / ".whole").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place)
+                (place / ".whole").touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(made_once) -> Path:
     """Tied Llama without an image token."""
-    return write_llm(tmp_path_factory.mktemp("llama-tied"))
+    return made_once("llama-tied", lambda folder: write_llm(folder / "llm")) / "llm"
 
 
 @pytest.fixture(scope="session")
-def tiny_tower(tmp_path_factory) -> Path:
+def tiny_tower(made_once) -> Path:
     """SigLIP without a pooling head, as the shipped tower."""
-    return write_tower(tmp_path_factory.mktemp("siglip"))
+    return made_once("siglip", lambda folder: write_tower(folder / "tower")) / "tower"
 
 
 @pytest.fixture

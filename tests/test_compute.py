@@ -1,4 +1,4 @@
-"""What needs a GPU says so, and the measured rate is plausible."""
+"""What needs a GPU says so."""
 
 import pytest
 import torch
@@ -12,7 +12,3 @@ from textreg.errors import InputError
 def test_what_needs_a_gpu_says_so(options):
     with pytest.raises(InputError, match="CUDA"):
         compute.set_up(1, **options)
-
-
-def test_the_measured_rate_is_plausible():
-    assert 1e8 < compute.matmul_peak("cpu", torch.float32, seconds=0.02) < 1e14

@@ -4,6 +4,7 @@ An image opens as RGB or is refused; an answer is scored as what it is and shown
 answers, captions or language forms is read or refused with one line.  Nothing raises anything but ``InputError``.
 """
 
+import gzip
 import io
 import json
 import os
@@ -206,7 +207,7 @@ def test_an_answer_is_scored_as_what_it_is(case, scored):
         assert row["lf"] is not pd.NA
         assert bool(row["lf"]) is spanish
     if row["lf"] is not pd.NA:
-        assert row["lf"] + row["english"] + row["other"] == 1
+        assert row["lf"] + row["english"] + row["other"] == (row["class"] != "empty")
     assert (grammar.parse(text, "es") is not None) == (exact([("", text, "es")])[0].ok is True)
     assert (exact([("", text, "es")])[0].ok is True) == (case == "right")
     quoted = next(line for line in user_prompt(text[:4000], "es").splitlines() if line.startswith('{"answer"'))
@@ -226,19 +227,22 @@ FILES = {
     "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),
     "no_answer.jsonl": (b'{"language": "es"}\n', "answer"),
     "near_column.jsonl": (b'{"answers": "x", "language": "es"}\n', "did you mean|answer"),
-    "null_answer.jsonl": (b'{"answer": null, "language": "es"}\n', "should be text"),
-    "answer_is_number.jsonl": (b'{"answer": 5, "language": "es"}\n', "should be text"),
+    "null_answer.jsonl": (b'{"answer": null, "language": "es"}\n', "left out: null"),
     "answer_is_object.jsonl": (b'{"answer": {"a": 1}, "language": "es"}\n', "should be text"),
     "wrong_code.jsonl": (b'{"answer": "x", "language": "jp"}\n', "did you mean 'ja'"),
-    "name_for_code.jsonl": (b'{"answer": "x", "language": "Spanish"}\n', "did you mean 'es'"),
     "number_for_code.jsonl": (b'{"answer": "x", "language": 3}\n', "unknown language"),
-    "path_for_code.jsonl": (b'{"answer": "x", "language": "../../etc/passwd"}\n', "unknown language"),
+    "path_for_code.jsonl": (b'{"answer": "x", "language": "../../etc/passwd"}\n', "no row names a language"),
     "latin1.jsonl": (GOOD_LINE.replace("\\u00ed", "í").encode("latin-1") + b"\n", "UTF-8"),
-    "utf16.jsonl": (GOOD_LINE.encode("utf-16"), "UTF-8"),
+    "utf16.jsonl": (GOOD_LINE.encode("utf-16")[:-21], "line 1"),
+    "torn.jsonl.gz": (gzip.compress(GOOD_LINE.encode() * 50)[:-30], "not a readable jsonl"),
+    "no.xlsx": (b"PK\x03\x04" + b"\x00" * 60, "not a readable Excel"),
+    "words.json": (b'"just a text"', "no list of answers"),
+    "torn.json": (b'[{"answer": "x", "language": "es"}, {"ans', "not JSON"),
+    "deep.json": (b"[" * 100_000, "not JSON|line 1|row 1"),
     "binary.jsonl": (bytes(range(256)) * 20, "line 1"),
     "word_for_lambda.jsonl": (b'{"answer": "x", "language": "es", "lambda": "half"}\n', "lambda"),
     "header_only.csv": (b"answer,language\n", "no answers"),
-    "no_column.csv": (b"answer,lang\nx,es\n", "'language' is missing"),
+    "no_column.csv": (b"answer,kind\nx,es\n", "'language' is missing"),
     "short_row.csv": (b"answer,language\nx,es\ny\n", "line 3"),
     "open_quote.csv": (b'answer,language\n"x,es\n', "not CSV|line"),
     "twice.csv": (b"answer,answer,language\nx,y,es\n", "twice"),
@@ -263,7 +267,7 @@ def test_a_broken_file_of_answers_is_one_line(name, tmp_path):
 
 def test_bad_lines_are_skipped_when_asked_and_counted(tmp_path):
     path = tmp_path / "answers.jsonl"
-    path.write_bytes(b"hello\n" + f"{GOOD_LINE}\n".encode() + b'{"answer": 5, "language": "es"}\n\xff\n')
+    path.write_bytes(b"hello\n" + f"{GOOD_LINE}\n".encode() + b'{"answer": {}, "language": "es"}\n\xff\n')
     result = score_file(path, skip_bad=True)
     assert (result.rows, result.bad) == (1, 3)
 

@@ -23,6 +23,7 @@ except KeyboardInterrupt:  # most of the start is spent here, outside of what ma
     sys.exit(130)
 
 if TYPE_CHECKING:
+    from textreg.fidelity.annotation import Rules
     from textreg.fidelity.judges import Price
     from textreg.fidelity.labels import Identifier
 
@@ -50,11 +51,8 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
 ) -> None:
     """Run the stages of a profile in sequence through papermill; what is up to date is skipped."""
-    from textreg.runs import budget, profiles, runner, stages
+    from textreg.runs import runner
 
-    chosen = profiles.load(profile, stages.repository())
-    if chosen.scale == "hub":
-        budget.show(budget.estimate(chosen, parameter or ()))
     runner.run(
         profile,
         run,
@@ -77,7 +75,21 @@ def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/
     report.show(run)
 
 
-IDENTIFIER = Annotated[str, typer.Option(help="py3langid, lingua or glotlid")]
+IDENTIFIER = Annotated[
+    str,
+    typer.Option(
+        help="py3langid, pycld2, heliport, lingua, lid176, glotlid, a fastText file, or several by commas: their "
+        "agreement [default: pycld2,py3langid; with --candidates py3langid]"
+    ),
+]
+NEAR = Annotated[str, typer.Option(help="together or apart: whether near languages (hr and bs, id and ms) are one")]
+SET_ASIDE = Annotated[
+    str,
+    typer.Option(
+        help="parts of an answer that are not judged: reasoning, code, mathematics, addresses, keys, markup, "
+        "quotations, asides, by commas; or all, or none"
+    ),
+]
 IDENTIFIER_MODEL = Annotated[str, typer.Option(help="GlotLID: a hub id or a local .bin file")]
 CANDIDATES = Annotated[
     str, typer.Option(help="languages the identifier may answer, codes separated by commas [default: all it knows]")
@@ -86,12 +98,21 @@ CANDIDATES = Annotated[
 
 @app.command()
 def score(
-    answers: Annotated[Path, typer.Argument(help="JSONL, CSV or parquet with the columns answer and language")],
+    answers: Annotated[
+        Path,
+        typer.Argument(help="JSONL, JSON, CSV, Excel, parquet or a data set's folder: answers and their languages"),
+    ],
     out: Annotated[Path | None, typer.Option(help="write the table as .csv or everything as .json")] = None,
     figures: Annotated[Path | None, typer.Option(help="folder for bars and confusion matrix")] = None,
-    identifier: IDENTIFIER = "py3langid",
+    places: Annotated[
+        list[str] | None, typer.Option("--map", help="COLUMN=NAME, such as answer=prediction; may be repeated")
+    ] = None,
+    language: Annotated[str, typer.Option(help="of the rows that name none")] = "",
+    identifier: IDENTIFIER = "",
     identifier_model: IDENTIFIER_MODEL = "",
     candidates: CANDIDATES = "",
+    near: NEAR = "together",
+    set_aside: SET_ASIDE = "all",
     judge: Annotated[str, typer.Option(help="exact, llm or none")] = "exact",
     endpoint: Annotated[str | None, typer.Option(help="OpenAI-compatible address of the judge")] = None,
     model: Annotated[str | None, typer.Option(help="model that judges")] = None,
@@ -127,6 +148,9 @@ def score(
         identifier=_identifier(identifier, identifier_model, candidates),
         judge=judging,
         skip_bad=skip_bad,
+        rules=_rules(near, set_aside),
+        places=places or (),
+        language=language,
         against=against,
         seen=_codes(seen),
         held_out=_codes(held_out),
@@ -146,9 +170,11 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 128,
     concurrency: Annotated[int, typer.Option(help="requests in flight")] = 8,
     timeout: Annotated[float, typer.Option(help="seconds to wait for an answer")] = 120.0,
-    identifier: IDENTIFIER = "py3langid",
+    identifier: IDENTIFIER = "",
     identifier_model: IDENTIFIER_MODEL = "",
     candidates: CANDIDATES = "",
+    near: NEAR = "together",
+    set_aside: SET_ASIDE = "all",
 ) -> None:
     """Image-induced fidelity loss of any served model: each image, each language, with image, blank and as text."""
     from textreg.fidelity.service import Service
@@ -164,7 +190,8 @@ def evaluate(
     found = served.evaluate(service, probes, out, max_tokens=max_tokens)
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
-    result = score_and_draw(found.answers, out / "fidelity.csv", out / "figures", identifier=opened)
+    rules = _rules(near, set_aside)
+    result = score_and_draw(found.answers, out / "fidelity.csv", out / "figures", identifier=opened, rules=rules)
     write(result, out / "scores.json")
     print_result(result)
 
@@ -173,15 +200,24 @@ def _codes(words: str) -> list[str]:
     return [code.strip() for code in words.split(",") if code.strip()]
 
 
-def _identifier(name: str, model: str, candidates: str) -> "Identifier":
-    from textreg.fidelity.identifiers import open_identifier
+def _identifier(name: str, model: str, candidates: str) -> "Identifier | str":
+    """An open identifier, or its name where nothing else was asked for: workers open it themselves."""
+    from textreg.fidelity.identifiers import DEFAULT, open_identifier
 
-    if model and name != "glotlid":
-        raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")
     codes = _codes(candidates)
+    name = name or ("py3langid" if codes else DEFAULT)
+    if model and "glotlid" not in name.split(","):
+        raise InputError(f"--identifier-model is for --identifier glotlid, not {name}")
     if len(codes) == 1:
         raise InputError(f"--candidates {codes[0]}: with one candidate every answer is in it; name at least two")
-    return open_identifier(name, candidates=codes or None, model=model)
+    opened = open_identifier(name, candidates=codes or None, model=model)
+    return opened if model or codes else name
+
+
+def _rules(near: str, set_aside: str) -> "Rules":
+    from textreg.fidelity.annotation import Rules, read_rules
+
+    return Rules(set_aside=read_rules(set_aside), near=near)
 
 
 def _price(words: str) -> "Price | None":
@@ -281,7 +317,8 @@ def ask(
     answer = systems.ask(image, prompt, model, system, max_new_tokens)
     label = open_identifier().identify([answer])[0]
     typer.echo(answer)
-    typer.echo(f"language: {label.code} (confidence {label.confidence:.2f})")
+    said = f" ({' or '.join(label.votes)})" if label.votes else ""
+    typer.echo(f"language: {label.code}{said}")
 
 
 def main() -> None:

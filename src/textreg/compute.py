@@ -1,17 +1,15 @@
-"""Threads, device and number format of a process, its memory, and the rate of its matrix products.
+"""Threads, device and number format of a process, and its memory.
 
 Not obvious: small models run fastest with one thread per process, and arms run side by side instead.
 
     >>> how = set_up(threads=1)
 """
 
-import sys
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 
-from textreg import ranks
+from textreg import processes, ranks
 from textreg.errors import InputError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "4bit": "bfloat16"}
@@ -70,28 +68,6 @@ def own_gpu() -> None:
     torch.cuda.set_device(number)
 
 
-def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:
-    """Measured rate of one large matrix product, in FLOP/s: the denominator of the logged MFU.
-
-    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
-    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
-    """
-
-    side = 8192 if device.startswith("cuda") else 1024
-    a = torch.randn(side, side, device=device, dtype=dtype)
-    b = torch.randn(side, side, device=device, dtype=dtype)
-    best, deadline = 0.0, perf_counter() + seconds
-    for _ in range(50):
-        start = perf_counter()
-        torch.mm(a, b)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        best = max(best, 2 * side**3 / (perf_counter() - start))
-        if perf_counter() > deadline:
-            break
-    return best
-
-
 def reset_peak_memory(device: str) -> None:
     """Begin a new peak of the CUDA allocator; a process's own peak, on CPU, cannot be forgotten."""
     if device.startswith("cuda"):
@@ -100,9 +76,6 @@ def reset_peak_memory(device: str) -> None:
 
 def peak_memory_mb(device: str) -> float:
     """Peak memory in MiB: of the CUDA allocator where the model is there, else of this process."""
-    import resource
-
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    return processes.largest_memory_mb()

@@ -16,14 +16,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BufferedRandom
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
 from types import MappingProxyType, UnionType
 from typing import Any
+from uuid import uuid4
 
 import yaml
 from filelock import FileLock, Timeout
@@ -32,27 +32,52 @@ from textreg.errors import InputError, RunError
 
 #: Files over this size are hashed by their first and last MiB and their size (a data set, a foreign checkpoint).
 SAMPLED_OVER = 256 * 2**20
-#: In the name of a folder on its way out: ``.align.removed-x7f3``.
-REMOVED = ".removed-"
+#: In the names of a file on its way in and of a folder on its way out: ``.align.removed-x7f3``.
+PART, REMOVED = ".part-", ".removed-"
 
 JOURNAL_KEY = "key"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of ``path`` that, flushed, takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem[:100]}{PART}{uuid4().hex[:8]}{path.suffix}")
+    temporary.touch()
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; on success it is flushed and takes its place, on failure it is removed.
+
+    Raises InputError naming ``path`` where its folder cannot be made or written, or the disk is full.
+    """
+    path, within = Path(path), False
+    try:
+        with _beside(path) as temporary:
+            within = True
+            yield temporary
+            within = False
+    except OSError as failure:
+        if within and failure.errno not in FULL:  # what else fails in the caller's block may be another file's
+            raise
+        reason = failure.strerror or type(failure).__name__
+        cure = "free some space" if failure.errno in FULL else "name a place that can be written"
+        raise InputError(f"{path}: cannot be written ({reason}): {cure}") from failure
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` through a temporary neighbour and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with _beside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -247,10 +272,13 @@ def remove_tree(folder: Path) -> None:
         raise RunError(f"cannot remove {folder}: {error.strerror or error}") from None
 
 
-def sweep(parent: Path, name: str = "*") -> None:
-    """Finish what a killed :func:`remove_tree` of ``parent / name`` began; what resists does no harm and stays."""
-    for doomed in parent.glob(f".{name}{REMOVED}*"):
-        shutil.rmtree(doomed, ignore_errors=True)
+def sweep(folder: Path, name: str = "**/") -> None:
+    """Remove what killed writes and removals have left anywhere below ``folder``, or of ``folder / name`` alone; what
+    resists does no harm and stays."""
+    start = f"{name}.*" if name.endswith("/") else f".{name}"
+    for left in [*folder.glob(f"{start}{PART}*"), *folder.glob(f"{start}{REMOVED}*")]:
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 class Journal:
@@ -334,46 +362,3 @@ class Journal:
                 yield str(key), record
         self._file.seek(whole)
         self._file.truncate()
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; on success it is flushed and takes its place, on failure it is removed.
-
-    Raises InputError naming ``path`` where its folder cannot be made or written, or the disk is full.
-    """
-    path = Path(path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        start = f".{path.stem[:100]}-"
-        with NamedTemporaryFile(dir=path.parent, prefix=start, suffix=path.suffix, delete=False) as handle:
-            temporary = Path(handle.name)
-    try:
-        with _writing(path, FULL):  # what else fails in the caller's block may be another file's
-            yield temporary
-        with _writing(path):
-            with open(temporary, "rb+") as handle:
-                os.fsync(handle.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path, only: Collection[int] = ()) -> Iterator[None]:
-    """Turn failures of the disk (``only``: of these numbers) into InputError."""
-    try:
-        yield
-    except OSError as failure:
-        if only and failure.errno not in only:
-            raise
-        reason = failure.strerror or type(failure).__name__
-        cure = "free some space" if failure.errno in FULL else "name a place that can be written"
-        raise InputError(f"{path}: cannot be written ({reason}): {cure}") from failure
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,74 +1,53 @@
-"""Processes that end with the one that started them, however that one ends.
+"""Processes that end with the one that started them, however that one ends, and what they have held.
 
 A notebook's kernel, and every worker it starts, must not outlive the run: after a kill, an orphan would go on
-writing into the folder that the next run uses.  On Linux the kernel of the system does it (``PR_SET_PDEATHSIG``);
-elsewhere a thread looks every half second.  Pools should be given :func:`die_with_parent` as their ``initializer``.
+writing into the folder that the next run uses.  Every process here is one of :mod:`multiprocessing`, which hands its
+children a pipe that closes with the parent; a thread waits for that.  Pools should be given :func:`die_with_parent`
+as their ``initializer``.
 """
 
-import ctypes
+import multiprocessing
 import os
-import signal
 import sys
 import threading
-import time
+from contextlib import suppress
 
 import psutil
 
-PR_SET_PDEATHSIG = 1
+
+def die_with_parent() -> None:
+    """Have this process end as soon as the one that started it is gone; nothing in a process that none started."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Have this process killed as soon as its parent is gone.
-
-    ``parent``: process id of the expected parent; when it is gone already, the process ends at once.
-    """
-    expected = os.getppid() if parent is None else parent
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != expected:
-            os._exit(1)
-        return
-    threading.Thread(target=_watch, args=(expected,), daemon=True).start()
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """The process ``pid`` and all its living descendants; empty when it is gone."""
+def largest_memory_mb(of_children: bool = False) -> float | None:
+    """Largest resident memory so far of this process, or of its ended children, in MiB; None where Windows does not
+    tell."""
     try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of ``pid`` and its descendants in MiB (shared pages counted once per process)."""
-    total = 0
-    for process in family(pid):
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / 2**20
+        import resource
+    except ImportError:
+        return None if of_children else psutil.Process().memory_info().peak_wset / 2**20
+    who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
+    return resource.getrusage(who).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def end(pids: list[int], grace_s: float = 1.5) -> None:
     """End the processes and all their descendants: SIGTERM, then SIGKILL after ``grace_s`` seconds."""
-    members = [process for pid in pids for process in family(pid)]
-    for process in members:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(members, timeout=grace_s)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=grace_s)
+    members: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
+            members += [root, *root.children(recursive=True)]
+    alive = members
+    for how in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                how(process)
+        _, alive = psutil.wait_procs(alive, timeout=grace_s)

@@ -130,7 +130,6 @@ class Training(Stage):
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_length: Length = 256
-    packing: bool = False
     cache_features: bool = True
     precision: Precision = "fp32"
     activation_checkpointing: bool = False
@@ -143,8 +142,9 @@ class Training(Stage):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Align(Training):
     """``02_align``: projector only, English captions.  ``prompts`` is the share of rows that keep their prompt:
-    without one, as in LLaVA's first stage, the picture alone must bring the frozen model to English.  ``vlm`` starts
-    from a published LLaVA instead of assembling one; with ``steps`` 0 its projector is kept as it is."""
+    without one, as in LLaVA's first stage, the picture alone must bring the frozen model to English.  ``vlm`` is a
+    published model to take instead of assembling one; it is aligned already and takes 0 ``steps``.
+    """
 
     llm: str = "shipped"
     tower: str = "shipped"
@@ -160,6 +160,8 @@ class Align(Training):
                 "steps = 0 would leave a fresh projector untrained: give steps, "
                 "or a published model, whose projector is trained, as vlm"
             )
+        if self.steps and self.vlm:
+            raise InputError(f"steps = {self.steps}, but {self.vlm} is aligned already: set steps = 0")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -8,7 +8,7 @@ from textreg.data import codes
 from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError
 from textreg.fidelity.identifiers import open_identifier
-from textreg.fidelity.labels import Label, RestrictedIdentifier, clean
+from textreg.fidelity.labels import CleaningIdentifier, Label, clean
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
@@ -21,7 +21,7 @@ DANISH = "Der er en lille rød cirkel og to store gule trekanter på billedet"
 
 @pytest.fixture(scope="module")
 def py3langid():
-    return open_identifier()
+    return open_identifier("py3langid", candidates=code_book())
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,12 @@ def captions():
     return [(code, caption(sample(rng), code, rng=rng)) for code in languages.codes() for _ in range(12)]
 
 
-class Counting(RestrictedIdentifier):
+class Counting(CleaningIdentifier):
     """Remembers what it was asked and calls everything French."""
 
     name, version, candidates = "counting", "1", ("fr",)
 
     def __init__(self):
-        super().__init__(max_chars=20)
         self.asked = []
 
     def _classify(self, texts):
@@ -77,7 +76,7 @@ def test_a_language_of_the_default_candidates_is_not_credited_to_its_neighbour(p
 
 
 def test_a_narrow_candidate_list_shows_in_the_unrestricted_label():
-    label = open_identifier(candidates=["en", "sv", "de"]).identify([DANISH])[0]
+    label = open_identifier("py3langid", candidates=["en", "sv", "de"]).identify([DANISH])[0]
     assert (label.code, label.unrestricted) == ("sv", "da")
 
 
@@ -87,7 +86,7 @@ def test_the_candidates_are_stated_and_hold_what_the_library_knows(py3langid):
 
 
 def test_other_languages_of_the_library_can_be_candidates():
-    identifier = open_identifier(candidates=["en", "hy"])
+    identifier = open_identifier("py3langid", candidates=["en", "hy"])
     assert identifier.identify(["Սա մի փոքրիկ կարմիր շրջան է"])[0].code == "hy"
 
 
@@ -118,12 +117,6 @@ def test_equal_texts_are_identified_once_and_answers_keep_their_order():
     assert [label.code for label in labels] == ["fr", "und", "fr", "fr", "fr"]
 
 
-def test_the_work_per_text_is_bounded():
-    identifier = Counting()
-    identifier.identify(["mot " * 25_000])
-    assert identifier.asked == ["mot mot mot mot mot"]
-
-
 @pytest.mark.parametrize(
     "text", ["a" * 100_000, "\ud800 lone surrogate", "שלום \u202eעולם", "\U000e0041 tags", "\x00nul", "़़़" * 50, "a"]
 )
@@ -144,52 +137,32 @@ def test_the_code_book_holds_the_scene_languages_and_crossmodal_3600():
     assert set(code_book()) == set(languages.codes()) | set(CROSSMODAL.split())
 
 
-@pytest.mark.parametrize(
-    ("code", "library", "labels"),
-    [
-        ("fa", "glotlid", {"fas_Arab"}),
-        ("fil", "glotlid", {"fil_Latn"}),
-        ("fil", "py3langid", {"tl"}),
-        ("no", "glotlid", {"nob_Latn", "nno_Latn"}),
-        ("no", "lingua", {"BOKMAL", "NYNORSK"}),
-        ("quz", "glotlid", {"quz_Latn", "quy_Latn"}),
-        ("quz", "py3langid", {"qu"}),
-        ("sw", "glotlid", {"swh_Latn"}),
-        ("hr", "glotlid", {"hrv_Latn"}),
-        ("hr", "py3langid", {"hr"}),
-        ("id", "glotlid", {"ind_Latn"}),
-        ("gl", "lingua", set()),
-        ("mi", "py3langid", set()),
-    ],
-)
-def test_the_code_book_knows_the_label_traps(code, library, labels):
-    assert set(getattr(code_book()[code], library)) == labels
+TAGS = {  # what people write -> the language that is read
+    "zh-Hant-TW": "zh-Hant", "zh-TW": "zh-Hant", "zh_CN": "zh-Hans", "zho_Hans": "zh-Hans", "cmn": "zh", "中文": "zh",
+    "Chinese (Traditional)": "zh-Hant", "nb-NO": "nb", "nn": "nn", "nor": "no", "ms": "ms", "in": "id", "iw": "he",
+    "por": "pt", "pt-BR": "pt", "Portuguese": "pt", "português": "pt", "DE": "de", "Deutsch": "de", "fra_Latn": "fr",
+    "en_US.UTF-8": "en", "tl": "fil", "Tagalog": "fil", "que": "quz", "quy": "quy", "mri": "mi", "Māori": "mi",
+    "rw": "rw", "sr-Latn": "sr-Latn", "sr": "sr", "kor_Hang": "ko", "jpn_Jpan": "ja", "arb_Arab": "ar", "pes": "fa",
+    "Farsi": "fa", "Spanish; Castilian": "es", "hi-Latn": "hi-Latn", "id-ID": "id", "sh": "sr-Latn",
+}  # fmt: skip
 
 
-def test_chinese_and_arabic_count_the_main_glotlid_label_first():
-    assert code_book()["zh"].glotlid[0] == "cmn_Hani" and code_book()["ar"].glotlid[0] == "arb_Arab"
+@pytest.mark.parametrize("written", TAGS)
+def test_a_language_is_read_by_any_tag_code_or_name(written):
+    assert codes.read_language(written) == TAGS[written]
 
 
-def test_no_label_belongs_to_two_languages():
-    for library in ("py3langid", "lingua", "glotlid"):
-        labels = [label for entry in code_book().values() for label in getattr(entry, library)]
-        assert len(labels) == len(set(labels))
-
-
-@pytest.mark.parametrize(
-    ("code", "meant"),
-    [("jp", "ja"), ("ua", "uk"), ("gr", "el"), ("nb", "no"), ("pt-BR", "pt"), ("zh_CN", "zh"), ("Basque", "eu"),
-     ("EN", "en"), ("cz", "cs"), ("tl", "fil"), ("iw", "he"), ("spa", "es")],
-)  # fmt: skip
-def test_an_unknown_code_is_refused_with_the_likely_one(code, meant):
+@pytest.mark.parametrize(("code", "meant"), [("jp", "ja"), ("ua", "uk"), ("gr", "el"), ("cz", "cs"), ("cn", "zh")])
+def test_a_code_that_is_none_is_refused_with_the_likely_one(code, meant):
     with pytest.raises(InputError, match=f"did you mean '{meant}'"):
         check_code(code)
 
 
-@pytest.mark.parametrize("code", [None, 7, "", "qqq"])
-def test_a_code_like_nothing_known_is_refused_with_the_known_ones(code):
-    with pytest.raises(InputError, match="unknown language code"):
+@pytest.mark.parametrize("code", [None, 7, "", "qqq", "und", "../../etc/passwd", "x" * 9000])
+def test_a_code_like_nothing_known_is_refused_in_one_short_line(code):
+    with pytest.raises(InputError, match="unknown language code") as failure:
         check_code(code)
+    assert len(str(failure.value)) < 200 and "\n" not in str(failure.value)
 
 
 def test_an_unknown_identifier_is_refused_with_a_suggestion():
@@ -197,24 +170,7 @@ def test_an_unknown_identifier_is_refused_with_a_suggestion():
         open_identifier("pylangid")
 
 
-# ------------------------------------------------------------------------------- the two tables of spellings
-
-#: Spellings on whose meaning the tables differ on purpose: an answer in Nynorsk is Norwegian, but a data set may keep
-#: it apart; and "que" in a data set may be any Quechua.
-ON_PURPOSE = {"nno", "que"}
-
-
-def test_what_data_sets_spell_is_what_answer_files_are_corrected_to():
-    for spelled, code in codes._codes()["codes"].items():
-        if code in code_book():
-            with pytest.raises(InputError, match=f"did you mean '{code}'"):
-                check_code(spelled)
-
-
 @pytest.mark.parametrize("code", code_book())
-def test_a_language_has_one_code_whichever_table_reads_its_name(code):
-    entry = code_book()[code]
-    three_letters = [word for word in entry.mistaken if len(word) == 3 and word not in ON_PURPOSE]
-    name = "Cusco Quechua" if code == "quz" else entry.name
-    for spelled in (code, name, *entry.glotlid[:1], *three_letters):
-        assert codes.language_code(spelled) == code
+def test_a_language_has_one_code_however_it_is_read(code):
+    for spelled in (code, code_book()[code].name):
+        assert codes.language_code(spelled) == code == check_code(spelled)

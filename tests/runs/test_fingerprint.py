@@ -262,7 +262,6 @@ MOVED = {  # what is changed in a room -> the notebooks whose results no longer 
     ),
     "the card of a model": ("vlm/card.py", "whole picture", "entire picture", set()),
     "the template of the card": ("vlm/modelcard.md.jinja", "language", "tongue", set()),
-    "a table of sizes": ("runs/known_sizes.yaml", "layers: 24", "layers: 25", set()),
     "how a model judges": ("fidelity/prompts/judge_user.jinja", "answer", "reply", {"05_evaluate.ipynb"}),
     "the mean of a loss": ("training/learner.py", "reduction", "reduktion", {"02_align.ipynb", "03_tune.ipynb"}),
 }

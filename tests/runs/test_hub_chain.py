@@ -30,7 +30,7 @@ def run(tmp_path_factory, tiny_llm, tiny_tower):
     (data / "check" / "00003" / "000000003.png").write_bytes(hub_folders.png(7))  # a name that a training picture has
     question = {"image": "00003/000000003.png", "question": "What colour is it?", "answer": ["blue", "purple"]}
     (data / "check" / "questions.jsonl").write_text(json.dumps(question))
-    training = {"batch_size": 4, "cache_features": True, "packing": True, "precision": "bf16", "log_steps": 1}
+    training = {"batch_size": 4, "cache_features": True, "precision": "bf16", "log_steps": 1}
     short = {"batch_size": 4, "max_new_tokens": 12, "precision": "bf16"}
     profile = {
         "name": "tiny-hub",

@@ -1,230 +1,129 @@
-"""Runs that are killed: no orphans, no half stage, and in the end the files of an uninterrupted run.
+"""Runs that end in the middle: no orphans, no half stage, and in the end the files of an uninterrupted run.
 
-Every stage of a normal run is killed.  The moments are random, but they follow the start of a chosen unit and are
-counted in changes of the run folder, not in seconds, so that a slow machine is killed in the same variety of states as
-a fast one.
+A kill leaves what was written before it, so every moment is one between two changes of files: a run of the miniature
+chain is ended at each of them, one after the other, in forks of this process.  That kernels and children end with the
+run, and that it notices when they end before it, is shown with real ones.
 """
 
+import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forks
 import psutil
 import pytest
 import tiny_chain
 
 from textreg.errors import InputError
 from textreg.files import HashCache
-from textreg.runs import execution, runner
-from textreg.runs.stages import Unit
+from textreg.runs import manifest, profiles, runner
 
 COMMAND = """
 import signal, sys
 from pathlib import Path
-from textreg.runs import runner
+from textreg.runs import children, runner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
+children.PRELOADED = "papermill.clientwrap"  # these notebooks need no more
 runner.run("tiny", root=Path(sys.argv[1]), jobs=2)
 """
-KILLS = 24
-PROFILE = (
-    tiny_chain.PROFILE.replace("steps: 6", "steps: 12")
-    .replace("tune, figures]", "tune, merge, evaluate, figures, mechanism]")
-    .replace("{arm: TR}", "{arm: TR, merge: true}")
-    .replace("arms:", "evaluate: {systems: [BM, TR+M], frontier_lambdas: []}\narms:")
-)
-MERGE = """
-import time
-from pathlib import Path
-time.sleep(0.5)
-folder = Path(run) / "merge" / f"{arm}+M"
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "model").mkdir(exist_ok=True)
-for name in ("sweep.csv", "choice.json", "model/model.safetensors"):
-    (folder / name).write_text((Path(run) / "tune" / arm / "adapter" / "adapter.safetensors").read_text())
-"""
-#: Answers go item by item into the package's own journal, as those of the real stage do.
-EVALUATE = """
-import time
-from pathlib import Path
-from textreg.files import Journal
-folder = Path(run) / "evaluate"
-with Journal(folder / "parts.jsonl") as journal:
-    for item in range(8):
-        if str(item) not in journal:
-            time.sleep(0.1)
-            journal.append(str(item), {"answer": item * 7919 % 101})
-    answers = [journal[str(item)]["answer"] for item in range(8)]
-for name in ("answers.parquet", "fidelity.csv", "visual.csv"):
-    (folder / name).write_text(f"{name} {answers}")
-"""
-MECHANISM = """
-import time
-from pathlib import Path
-time.sleep(0.5)
-folder = Path(run) / "mechanism"
-folder.mkdir(parents=True, exist_ok=True)
-for name in ("first_token.csv", "probe.csv", "verdicts.csv"):
-    (folder / name).write_text((Path(run) / "tune" / "BM" / "adapter" / "adapter.safetensors").read_text())
-"""
-BODIES = {"merge": MERGE, "evaluate": EVALUATE, "mechanism": MECHANISM}
-FOLDERS = [
-    Unit("prepare_data"),
-    Unit("align"),
-    Unit("tune", "BM"),
-    Unit("tune", "TR"),
-    Unit("merge", "TR"),
-    Unit("mechanism"),
-    Unit("evaluate"),
-    Unit("figures"),
-]
-
-
-def build(folder: Path) -> Path:
-    """The miniature repository with every stage of a normal run."""
-    folder.mkdir()
-    tiny_chain.build(folder, PROFILE)
-    for stage, body in BODIES.items():
-        tiny_chain.write(folder, stage, body)
-    return folder
-
-
-def start(root: Path) -> subprocess.Popen:
-    with (root / "run.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(root)], stdout=log, stderr=log, start_new_session=True
-        )
-
-
-def members(root: Path) -> list[psutil.Process]:
-    """Processes that name the folder in their command: the runner, its children, their kernels."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if any(str(root) in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
-def gone(root: Path, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while members(root):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def snapshot(root: Path) -> frozenset:
-    found = set()
-    for folder, _, names in os.walk(root / "runs"):
-        for name in names:
-            try:
-                found.add((folder, name, os.stat(os.path.join(folder, name)).st_mtime_ns))
-            except FileNotFoundError:
-                continue
-    return frozenset(found)
 
 
 def results(root: Path) -> dict:
-    return {unit.name: HashCache().folder(root / "runs" / "tiny" / unit.folder) for unit in FOLDERS}
+    """Unit -> the hashes of its files."""
+    units = profiles.load("tiny", root).units
+    return {unit.name: HashCache().folder(root / "runs" / "tiny" / unit.folder) for unit in units}
 
 
-def begun(root: Path, unit: Unit) -> bool:
-    """Whether the unit has been started and is not done."""
-    folder = root / "runs" / "tiny" / unit.folder
-    return (folder / execution.ATTEMPT).is_file() and not (folder / "manifest.json").is_file()
+def require_whole(root: Path) -> None:
+    """Whatever counts as done is whole, and whatever is published is no half file."""
+    for path in (root / "runs").rglob("manifest.json"):
+        assert manifest.damage(path.parent, manifest.read(path.parent), HashCache()) == []
 
 
-def kill_in(root: Path, process: subprocess.Popen, unit: Unit, changes: int, victim: str, pause: float) -> None:
-    """Kill the victim once the unit has begun, the folder has changed some times more, and a moment has passed."""
-    while process.poll() is None and not begun(root, unit):
-        time.sleep(0.02)
-    seen = snapshot(root)
-    while changes and process.poll() is None:
-        now = snapshot(root)
-        changes -= now != seen
-        seen = now
-        time.sleep(0.02)
-    time.sleep(pause)
-    word = {"kernel": "textreg.runs.kernel", "child": "textreg.runs.execution"}.get(victim)
-    while process.poll() is None:
-        if word is None:
-            process.kill()
-            return
-        # A kernel takes its time to appear.
-        for member in members(root):
-            command = " ".join(member.cmdline())
-            if word in command and f"/{unit.stem}.json" in command:
-                member.kill()
-                return
-        time.sleep(0.02)
+def run_here(root: Path) -> None:
+    """The run in a fork."""
+    tiny_chain.run_here(root, "tiny", root / "runs" / "tiny")
 
 
-def torment(root: Path, seed: int, kills: int) -> set[str]:
-    """Kill runs of ``root`` at random moments, unit after unit, checking after each kill that nothing lives on.
+#: Three stages, of which the last one resumes.
+SHORT = tiny_chain.PROFILE.replace("tune, figures]", "tune]").replace("  - {arm: BM, text: none}\n", "")
 
-    Returns the stages that a kill left unfinished.
-    """
-    rng, hit, others = random.Random(seed), set(), ["kernel", "child"]
-    targets = [FOLDERS[number % len(FOLDERS)] for number in range(kills)]
-    for unit in sorted(targets, key=FOLDERS.index):
-        process = start(root)
-        # The end of this unit alone stops all that follows it.
-        victim = others.pop() if unit == Unit("tune", "TR") and others else "runner"
-        kill_in(root, process, unit, rng.randint(0, 3), victim, rng.random() * 0.2)
-        # A kernel killed while it starts is started again; then the run must not go on past the next units.
-        while process.poll() is None and begun(root, unit):
-            time.sleep(0.02)
+
+def test_a_run_that_ends_at_any_change_of_a_file_is_finished_by_the_next(tmp_path):
+    manifest.provenance()  # remembered: asked for once, not in every fork
+    whole = tiny_chain.build(tmp_path / "whole", SHORT)
+    assert forks.ended(run_here, whole) == 0
+    expected = results(whole)
+    for number in itertools.count(1):
+        root = tiny_chain.build(tmp_path / str(number), SHORT)
+        code = forks.ended_at(number, root, run_here, root)
+        if code == 0:
+            break
+        assert code == forks.KILLED, number
+        require_whole(root)
+        assert forks.ended(run_here, root) == 0, number
+        assert results(root) == expected, number
+        shelf = root / "runs" / "tiny" / "notebooks"
+        assert not [*shelf.glob(".*"), *shelf.glob("*.failed.ipynb")], number
+    assert number > 60
+
+
+@pytest.fixture
+def started(tmp_path):
+    """``started()``: the command, running on a miniature repository whose tuning takes its time."""
+    root, processes = tiny_chain.build(tmp_path / "repository"), []
+
+    def start() -> tuple[Path, psutil.Process, list[psutil.Process]]:
+        with (root / "run.log").open("ab") as log:
+            environment = {**os.environ, "STEP_S": "0.3"}
+            command = [sys.executable, "-c", COMMAND, str(root)]
+            begun = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        processes.append(begun)
+        journals = [root / f"runs/tiny/tune/{arm}/checkpoint.txt" for arm in ("BM", "TR")]
+        before = [path.stat().st_mtime_ns if path.exists() else 0 for path in journals]
+        while not all(path.exists() and path.stat().st_mtime_ns not in before for path in journals):
+            assert begun.poll() is None, (root / "run.log").read_text()
+            time.sleep(0.05)
+        return root, begun, psutil.Process(begun.pid).children(recursive=True)
+
+    yield start
+    for process in processes:
         process.kill()
         process.wait()
-        hit |= {other.stage for other in FOLDERS if begun(root, other)}
-        assert gone(root), [member.cmdline() for member in members(root)]
-        for other in FOLDERS:
-            folder = root / "runs" / "tiny" / other.folder
-            if (folder / "manifest.json").is_file():
-                assert runner.plan.manifest.damage(folder, runner.plan.manifest.read(folder), HashCache()) == []
-    return hit
 
 
-@pytest.mark.timeout(900)
-def test_runs_killed_at_random_moments_end_with_the_files_of_an_uninterrupted_run(tmp_path):
-    roots = [build(tmp_path / name) for name in ("whole", "first", "second")]
-    with ThreadPoolExecutor(2) as pool:
-        hit = set().union(*pool.map(torment, roots[1:], (1, 2), (KILLS // 2, KILLS - KILLS // 2)))
-    assert hit == {unit.stage for unit in FOLDERS}
-    finals = [start(root) for root in roots]
-    assert [process.wait(timeout=600) for process in finals] == [0, 0, 0], (roots[1] / "run.log").read_text()[-2000:]
-    assert results(roots[1]) == results(roots[0])
-    assert results(roots[2]) == results(roots[0])
-    for root in roots:
-        assert list((root / "runs/tiny/notebooks").glob(".*")) == []
-        assert list((root / "runs/tiny/notebooks").glob("*.failed.ipynb")) == []
+def test_runs_whose_processes_are_killed_leave_no_orphan_and_go_on(started, tmp_path):
+    root, process, members = started()
+    executors = [member for member in members if member.parent().ppid() == process.pid]
+    kernels = [member for member in members if member.parent() in executors]
+    assert len(executors) == len(kernels) == 2
+    own, other = kernels[0].parent(), next(member for member in executors if member != kernels[0].parent())
+    kernels[0].kill()
+    other.kill()
+    assert process.wait(60) == 1
+    told = (root / "run.log").read_text()
+    assert "the kernel died in cell 2" in told and "was ended by SIGKILL" in told
+    assert psutil.wait_procs([*members, own], timeout=10)[1] == []
 
+    root, process, members = started()
+    process.kill()
+    assert psutil.wait_procs(members, timeout=10)[1] == []
 
-def test_ctrl_c_ends_a_run_with_all_its_children_within_five_seconds(tmp_path):
-    root = tiny_chain.build(tmp_path, tiny_chain.PROFILE.replace("steps: 6", "steps: 2000"))
-    process = start(root)
-    try:
-        journal = root / "runs/tiny/tune/TR/checkpoint.txt"
-        while not journal.exists():
-            assert process.poll() is None, (root / "run.log").read_text()
-            time.sleep(0.05)
-        with pytest.raises(InputError, match=f"in use by process {process.pid}"):
-            runner.run("tiny", root=root)
-        process.send_signal(signal.SIGINT)
-        clock = time.monotonic()
-        code = process.wait(timeout=60)
-        patience = 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert time.monotonic() - clock < patience
-        assert code not in (0, None)
-        assert gone(root, 1.0)
-        assert "the same command goes on from here" in (root / "run.log").read_text()
-        assert not (journal.parent / "manifest.json").exists()
-        assert journal.exists()
-    finally:
-        process.kill()
+    root, process, members = started()
+    with pytest.raises(InputError, match=f"in use by process {process.pid}"):
+        runner.run("tiny", root=root)
+    process.send_signal(signal.SIGINT)
+    clock = time.monotonic()
+    assert process.wait(timeout=60) not in (0, None)
+    assert time.monotonic() - clock < 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert psutil.wait_procs(members, timeout=1)[1] == []
+    assert "the same command goes on from here" in (root / "run.log").read_text()
+    require_whole(root)
+
+    whole = tiny_chain.build(tmp_path / "whole")
+    assert forks.ended(run_here, whole) == forks.ended(run_here, root) == 0
+    assert results(root) == results(whole)

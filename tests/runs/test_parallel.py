@@ -5,16 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
-from conftest import image_table, row_table
+from conftest import Placeholders, image_table, row_table
 from safetensors.torch import load_file
 
 from textreg import compute, ranks
 from textreg.data.rows import IMAGES, ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.files import HashCache
-from textreg.runs import manifest, parallel, plan, profiles
+from textreg.runs import manifest, parallel, plan, profiles, runner
 from textreg.runs.stages import Unit
 from textreg.training import checkpoints, probing
 from textreg.training.learner import Learner
@@ -65,16 +66,24 @@ def run(tmp_path, tiny_llm, tiny_tower):
 
 
 def command(folder, *words):
+    """The command with which the book starts it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launcher, "-m", "textreg.runs.parallel", str(folder), *words]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_two_processes_tune_an_arm_as_one_does_and_the_run_finds_it_done(run, tmp_path):
+def two_forks(folder, arm):
+    """The same in forks; nothing is said."""
+    code = max(forks.together(2, folder.parent, parallel.tune_arm, folder, arm))
+    return subprocess.CompletedProcess([], code, "4 steps", "")
+
+
+@pytest.mark.parametrize("start", [two_forks, pytest.param(command, marks=pytest.mark.slow)])
+def test_two_processes_tune_an_arm_as_one_does_and_the_run_finds_it_done(run, tmp_path, start, capsys):
     settings = parallel.look(run, "TR", ROOT).settings
     alone = parallel.tune(settings, tmp_path / "alone")
-    done = command(run, "TR")
+    done = start(run, "TR")
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{alone.steps} steps" in done.stdout
     expected, found = (
@@ -83,20 +92,24 @@ def test_two_processes_tune_an_arm_as_one_does_and_the_run_finds_it_done(run, tm
     assert expected.keys() == found.keys()
     assert max(float((expected[name] - found[name]).abs().max()) for name in expected) < 2e-3
     assert parallel.look(run, "TR", ROOT).state == "done"
-    assert "tune[TR] is up to date" in command(run, "TR").stdout
+    parallel.tune_arm(run, "TR")
+    assert "tune[TR] is up to date" in capsys.readouterr().out
 
 
-def test_an_arm_whose_alignment_has_not_run_is_one_line(run):
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_an_arm_whose_alignment_has_not_run_is_one_line_of_the_first_process(run, monkeypatch, capsys, rank, lines):
     (run / "align" / manifest.NAME).unlink()
-    done = command(run, "TR")
-    told = [line for line in done.stderr.splitlines() if line.startswith("textreg:")]
-    assert done.returncode != 0 and len(told) == 1
-    assert "tune[TR] needs align" in told[0] and "--to align" in told[0]
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended:
+        parallel.main(run, "TR")
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(told) == lines
+    assert all("tune[TR] needs align" in line and "--to align" in line for line in told)
 
 
 def test_a_run_folder_in_use_is_left_alone(run):
-    with parallel.sole(run), pytest.raises(InputError, match="in use"), parallel.sole(run):
-        pass
+    with runner.sole(run), pytest.raises(InputError, match="in use by process"):
+        parallel.tune_arm(run, "TR")
 
 
 def test_weights_that_were_gathered_from_shards_make_a_whole_adapter(run, tmp_path):
@@ -136,21 +149,13 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         compute.set_up(1, precision="bf16")
 
 
-AGREE = """
-from textreg import ranks
-print(f"smallest {ranks.smallest(4 + 4 * ranks.leads(), 'cpu')}\\n", end="", flush=True)
-ranks.leave()
-"""
+def agree():
+    """Each process brings its number; all must find the smallest."""
+    assert ranks.smallest(4 + 4 * ranks.leads(), "cpu") == 4
 
 
 def test_processes_agree_on_the_smallest_micro_batch(tmp_path):
-    (tmp_path / "agree.py").write_text(AGREE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [*launcher, str(tmp_path / "agree.py")], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.count("smallest 4") == 2
+    assert forks.together(2, tmp_path, agree) == [0, 0]
     assert ranks.smallest(7, "cpu") == 7  # one process agrees with itself, without a group
 
 
@@ -160,7 +165,7 @@ def test_the_probe_takes_what_all_processes_can_take(monkeypatch, tiny_vlm, tiny
     from textreg.training.batches import encode
 
     model, processor = tiny_vlm
-    samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)
+    samples = encode(processor, tiny_rows, Placeholders(), max_length=128)
     monkeypatch.setattr(probing.torch.cuda, "current_device", lambda: 1)
     properties = type("Properties", (), {"total_memory": 2**30})
     monkeypatch.setattr(probing.torch.cuda, "get_device_properties", {1: properties}.__getitem__)

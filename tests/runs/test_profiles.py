@@ -83,7 +83,7 @@ REFUSED = {
     "share not a number": ({"tune": {"text_share": float("nan")}}, "text_share = nan"),
     "learning rate zero": ({"tune": {"learning_rate": 0}}, "learning_rate = 0"),
     "learning rate a word": ({"tune": {"learning_rate": "fast"}}, "learning_rate = 'fast'"),
-    "word for yes or no": ({"tune": {"packing": "yes"}}, "packing = 'yes'"),
+    "word for yes or no": ({"tune": {"cache_features": "yes"}}, "cache_features = 'yes'"),
     "unknown choice": ({"tune": {"precision": "fp8"}}, "precision = 'fp8'"),
     "lambda over one": ({"merge": {"lambdas": [0.5, 2]}}, "lambdas[1] = 2"),
     "lambda twice": ({"merge": {"lambdas": [0.5, 1.0, 0.5]}}, "lambdas names 0.5 twice"),
@@ -227,7 +227,7 @@ def test_yaml_writes_1e_1_as_a_word_in_a_list_as_well():
     ("text", "stage", "expected"),
     [
         ("tune.learning_rate=1e-4", "tune", 1e-4),
-        ("tune.packing=true", "tune", True),
+        ("tune.cache_features=true", "tune", True),
         ("tune.steps=50", "tune", 50),
         ("prepare_data.languages=en, de", "prepare_data", ["en", "de"]),
         ("merge.lambdas=[0.5,1]", "merge", [0.5, 1.0]),

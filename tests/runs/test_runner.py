@@ -1,8 +1,8 @@
 """Runs of a miniature chain: what is executed, what is kept and why, and what each kind of failure leaves behind."""
 
-import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from rich.console import Console
 from textreg import settings
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache
-from textreg.runs import execution, manifest, notebooks, plan, profiles, report, runner, shipping, stages
+from textreg.runs import children, execution, manifest, notebooks, plan, profiles, report, runner, shipping, stages
 from textreg.runs.report import Report
 from textreg.runs.stages import Unit
 
@@ -256,7 +256,7 @@ def test_the_kernel_is_the_running_interpreter_and_says_nothing_about_tcp(finish
 )
 def test_a_wrong_request_is_refused_before_a_kernel_starts(repository, monkeypatch, options, expected):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(runner.children, "launch", lambda *given, **named: pytest.fail("a kernel was started"))
+    monkeypatch.setattr(children, "launch", lambda *given, **named: pytest.fail("a kernel was started"))
     with pytest.raises(InputError) as caught:
         runner.run("tiny", root=repository, report=quiet(), **options)
     assert expected in str(caught.value)
@@ -381,7 +381,7 @@ def test_a_second_run_in_the_same_folder_is_refused_with_the_process_of_the_firs
 
 
 def test_a_full_disk_is_said_before_anything_starts(repository, monkeypatch):
-    monkeypatch.setitem(runner.ROOM, "scenes", 2**62)
+    monkeypatch.setattr(runner, "ROOM", 2**62)
     with pytest.raises(InputError, match="MiB free"):
         runner.run("tiny", root=repository, report=quiet())
 
@@ -480,9 +480,7 @@ def full(*given, **named):
 FULL = "no space left on the disk; free some and run the same command again"
 
 
-@pytest.mark.parametrize(
-    "place", [(plan, "write_json"), (runner.children, "launch"), (runner.reporting.Report, "start")]
-)
+@pytest.mark.parametrize("place", [(plan, "write_json"), (children, "launch"), (runner.reporting.Report, "start")])
 def test_a_disk_that_fills_during_a_run_is_one_line(repository, monkeypatch, place):
     edit(repository, "figures", "<svg>", "<svg >")
     monkeypatch.setattr(*place, full)
@@ -497,33 +495,31 @@ def test_a_cache_of_hashes_that_finds_no_room_fails_no_run(repository, monkeypat
 
 
 def test_a_unit_whose_notebook_finds_no_room_fails_with_that_reason(repository, monkeypatch):
-    run, unit = repository / "runs" / "tiny", Unit("figures")
-    state = plan.assess(profiles.load("tiny", repository), place_of(repository), unit, {}, HashCache())
-    source, given = repository / "notebooks" / unit.notebook, dataclasses.asdict(state.settings)
-    job = execution.Job(
-        unit.stage, None, "tiny", str(run), "runs/tiny", str(source), given, dataclasses.asdict(state.identity)
-    )
+    profile, unit = profiles.load("tiny", repository), Unit("figures")
+    state = plan.assess(profile, place_of(repository), unit, {}, HashCache())
     monkeypatch.setattr(execution.notebooks, "publish", full)
     monkeypatch.setattr(execution, "_papermill", lambda *given: None)
+    job = children.job_of(profile, place_of(repository), state, fresh=False)
     assert execution.execute(job).message.endswith(FULL)
-    assert not (run / unit.folder / "manifest.json").exists()
+    assert not (repository / "runs/tiny" / unit.folder / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("evidence", ["whole", "half"])
 def test_a_killed_unit_whose_evidence_finds_no_room_is_still_told(repository, monkeypatch, evidence):
     run, unit = repository / "runs" / "tiny", Unit("figures")
-    part = run / "notebooks" / ".06_figures.part.ipynb"
+    part = run / "notebooks" / ".06_figures.part-.ipynb"
     text = (run / "notebooks" / "06_figures.ipynb").read_bytes()
     part.write_bytes(text if evidence == "whole" else text[:100])
     if evidence == "whole":
         monkeypatch.setattr(notebooks, "write_json", full)
     state = plan.assess(profiles.load("tiny", repository), place_of(repository), unit, {}, HashCache())
-    reader, writer = os.pipe()
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(writer,))
-    os.close(writer)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    writer.close()
     process.kill()
-    child = runner.children.Child(state, process, os.fdopen(reader, "rb", buffering=0), 0.0, 1)
-    assert runner.children.verdict(child, run).message.startswith("its process was ended by SIGKILL")
+    child = children.Child(state, process, reader, 0.0, 1)
+    assert children.verdict(child, run).message.startswith("its process was ended by SIGKILL")
 
 
 FAULTS = """

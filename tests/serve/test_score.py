@@ -1,7 +1,10 @@
 """Anyone's answers: every form of file, every way to be wrong, and the same numbers whichever way they come."""
+# ruff: noqa: E501
 
+import gzip
 import io
 import json
+import lzma
 import random
 from xml.etree import ElementTree
 
@@ -20,9 +23,8 @@ from textreg.fidelity.service import Service
 from textreg.figures import score as score_figures
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
-from textreg.serve import answers as answer_files
 from textreg.serve import report, score
-from textreg.serve.answers import BadRows, read_answers
+from textreg.serve.answers import Answers, read_map
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
 EN = "The image shows a red circle above a blue square."
@@ -39,7 +41,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def identifier():
-    return open_identifier()
+    return open_identifier("py3langid", candidates=code_book())
 
 
 def write(path, rows):
@@ -74,11 +76,13 @@ def test_only_answer_and_language_are_needed(tmp_path, identifier):
 def test_parts_give_what_the_whole_gives(tmp_path, identifier, monkeypatch):
     path = write(tmp_path / "a.jsonl", ROWS * 3)
     whole = score.score_file(path, identifier=identifier)
-    in_parts = answer_files.read_answers
-    monkeypatch.setattr(score, "read_answers", lambda p, known, bad: in_parts(p, known, bad, rows=4))
+    monkeypatch.setattr(score, "PART", 4)
     parts = score.score_file(path, identifier=identifier)
     pd.testing.assert_frame_equal(parts.summary, whole.summary)
     pd.testing.assert_frame_equal(parts.confusion["BM, text"], whole.confusion["BM, text"], check_dtype=False)
+    alone, together = (score.score_file(path, identifier="py3langid", workers=workers) for workers in (1, 2))
+    pd.testing.assert_frame_equal(alone.summary, together.summary)
+    assert alone.notes == together.notes
 
 
 GOOD = json.dumps({"answer": ES, "language": "es"})
@@ -91,9 +95,7 @@ GOOD = json.dumps({"answer": ES, "language": "es"})
         ('["a", "b"]', "line 2: a JSON object is expected"),
         ('{"answer": "a"}', "line 2: no 'language'"),
         ('{"response": "a", "language": "es"}', "line 2: no 'answer'"),
-        ('{"answer": 3, "language": "es"}', "line 2: 'answer' should be text, not 3"),
-        ('{"answer": null, "language": "es"}', "line 2: 'answer' should be text"),
-        ('{"answer": "a", "language": "jp"}', "line 2: unknown language code 'jp' .did you mean 'ja'"),
+        ('{"answer": {"a": 1}, "language": "es"}', "line 2: 'answer' should be text, not {'a': 1}"),
         ('{"answer": "a", "language": null}', "line 2: unknown language code None"),
         ('{"answer": "a", "language": ["es"]}', "line 2: unknown language code"),
         ('{"answer": "a", "language": "es", "lambda": "half"}', "line 2: 'lambda' should be a finite number"),
@@ -113,18 +115,18 @@ def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifie
 def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD.encode() + b"\n\xff\xfe\n")
     with pytest.raises(InputError, match="line 2: not UTF-8"):
-        list(read_answers(tmp_path / "a.jsonl", code_book()))
+        list(iter(Answers(tmp_path / "a.jsonl")))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("answer,lang\na,es\n", "column 'language' is missing.*did you mean 'lang'"),
-        ("answer;language\na;es\n", "column 'answer' is missing.*separated by ';', write them with commas"),
+        ("answer,kind\na,es\n", "column 'language' is missing.*--map language=NAME or name the language of all"),
+        ("what,language\na,es\n", "column 'answer' is missing.*--map answer=NAME"),
         ("answer,language\na,es\nb\n", "line 3: 1 cells, the header has 2"),
         ("answer,language\na,es,x\n", "line 2: 3 cells"),
         ('answer,language\n"a,es\n', "not CSV"),
-        ("answer,language\na,english\n", "line 2: unknown language code 'english' .did you mean 'en'"),
+        ("answer,language\na,\n", "line 2: unknown language code ''"),
         ("answer,language,answer\na,es,b\n", "appears twice"),
         ("answer,language\n", "no answers in it"),
         ("", "no answers in it"),
@@ -133,56 +135,56 @@ def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
 def test_a_bad_csv_is_one_clear_line(tmp_path, content, message):
     (tmp_path / "a.csv").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message) as failure:
-        list(read_answers(tmp_path / "a.csv", code_book()))
+        list(iter(Answers(tmp_path / "a.csv")))
     assert len(str(failure.value).splitlines()) == 1
 
 
 def test_a_line_number_counts_lines_inside_quotes(tmp_path):
-    (tmp_path / "a.csv").write_text('answer,language\n"one\ntwo\nthree",es\nfour,xx\n', encoding="utf-8")
-    with pytest.raises(InputError, match="line 5: unknown language code 'xx'"):
-        list(read_answers(tmp_path / "a.csv", code_book()))
+    (tmp_path / "a.csv").write_text('answer,language\n"one\ntwo\nthree",es\nfour,\n', encoding="utf-8")
+    with pytest.raises(InputError, match="line 5: unknown language code"):
+        list(iter(Answers(tmp_path / "a.csv")))
 
 
 def test_marks_of_spreadsheets_and_long_answers_are_read(tmp_path):
     long = "palabra " * 30_000
     (tmp_path / "a.csv").write_text(f"\ufeffanswer,language\n{long},es\n\n,es\n", encoding="utf-8")
-    table = next(read_answers(tmp_path / "a.csv", code_book()))
+    table = next(iter(Answers(tmp_path / "a.csv")))
     assert table["answer"].str.len().tolist() == [240_000, 0]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
 def test_an_empty_file_has_no_answers(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=r"no answers|not a readable parquet"):
-        list(read_answers(tmp_path / name, code_book()))
+    with pytest.raises(InputError, match=r"no answers|not a readable (parquet|jsonl)"):
+        list(iter(Answers(tmp_path / name)))
 
 
 def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(tmp_path):
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.doc").write_text("x")
     for path, message in (
         (tmp_path / "no.csv", "no such file"),
-        (tmp_path, "a folder"),
-        (tmp_path / "a.txt", "answers are read"),
+        (tmp_path, "a folder without answers"),
+        (tmp_path / "a.doc", "answers are read"),
     ):
         with pytest.raises(InputError, match=message):
-            list(read_answers(path, code_book()))
+            list(iter(Answers(path)))
 
 
 def test_a_parquet_without_the_columns_is_refused(tmp_path):
-    pd.DataFrame({"answer": ["a"], "lang": ["es"]}).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame({"answer": ["a"], "kind": ["es"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column 'language' is missing"):
-        list(read_answers(tmp_path / "a.parquet", code_book()))
+        list(iter(Answers(tmp_path / "a.parquet")))
 
 
 def test_a_file_of_bad_rows_alone_is_refused_even_when_they_are_skipped(tmp_path):
     (tmp_path / "a.jsonl").write_text("nonsense\n" * 5)
     with pytest.raises(InputError, match="all 5 rows are bad"):
-        list(read_answers(tmp_path / "a.jsonl", code_book(), BadRows()))
+        list(Answers(tmp_path / "a.jsonl", skip_bad=True))
 
 
 def test_numbers_for_items_and_structures_for_references_become_text(tmp_path):
     row = {"answer": "a", "language": "es", "item_id": 7, "reference": ["x", "ñ"], "seed": 3, "lambda": 1}
-    table = next(read_answers(write(tmp_path / "a.jsonl", [row]), code_book()))
+    table = next(iter(Answers(write(tmp_path / "a.jsonl", [row]))))
     assert table.iloc[0].to_dict() == {
         "answer": "a", "language": "es", "seed": 3, "lambda": 1.0, "item_id": "7", "reference": '["x", "ñ"]'
     }  # fmt: skip
@@ -322,10 +324,10 @@ def test_a_seed_or_lambda_is_the_number_it_says_or_refused(tmp_path, case):
     path.write_text(f'{{"answer": "{EN}", "language": "en", "{name}": {value}}}\n')
     if isinstance(NUMBERS[case], str):
         with pytest.raises(InputError, match=f"line 1: '{name}' should be {NUMBERS[case]}") as failure:
-            list(read_answers(path, {"en"}))
+            list(Answers(path))
         assert len(str(failure.value)) < 400 and "\n" not in str(failure.value)
     else:
-        (table,) = read_answers(path, {"en"})
+        (table,) = Answers(path)
         assert table[name].tolist() == [NUMBERS[case]]
 
 
@@ -360,7 +362,7 @@ def screen_of(result, width=None) -> str:
 def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_number(tmp_path, identifier):
     result = score.score_file(write(tmp_path / "a.jsonl", ROWS), identifier=identifier)
     narrow, log, thin = screen_of(result, 70), screen_of(result), screen_of(result, 20)
-    assert "too narrow: English, LPR, other" in narrow and "too narrow" not in log
+    assert "too narrow: English, mixed, LPR, other, asked" in narrow and "too narrow" not in log
     assert max(map(len, narrow.splitlines()[:9])) <= 70
     assert "…" not in narrow + thin and "0.0 to 100.0" in narrow and "20.7 to 100.0" in thin
     assert all(heading in log for heading in ("English", "LPR", "other"))
@@ -425,7 +427,7 @@ def test_an_item_answered_several_times_widens_the_interval(tmp_path, identifier
 
 def test_the_share_seen_differently_without_restriction_stands_beside_lf(tmp_path):
     rows = [{"answer": ES, "language": "es"}, {"answer": DE, "language": "es"}]
-    narrow = open_identifier(candidates=["es", "en"])
+    narrow = open_identifier("py3langid", candidates=["es", "en"])
     result = score.score_file(write(tmp_path / "a.jsonl", rows), out=tmp_path / "a.json", identifier=narrow)
     assert result.differs.tolist() == [0.5] and result.disagreement == 0.5
     assert json.loads((tmp_path / "a.json").read_text("utf-8"))["summary"][0]["differs"] == 0.5
@@ -434,7 +436,7 @@ def test_the_share_seen_differently_without_restriction_stands_beside_lf(tmp_pat
 
 def test_candidates_without_english_are_pointed_out(tmp_path):
     path = write(tmp_path / "a.jsonl", ROWS[:1])
-    notes = score.score_file(path, identifier=open_identifier(candidates=["es", "de"])).notes
+    notes = score.score_file(path, identifier=open_identifier("py3langid", candidates=["es", "de"])).notes
     assert any("English is no candidate" in note for note in notes)
 
 
@@ -460,12 +462,10 @@ def test_items_answered_twice_give_no_ifl_and_say_so(tmp_path, identifier):
     assert result.ifl is None and any("twice" in note for note in result.notes)
 
 
-def test_a_language_outside_the_code_book_can_be_a_candidate(tmp_path):
+def test_a_language_outside_the_code_book_is_scored_and_can_be_a_candidate(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"answer": "Սա մի փոքրիկ կարմիր շրջան է", "language": "hy"}])
-    with pytest.raises(InputError, match="unknown language code 'hy'"):
-        score.score_file(path)
-    result = score.score_file(path, identifier=open_identifier(candidates=["en", "hy"]))
-    assert result.summary["lf"].tolist() == [1.0]
+    for identifier in (open_identifier(), open_identifier("py3langid", candidates=["en", "hy"])):
+        assert score.score_file(path, identifier=identifier).summary["lf"].tolist() == [1.0]
 
 
 def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
@@ -493,3 +493,105 @@ def test_an_endless_name_is_cut_in_a_drawing_and_on_the_terminal(tmp_path, ident
     report.print_result(result, Console(file=printed))
     for shown, most in ((drawn, 100), (printed.getvalue(), 400)):
         assert "x" * 30 in shown and "x" * most not in shown
+
+
+MESSAGE = {"role": "assistant", "content": ES}
+FORMS = {  # rows as tools write them -> answers that are read, their languages, and what is said of the reading
+    "VLMEvalKit": ([{"index": 1, "question": "?", "answer": "gold", "prediction": ES, "lang": "es"}], [ES], "answer from 'prediction'"),
+    "lmms-eval": ([{"doc_id": 0, "doc": {"lang": "es"}, "target": "x", "resps": [[ES]], "filtered_resps": ["A"]}], [ES], "from 'resps'"),
+    "OpenAI batch": (
+        [
+            {"custom_id": "1", "response": {"status_code": 200, "body": {"choices": [{"message": MESSAGE}]}}, "error": None, "lang": "es"},
+            {"custom_id": "2", "response": None, "error": {"message": "expired"}, "lang": "es"},
+        ], [ES], "no answer (an error): 1",
+    ),
+    "LLaVA": ([{"question_id": 7, "text": ES, "answer_id": "q", "model_id": "m", "metadata": {"lang": "es"}}], [ES], "answer from 'text'"),
+    "a list of answers": ([{"answer": [ES, EN], "language": "es"}], [ES, EN], ""),
+    "parts of a message": ([{"answer": [{"type": "text", "text": ES}], "language": "es"}], [ES], ""),
+    "numbers": ([{"answer": 12, "language": "es"}], ["12"], ""),
+    "null": ([{"answer": None, "language": "es"}, {"answer": ES, "language": "es"}], [ES], "no answer (null): 1"),
+    "filtered": (
+        [{"answer": "", "language": "es", "finish_reason": "content_filter"}, {"answer": "", "language": "es"}], [""],
+        "(empty, finish reason 'content_filter'): 1",
+    ),
+    "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_rows_are_read_as_tools_write_them(tmp_path, case):
+    rows, answers, said = FORMS[case]
+    read = Answers(write(tmp_path / "a.jsonl", rows))
+    (table,) = read
+    assert table["answer"].tolist() == answers and set(table["language"]) == {"es"}
+    assert said in " ".join(read.notes())
+
+
+def packed(text, how):
+    lines = text.splitlines()
+    return {
+        "a.jsonl.gz": lambda: gzip.compress(text.encode()), "a.jsonl.xz": lambda: lzma.compress(text.encode()),
+        "gzip.jsonl": lambda: gzip.compress(text.encode()), "mark.jsonl": lambda: text.encode("utf-8-sig"),
+        "utf16.jsonl": lambda: text.encode("utf-16"), "plain16.jsonl": lambda: text.encode("utf-16-le"),
+        "lines.json": lambda: text.encode(), "array.json": lambda: f"[{','.join(lines)}]".encode(),
+        "held.json": lambda: f'{{"model": "m", "rows": [{",".join(lines)}]}}'.encode(),
+    }[how]()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a.jsonl.gz",
+        "a.jsonl.xz",
+        "gzip.jsonl",
+        "mark.jsonl",
+        "utf16.jsonl",
+        "plain16.jsonl",
+        "lines.json",
+        "array.json",
+        "held.json",
+    ],
+)
+def test_text_is_read_however_it_is_packed(tmp_path, how):
+    text = write(tmp_path / "plain.jsonl", ROWS).read_text("utf-8")
+    (tmp_path / how).write_bytes(packed(text, how))
+    (table,) = Answers(tmp_path / how)
+    assert table["answer"].tolist() == [row["answer"] for row in ROWS]
+
+
+def test_tables_are_read_by_any_separator_from_excel_arrow_columns_and_folders(tmp_path):
+    table = pd.DataFrame(ROWS)
+    for name, mark in (("semicolon.csv", ";"), ("pipe.csv", "|"), ("tab.txt", "\t")):
+        table.to_csv(tmp_path / name, index=False, sep=mark)
+    table.to_excel(tmp_path / "a.xlsx", index=False)
+    table.to_feather(tmp_path / "a.feather")
+    table.to_json(tmp_path / "columns.json")
+    from datasets import Dataset, DatasetDict
+
+    Dataset.from_pandas(table).save_to_disk(tmp_path / "one")
+    DatasetDict({"test": Dataset.from_pandas(table)}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files").mkdir()
+    for part in (0, 1):
+        table[part::2].to_parquet(tmp_path / "files" / f"part-{part}.parquet")
+    for place in tmp_path.iterdir():
+        (read,) = Answers(place)
+        assert sorted(read["answer"]) == sorted(table["answer"]), place.name
+
+
+def test_any_column_can_be_named_and_a_language_given(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"said": {"out": [ES]}, "where": {"lg": "es"}}, {"said": {"out": [EN]}}])
+    (table,) = Answers(path, read_map(["answer=said.out.0", "language=where.lg"]), language="English")
+    assert table.to_dict("list") == {"answer": [ES, EN], "language": ["es", "en"]}
+    for words, message in ((["answer"], "expected COLUMN=NAME"), (["anwser=said"], "did you mean 'answer'")):
+        with pytest.raises(InputError, match=message):
+            read_map(words)
+    with pytest.raises(InputError, match=r"no 'sayd' in it .did you mean 'said'"):
+        list(Answers(path, {"answer": "sayd"}))
+
+
+def test_a_language_that_nobody_can_read_is_reported_and_the_rest_scored(tmp_path):
+    rows = [*ROWS, {**ROWS[0], "language": "jp"}, {**ROWS[0], "language": "tlhx"}]
+    result = score.score_file(write(tmp_path / "a.jsonl", rows))
+    assert result.rows == len(rows) and result.summary.set_index("language").loc["es", "n_scored"].sum() == 4
+    assert result.summary.set_index("language").loc["jp", "lf"] != result.summary.set_index("language").loc["jp", "lf"]
+    assert any("'jp' is no language that could be read (did you mean 'ja'?): 1" in note for note in result.notes)

@@ -67,6 +67,8 @@ def test_the_notebook_trains_when_it_takes_steps(run, tiny_llm, tiny_tower):
 def test_no_steps_without_a_published_model_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"steps = 0 .* vlm"):
         Align(steps=0)
+    with pytest.raises(InputError, match=r"steps = 3, but some/vlm is aligned already"):
+        Align(steps=3, vlm="some/vlm")
     path = tmp_path / "none.yaml"
     path.write_text("name: none\nscale: scenes\nseed: 0\nalign: {steps: 0}\narms: [{arm: BM, text: none}]\n")
     with pytest.raises(InputError, match=r"none\.yaml.*align.*steps = 0 .* vlm"):

@@ -10,7 +10,7 @@ from conftest import image_table, row_table
 
 from textreg.settings import Tune
 from textreg.training import checkpoints as resume
-from textreg.training.train import StepLog, train
+from textreg.training.train import EqualWindows, train
 from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features
@@ -70,9 +70,9 @@ def cut(tmp_path_factory, tiny_llm, tiny_tower):
         return step_end(self, args, state, control, **kwargs)
 
     expected, _ = train_in("whole")
-    step_end = StepLog.on_step_end
+    step_end = EqualWindows.on_step_end
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StepLog, "on_step_end", stopped)
+        patch.setattr(EqualWindows, "on_step_end", stopped)
         with pytest.raises(Stop):
             train_in("cut")
     kept = sorted(path.name for path in (folder / "cut" / "checkpoints").glob("*"))

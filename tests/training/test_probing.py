@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import Placeholders
 
 from textreg import compute
 from textreg.settings import Tune
@@ -21,7 +22,7 @@ def ready(tiny_llm, tiny_tower, tiny_images, tiny_rows):
     features = open_features(model, processor, tiny_images)
     learner = Learner(attach(model, rank=4, alpha=8))
     prepare_parameters(learner.model, activation_checkpointing=True)
-    samples = encode(processor, tiny_rows, image_tokens=4, max_length=128)
+    samples = encode(processor, tiny_rows, Placeholders(), max_length=128)
     return learner, StepBatches(samples, range(4), steps=1, batch_size=4, groups=1, features=features)[0]
 
 

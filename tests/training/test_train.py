@@ -1,20 +1,24 @@
 """Training computes what it says: losses, resumption, processes, and what happens when it goes wrong."""
 
 import dataclasses
+import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
+import forks
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from conftest import Placeholders
+from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from textreg.errors import InputError, RunError
 from textreg.settings import Align, Tune
-from textreg.training import checkpoints
+from textreg.training import checkpoints, learner
 from textreg.training import train as training
 from textreg.training.batches import IGNORE, StepBatches, encode
 from textreg.training.train import Learner, train
@@ -23,7 +27,6 @@ from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features, projected
 
 SETTINGS = Tune(steps=6, batch_size=8, learning_rate=5e-3, log_steps=2)
-SCRIPT = Path(__file__).parents[1] / "train_script.py"
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def largest_difference(a, b):
 
 def test_the_loss_equals_the_models_own_loss(data):
     model = data.model().eval()
-    samples = encode(data.processor, data.rows, image_tokens=4, max_length=128)
+    samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
     batch = StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=data.features)[0]
     ours = Learner(model)(**batch)["loss"]
     logits = model.get_base_model()(
@@ -71,9 +74,34 @@ def test_the_loss_equals_the_models_own_loss(data):
     assert abs(ours.item() - full.item()) < 1e-5
 
 
+def test_a_head_that_runs_in_pieces_gives_the_same_loss_and_gradients(data, monkeypatch):
+    def found(logits):
+        monkeypatch.setattr(learner, "LOGITS", logits)
+        model = data.model()
+        samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
+        batch = StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=data.features)[0]
+        loss = Learner(model)(**batch)["loss"]
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    whole, pieces = found(2**28), found(4 * 400 * 7)  # seven positions at a time
+    assert whole[0] == pytest.approx(pieces[0], abs=1e-6)
+    assert largest_difference(whole[1], pieces[1]) < 1e-6
+
+
+def test_fsdp_wraps_the_layers_by_accelerates_own_policy(data):
+    """A class name that the model does not hold, such as a text tower's, ends that policy with an error."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    wrapped = Learner(data.model())
+    plugin.set_auto_wrap_policy(wrapped)
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, wrapped)
+    kinds = [type(module).__name__ for module in wrapped.modules() if policy(module)]
+    assert kinds.count("LlamaDecoderLayer") == kinds.count("SiglipEncoderLayer") == 2
+
+
 def test_a_text_only_batch_gives_the_projector_true_zero_gradients(data):
     model = data.model()
-    samples = encode(data.processor, data.rows.iloc[[0, 4, 8]], image_tokens=4, max_length=128)
+    samples = encode(data.processor, data.rows.iloc[[0, 4, 8]], Placeholders(), max_length=128)
     batch = StepBatches(samples, range(3), steps=1, batch_size=3, groups=1, features=None)[0]
     assert set(batch) == {"input_ids", "labels"}
     Learner(model)(**batch)["loss"].backward()
@@ -112,10 +140,8 @@ def test_alignment_trains_the_projector_and_nothing_else(tmp_path, data):
     assert changed == {name for name in before if "multi_modal_projector" in name}
 
 
-@pytest.mark.parametrize(
-    "changes", [{"micro_batch": 2}, {"micro_batch": 1}, {"packing": True}, {"micro_batch": 4, "packing": True}]
-)
-def test_accumulation_and_packing_change_nothing(tmp_path, data, changes):
+@pytest.mark.parametrize("changes", [{"micro_batch": 2}, {"micro_batch": 1}])
+def test_accumulation_changes_nothing(tmp_path, data, changes):
     whole, log = data.train(SETTINGS, tmp_path / "whole")
     split, split_log = data.train(dataclasses.replace(SETTINGS, **changes), tmp_path / "split")
     assert abs(log.loss - split_log.loss) < 1e-4
@@ -123,27 +149,19 @@ def test_accumulation_and_packing_change_nothing(tmp_path, data, changes):
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(data):
-    def gradients(groups, packing):
+    def gradients(groups):
         model = data.model()
         learner = Learner(model)
-        samples = encode(data.processor, data.rows, image_tokens=4, max_length=128)
-        items = StepBatches(
-            samples,
-            range(16),
-            steps=1,
-            batch_size=16,
-            groups=groups,
-            features=data.features,
-            row_length=64 if packing else 0,
-        )
+        samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
+        items = StepBatches(samples, range(16), steps=1, batch_size=16, groups=groups, features=data.features)
         count = sum(sample.supervised for sample in samples)
         for item in range(len(items)):
             learner(**items[item], num_items_in_batch=count)["loss"].backward()
         return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
 
-    whole = gradients(1, False)
-    for groups, packing in ((4, False), (16, False), (1, True), (4, True)):
-        assert largest_difference(whole, gradients(groups, packing)) < 1e-5
+    whole = gradients(1)
+    for groups in (4, 16):
+        assert largest_difference(whole, gradients(groups)) < 1e-5
 
 
 def test_the_same_seed_repeats_bit_for_bit(tmp_path, data):
@@ -168,7 +186,7 @@ class Stop(Exception):
 
 def interrupted(monkeypatch, at):
     """Make the training die right after optimizer step ``at``."""
-    original = training.StepLog.on_step_end
+    original = training.EqualWindows.on_step_end
 
     def on_step_end(self, args, state, control, **kwargs):
         control = original(self, args, state, control, **kwargs)
@@ -176,7 +194,7 @@ def interrupted(monkeypatch, at):
             raise Stop
         return control
 
-    monkeypatch.setattr(training.StepLog, "on_step_end", on_step_end)
+    monkeypatch.setattr(training.EqualWindows, "on_step_end", on_step_end)
 
 
 @pytest.mark.parametrize("at", [3, 4, 5])
@@ -192,10 +210,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, data, monkeypa
     assert largest_difference(expected, found) == 0.0
     assert (resumed.loss, resumed.rows, resumed.tokens) == (log.loss, log.rows, log.tokens)
 
-    def losses(folder):
-        return [line.split(",")[:6] for line in (folder / "log.csv").read_text().splitlines()]
-
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert (tmp_path / "cut" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
@@ -242,8 +257,6 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path,
         data.train(settings, tmp_path)
     assert str(tmp_path / "checkpoints" / "checkpoint-4") in str(caught.value)
     kept = checkpoints.latest(tmp_path / "checkpoints")
-    from safetensors.torch import load_file
-
     assert all(torch.isfinite(tensor).all() for tensor in load_file(kept / checkpoints.WEIGHTS).values())
 
 
@@ -268,97 +281,92 @@ def test_pixels_and_loader_workers_give_what_kept_features_give(tmp_path, data, 
     assert largest_difference(kept, weights(model)) < 1e-5
 
 
-def test_the_log_holds_planned_rows_and_tokens(tmp_path, data):
-    import pandas as pd
-
+def test_the_loss_of_every_window_is_kept_as_a_table_and_as_events(tmp_path, data):
     _, log = data.train(SETTINGS, tmp_path)
-    table = pd.read_csv(tmp_path / "log.csv")
-    assert table["step"].tolist() == [2, 4, 6]
-    assert table["rows"].sum() == log.rows == 48 and table["tokens"].sum() == log.tokens
-    assert (table["mfu"] > 0).all() and (table["mfu"] < 1).all()
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "step,loss,learning_rate,grad_norm"
+    assert [line.split(",")[0] for line in lines[1:]] == ["2", "4", "6"] and log.rows == 48
+    assert float(lines[-1].split(",")[1]) == log.loss
     assert list((tmp_path / "events").glob("events.*"))
 
 
-def script(tmp_path, name, data, order=None, *, launcher=(), **settings):
-    """Command that trains in a process of its own and writes its weights."""
-    job = tmp_path / f"{name}.json"
-    chosen = dataclasses.asdict(SETTINGS) | settings
-    llm, tower = map(str, data.folders)
-    said = {"llm": llm, "tower": tower, "out": str(tmp_path / name), "settings": chosen, "order": order}
-    job.write_text(json.dumps(said))
-    return [sys.executable, *launcher, str(SCRIPT), str(job)]
+def kept(data, settings, out, order=None):
+    """Train, for a fork: what was trained and what was said are left in the folder by the first process."""
+    trained, log = data.train(settings, out, order=order)
+    if os.environ.get("RANK", "0") == "0":
+        save_file({name: tensor.contiguous() for name, tensor in trained.items()}, out / "weights.safetensors")
+        (out / "log.json").write_text(json.dumps(dataclasses.asdict(log)))
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "src" + os.pathsep + os.environ.get("PYTHONPATH", "")}
-
-
-def test_a_killed_training_resumes_bit_for_bit(tmp_path, data):
-    from safetensors.torch import load_file
-
-    settings = {"steps": 60, "checkpoint_steps": 3}
-    expected, _ = data.train(dataclasses.replace(SETTINGS, **settings), tmp_path / "whole")
-    command = script(tmp_path, "killed", data, **settings)
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while checkpoints.step_of(checkpoints.latest(tmp_path / "killed" / "checkpoints")) < 6:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "weights.safetensors").exists()
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
-    found = load_file(tmp_path / "killed" / "weights.safetensors")
-    assert json.loads((tmp_path / "killed" / "log.json").read_text())["resumed_from"] >= 6
-    assert largest_difference(expected, found) == 0.0
+@pytest.mark.parametrize(
+    "numbers", [(9, 14, 19), pytest.param(itertools.count(1), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_a_training_that_ends_at_any_change_of_a_file_goes_on_bit_for_bit(tmp_path, data, numbers):
+    settings = dataclasses.replace(SETTINGS, steps=2, checkpoint_steps=1)
+    expected, _ = data.train(settings, tmp_path / "whole")
+    for number in numbers:
+        out = tmp_path / str(number)
+        code = forks.ended_at(number, out, kept, data, settings, out)
+        if code == 0:
+            break
+        assert code == forks.KILLED and forks.ended(kept, data, settings, out) == 0, number
+        assert largest_difference(expected, load_file(out / "weights.safetensors")) == 0.0, number
+    assert number > 18
 
 
 def test_two_processes_learn_what_one_learns(tmp_path, data):
     """Rows are sorted by length inside a step, so one process gets text-only batches while the other sees images."""
-    from safetensors.torch import load_file
-
     order = [0, 4, 8, 0, 13, 14, 15, 13] * SETTINGS.steps  # four short text-only rows and four long ones with images
     expected, log = data.train(SETTINGS, tmp_path / "whole", order=order)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    done = subprocess.run(
-        script(tmp_path, "pair", data, order, launcher=launcher), env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert forks.together(2, tmp_path, kept, data, SETTINGS, tmp_path / "pair", order) == [0, 0]
     found = load_file(tmp_path / "pair" / "weights.safetensors")
     pair = json.loads((tmp_path / "pair" / "log.json").read_text())
-    assert pair["micro_batch"] == 4
-    assert json.loads((tmp_path / "pair" / "shows_images.json").read_text()) == [True, False] * SETTINGS.steps
-    assert abs(pair["loss"] - log.loss) < 1e-4
+    assert pair["micro_batch"] == 4 and abs(pair["loss"] - log.loss) < 1e-4
     assert largest_difference(expected, found) < 2e-3
+    samples = encode(data.processor, data.rows, Placeholders(), max_length=SETTINGS.max_length)
+    plan = {"steps": SETTINGS.steps, "batch_size": SETTINGS.batch_size, "groups": 2, "features": data.features}
+    items = StepBatches(samples, order, **plan)
+    shown = [any(samples[row].image_id for row in items.members(item)) for item in range(len(items))]
+    assert shown == [True, False] * SETTINGS.steps
+
+
+def sharded(data, samples, rows, out):
+    """One loss with the model shared out over the processes (FSDP2): the first keeps the gradients, summed over all,
+    and the gathered weights."""
+    rank, world, model = dist.get_rank(), dist.get_world_size(), data.model()
+    learner = Learner(model)
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    mesh = init_device_mesh("cpu", (world,))
+    for part in (*model.get_base_model().model.language_model.layers, learner):
+        fully_shard(part, mesh=mesh)
+    batches = StepBatches(samples, rows, steps=1, batch_size=len(rows), groups=world, features=data.features)
+    count = sum(int((batches[group]["labels"][:, 1:] != IGNORE).sum()) for group in range(world))
+    learner(**{**batches[rank], "num_items_in_batch": count})["loss"].backward()
+    gradients = {
+        name: parameter.grad.full_tensor().contiguous() * world  # FSDP averages over the processes
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    shards = sum(parameter.to_local().numel() for parameter in learner.parameters())
+    assert shards / sum(parameter.numel() for parameter in learner.parameters()) < 0.51  # each keeps half of the model
+    state = checkpoints.gathered(learner, trained)
+    if rank == 0:
+        save_file(state, out / "gathered.safetensors")
+        save_file(gradients, out / "gradients.safetensors")
 
 
 def test_sharded_processes_find_the_gradients_of_one_though_only_one_of_them_sees_images(tmp_path, data):
     """FSDP on CPU: layers that finish in another order in a text-only process would mix up the shards."""
-    from safetensors.torch import load_file
-
-    rows, folders = [0, 4, 13, 14], [str(folder) for folder in data.folders]
-    job = {"llm": folders[0], "tower": folders[1], "rows": rows, "out": str(tmp_path)}
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT.with_name("shard_script.py")), str(tmp_path / "job.json")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-    model = data.model()
-    samples = encode(data.processor, data.rows, image_tokens=4, max_length=256)
+    rows, model = [0, 4, 13, 14], data.model()
+    samples = encode(data.processor, data.rows, Placeholders(), max_length=256)
+    assert forks.together(2, tmp_path, sharded, data, samples, rows, tmp_path) == [0, 0]
     plan = {"steps": 1, "batch_size": len(rows), "features": data.features}
     parts = StepBatches(samples, rows, groups=2, **plan)
     assert ["image_features" in parts[group] for group in range(2)] == [True, False]
-    Learner(model)(**StepBatches(samples, rows, groups=1, **plan)[0])["loss"].backward()
-    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    found = load_file(tmp_path / "gradients.safetensors")
-    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
-    assert largest_difference(expected, found) < 1e-5
-    assert json.loads((tmp_path / "share.json").read_text()) < 0.51  # each process keeps half of the model
-
-    # The trained weights, gathered from their shards, have the names and values of a model in one piece.
     learner = Learner(model)
+    learner(**StepBatches(samples, rows, groups=1, **plan)[0])["loss"].backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
+    assert largest_difference(expected, load_file(tmp_path / "gradients.safetensors")) < 1e-5
+    # The trained weights, gathered from their shards, have the names and values of a model in one piece.
     assert largest_difference(weights(learner), load_file(tmp_path / "gathered.safetensors")) == 0.0

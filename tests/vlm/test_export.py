@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import disturbed, pixel_inputs, write_llm, write_onevision, write_tower
+from conftest import disturbed, pixel_inputs, write_llm, write_tower
 from safetensors import safe_open
 
 from textreg.data.rows import ROWS, RowWriter
@@ -16,10 +16,12 @@ from textreg.runs import report as status
 from textreg.runs.plan import State
 from textreg.runs.report import require_standing
 from textreg.runs.stages import Unit
-from textreg.vlm.adapters import attach, load_adapter, save_adapter, scaled_adapter
+from textreg.vlm.adapters import attach, folded, load_adapter, plain, save_adapter, scaled_adapter
 from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
 from textreg.vlm.card import ModelCard, card_of_run
 from textreg.vlm.export import export, export_system
+from textreg.vlm.features import model_inputs, open_features
+from textreg.vlm.generation import Request, encode_prompts
 from textreg.vlm.systems import System
 
 
@@ -181,6 +183,25 @@ def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_
     torch.testing.assert_close(again.eval()(**inputs).logits, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("lam", [1.0, 0.5])
+def test_in_bf16_what_is_evaluated_is_to_the_bit_what_is_exported(run, tmp_path, lam, tiny_images):
+    model, processor = load_aligned(run / "align", precision="bf16")
+    seen = open_features(model, processor, tiny_images)
+    tuned = load_adapter(model, run / "tune" / "TR" / "adapter")
+    ids = torch.from_numpy(encode_prompts(processor, [Request("<image>\nWhat?", "image-1")], seen)[0])[None]
+
+    def logits(vlm):
+        return vlm(input_ids=ids, **model_inputs(vlm, seen.fetch(["image-1"]))).logits
+
+    with torch.inference_mode(), scaled_adapter(tuned, lam):
+        with folded(tuned):
+            evaluated = logits(plain(tuned))
+        assert not torch.equal(evaluated, logits(plain(tuned)))  # the adapter beside the rounded weights
+    folder = export_system(run, System("TR+M", "TR", lam), tmp_path / "out", precision="bf16")
+    with torch.inference_mode():
+        assert torch.equal(evaluated, logits(load_vlm(str(folder), precision="bf16")[0]))
+
+
 def write_align_rows(run):
     with RowWriter(run / "prepare_data" / "align.parquet", ROWS) as writer:
         turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a cat"}]
@@ -274,19 +295,3 @@ def test_a_folder_that_is_no_earlier_export_is_never_replaced(tmp_path, tiny_vlm
         with pytest.raises(InputError, match=words):
             export(*tiny_vlm, tmp_path / "out", **options)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
-
-
-def test_a_published_onevision_keeps_its_own_processor_files_and_names(tmp_path, tiny_llm, tiny_tower):
-    from transformers import AutoModelForImageTextToText
-
-    published = write_onevision(tmp_path / "published", tiny_llm, tiny_tower)
-    model, processor = load_vlm(str(published))
-    folder = export(model, processor, tmp_path / "out", published=published)
-    again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    state = model.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
-    assert {"image_newline", "vision_tower.vision_model.embeddings.patch_embedding.weight"} <= names_on_disk(folder)
-    mine = {path.name: path.read_bytes() for path in folder.glob("*process*")}
-    assert mine and mine == {path.name: path.read_bytes() for path in published.glob("*process*")}
-    assert load_vlm(str(folder))[1].chat_template == processor.chat_template

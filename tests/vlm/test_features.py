@@ -60,7 +60,7 @@ def test_bf16_features_are_kept_as_they_are(tmp_path, tiny_llm, tiny_tower, tiny
     from textreg.vlm.features import tower_features
 
     assert kept.dtype == torch.bfloat16
-    assert torch.equal(kept, tower_features(model, live["pixel_values"]))
+    assert torch.equal(kept, tower_features(model, live["pixels"]))
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_work(tmp_path, tiny_vlm, tiny_images, monkeypatch):

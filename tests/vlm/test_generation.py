@@ -8,7 +8,7 @@ from conftest import disturbed
 from textreg.errors import InputError, RunError
 from textreg.vlm import generation
 from textreg.vlm.adapters import attach
-from textreg.vlm.features import open_features
+from textreg.vlm.features import model_inputs, open_features
 from textreg.vlm.generation import Request, answer, encode_prompts
 
 REQUESTS = [
@@ -29,12 +29,10 @@ def asked(tiny_vlm, tiny_images):
 
 def by_generate(model, processor, features, request, count):
     """The oracle: transformers' own greedy search on one unpadded prompt."""
-    from textreg.vlm.features import projected
-
-    (ids,) = encode_prompts(processor, [request], model)
-    seen = projected(model, features.fetch([request.image_id])) if request.image_id else None
+    (ids,) = encode_prompts(processor, [request], features)
     ids = torch.from_numpy(ids)[None]
-    out = model.generate(input_ids=ids, mm_encoder_outputs=seen, max_new_tokens=count, do_sample=False)
+    fetched = features.fetch([request.image_id]) | features.aligned(ids) if request.image_id else {}
+    out = model.generate(input_ids=ids, **model_inputs(model, fetched), max_new_tokens=count, do_sample=False)
     return out[0, ids.shape[1] :]
 
 
@@ -71,7 +69,7 @@ def test_an_adapter_answers_as_its_own_model_does(asked):
 def test_first_token_log_probabilities_are_those_of_a_forward_pass(asked):
     model, processor, features = asked
     answers = answer(model, processor, REQUESTS[:2], features, max_new_tokens=2, first_logprobs=True)
-    (ids,) = encode_prompts(processor, REQUESTS[1:2], model)
+    (ids,) = encode_prompts(processor, REQUESTS[1:2])
     expected = model(input_ids=torch.from_numpy(ids)[None]).logits[0, -1].log_softmax(-1)
     assert np.abs(answers[1].first_logprobs - expected.detach().numpy()).max() < 1e-4
 
@@ -97,7 +95,7 @@ def test_no_requests_give_no_answers(asked):
 
 
 def test_a_request_whose_placeholder_disagrees_is_refused(asked):
-    with pytest.raises(InputError, match="0 <image> placeholders"):
+    with pytest.raises(InputError, match="0 placeholders <image>"):
         answer(*asked[:2], [Request("no picture", "image-1")], asked[2])
 
 

@@ -1,70 +1,109 @@
-"""Codes of languages: which the project knows, what others call them, and what was probably meant.
+"""Languages by whatever people call them: any BCP 47 tag, ISO 639 code, English or native name, as one code.
 
-Two tables stand beside this file.  ``code_book.yaml`` has an entry per language of the scenes and of Crossmodal-3600:
-its name, its script, and the labels under which each identifier knows it.  ``language_codes.yaml`` turns what data
-sets write (``eng``, ``pt-BR``, ``fra_Latn``, ``German``) into the project's code.
+``langcodes`` (CLDR and ISO 639) reads them; nothing is guessed: ``jp`` is no language, and ``ja`` is a suggestion.
+Two spellings are this project's own, those of Crossmodal-3600: Quechua is ``quz``, and a data set's Bokmal is ``no``.
+``code_book.yaml`` lists the languages of the scenes and of Crossmodal-3600, with the labels by which py3langid, as the
+scenes' results were identified, knows them.
 
-Try it: ``language_code("fra_Latn")``, ``check_code("jp")``.
+Try it: ``read_language("zh_TW")`` (``zh-Hant``), ``language_code("fra_Latn")``, ``check_code("jp")``.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib import resources
+from functools import lru_cache
 from importlib.resources import files
 
 import yaml
+from langcodes import Language, LanguageTagError, find
 
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, did_you_mean, quoted
+
+OWN = {"qu": "quz"}  # CLDR takes Cusco's for Quechua
+IN_DATA = {"nb": "no", "quy": "quz"}
+WHOLE = {"Hang", "Kore", "Jpan", "Hrkt", "Hani"}  # scripts in a tag that leave nothing to choose
+NO_TAG = {"und", "zxx", "mul", "mis"}
 
 
 @dataclass(frozen=True)
 class LanguageCode:
-    """One entry of the code book: a language and the labels of each identifier that count as it."""
+    """One entry of the code book: a language and the labels of py3langid that count as it."""
 
     name: str
-    script: str
     py3langid: tuple[str, ...] = ()
-    lingua: tuple[str, ...] = ()
-    glotlid: tuple[str, ...] = ()
-    mistaken: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
 def code_book() -> dict[str, LanguageCode]:
     """Code -> languages of the scenes and of Crossmodal-3600, from ``code_book.yaml``."""
     table = yaml.safe_load(files(__package__).joinpath("code_book.yaml").read_text("utf-8"))
-    listed = ("py3langid", "lingua", "glotlid", "mistaken")
-    return {
-        code: LanguageCode(**{k: tuple(v) if k in listed else v for k, v in e.items()}) for code, e in table.items()
-    }
+    return {code: LanguageCode(entry["name"], tuple(entry["py3langid"])) for code, entry in table.items()}
 
 
-def check_code(code: object, known: Iterable[str] | None = None) -> str:
-    """The code itself if the code book (or ``known``) has it, else InputError with the likely one (``jp``: ``ja``)."""
+@lru_cache(maxsize=4096)
+def read_language(value: str) -> str:
+    """The language that a tag, code or name means: ``pt`` for ``pt-BR``, ``por`` and ``Portuguese``.
+
+    The script stays where the tag asks for one (``sr-Latn``), or for one by its region (``zh-TW`` is ``zh-Hant``).
+    Raises InputError, with what was probably meant, for what names no language.
+    """
+    text = value.strip().split(".")[0]  # a locale such as en_US.UTF-8
+    try:
+        tag = Language.get(text, normalize=True)
+    except LanguageTagError:
+        tag = None
+    if tag is None or not _is_language(tag):
+        try:
+            tag = find(text.replace("_", " ")) if len(text) > 3 or not text.isascii() else None
+        except LookupError:
+            tag = None
+    if tag is None or not _is_language(tag):
+        raise InputError(f"unknown language code {quoted(value, 40)}{suggestion(value)}")
+    plain = Language.get(tag.prefer_macrolanguage().language)
+    code = OWN.get(plain.language, plain.language)
+    script = None if tag.script in WHOLE else tag.script
+    if not script and tag.territory and (implied := tag.maximize().script) != plain.maximize().script:
+        script = implied
+    elif not script and tag.territory and code == "zh":
+        script = plain.maximize().script
+    chosen = script and (code == "zh" or script != plain.maximize().script or code in ("sr", "uz"))
+    return f"{code}-{script}" if chosen else code
+
+
+def _is_language(tag: Language) -> bool:
+    return tag.language not in {None, *NO_TAG} and Language.get(tag.language).is_valid()
+
+
+def suggestion(value: str, known: Iterable[str] = ()) -> str:
+    """The suffix of an error about a word that is no language: the main language of a country of that code."""
+    word = value.strip()
+    if len(word) == 2 and word.isascii() and word.isalpha():
+        spoken = Language.make(territory=word.upper()).maximize().language
+        if spoken and spoken != "en":
+            return f" (did you mean {OWN.get(spoken, spoken)!r}?)"
+    return did_you_mean(word, known or code_book()) if len(word) < 40 else ""
+
+
+def base_code(language: str) -> str:
+    """The language without its script."""
+    return language.partition("-")[0]
+
+
+def check_code(value: object, known: Iterable[str] | None = None) -> str:
+    """The code of a language that the code book (or ``known``) has, however it is written; else InputError."""
     known = set(code_book() if known is None else known)
-    if isinstance(code, str) and code in known:
-        return code
-    word = str(code).strip().lower()
-    meant = next((c for c, entry in code_book().items() if word == entry.name.lower() or word in entry.mistaken), None)
-    meant = meant or re.split("[-_]", word)[0]
-    if meant in known:
-        raise InputError(f"unknown language code {code!r} (did you mean {meant!r}?)")
-    raise InputError(f"unknown language code {code!r}{did_you_mean(word, known)}")
-
-
-@cache
-def _codes() -> dict[str, dict[str, str]]:
-    return yaml.safe_load(resources.files(__package__).joinpath("language_codes.yaml").read_text("utf-8"))
+    code = base_code(read_language(value)) if isinstance(value, str) else ""
+    for spelled in (value, code, IN_DATA.get(code)):
+        if isinstance(spelled, str) and spelled in known:
+            return spelled
+    raise InputError(f"unknown language code {quoted(value, 40)}{suggestion(str(value), known)}")
 
 
 def language_code(value: str | None) -> str:
-    """The project's code for an ISO 639 code (``eng``), a tag (``pt-BR``, ``fra_Latn``) or a name; English if
-    empty.
-    """
+    """The project's code for what a data set writes; English if empty, and what names no language as it is."""
     if not value:
         return "en"
-    lower = value.strip().lower()
-    short = lower.replace("_", "-").split("-")[0]
-    return _codes()["names"].get(lower) or _codes()["codes"].get(short, short)
+    try:
+        code = base_code(read_language(value))
+    except InputError:
+        return value.strip().lower().replace("_", "-").split("-")[0]
+    return IN_DATA.get(code, code)

@@ -10,6 +10,7 @@ Nothing is downloaded when ``HF_HUB_OFFLINE=1`` is set; what an earlier call sto
 """
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -66,17 +67,30 @@ def parse(name: str) -> Name:
     return Name(base, revision or facts.get("revision"), glob or facts.get("files"), False)
 
 
-def resolve(name: str, *, kind: Literal["model", "dataset"] = "model", revision: str | None = None) -> Path:
-    """The folder (or single data file) behind ``name``.
+def resolve(
+    name: str,
+    *,
+    kind: Literal["model", "dataset"] = "model",
+    revision: str | None = None,
+    files: Sequence[str] = (),
+) -> Path:
+    """The folder (or single data file) behind ``name``; ``files``: patterns, no others are fetched or asked for.
 
     Raises ``InputError`` for a missing path, a gated or missing repository, a missing revision, no network, and for a
     model that has pickled weights only.
     """
     parts = parse(name)
-    path = Path(parts.base).expanduser() if parts.local else _download(parts, kind, revision or parts.revision)
+    path = Path(parts.base).expanduser() if parts.local else _download(parts, kind, revision or parts.revision, files)
     if kind == "model":
-        _check_model(path, parts.base)
+        _check_model(path, parts.base, weights=not files)
     return path
+
+
+def to_fetch(name: str, *, kind: Literal["model", "dataset"] = "model") -> dict[str, int]:
+    """File -> bytes of what :func:`resolve` would fetch and is not stored here.  Raises what it does."""
+    parts = parse(name)
+    files = [] if parts.local else _download(parts, kind, parts.revision, dry_run=True)
+    return {file.filename: file.file_size or 0 for file in files if file.will_download}
 
 
 def data_files(name: str, path: Path) -> list[Path]:
@@ -110,22 +124,22 @@ def _listing(path: Path) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
 
 
-def _check_model(path: Path, name: str) -> None:
+def _check_model(path: Path, name: str, *, weights: bool) -> None:
     if not path.is_dir():
         raise InputError(f"{name}: a model is a folder with config.json and *.safetensors, this is a file")
     if not (path / "config.json").is_file():
         raise InputError(f"{name}: no config.json; a model is a folder with config.json and *.safetensors")
-    if not any(path.glob("*.safetensors")):
+    if weights and not any(path.glob("*.safetensors")):
         pickled = [found.name for pattern in PICKLED for found in path.glob(pattern)]
         cure = "convert it with save_pretrained (safetensors), pickled weights are not read"
         held = f"only {pickled[0]}" if pickled else "no weights"
         raise InputError(f"{name}: {held} and no *.safetensors; {cure}")
 
 
-def _download(name: Name, kind: str, revision: str | None) -> Path:
+def _download(name: Name, kind: str, revision: str | None, files: Sequence[str] = (), *, dry_run: bool = False) -> Any:
     from huggingface_hub import constants, errors, snapshot_download
 
-    patterns = list(MODEL_FILES if kind == "model" else DATA_FILES)
+    patterns = list(files or (MODEL_FILES if kind == "model" else DATA_FILES))
     if kind == "dataset" and name.glob:
         archives = known().get(name.base, {}).get("archives", [])
         patterns = [name.glob, *archives]
@@ -137,8 +151,9 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
             revision=revision,
             allow_patterns=patterns,
             ignore_patterns=list(TWICE) if kind == "model" else None,
+            dry_run=dry_run,
         )
-        return Path(found)
+        return found if dry_run else Path(found)
     except errors.GatedRepoError as error:
         cure = f"accept its terms at {page}, then log in with `hf auth login`"
         raise InputError(f"{name.base}: the repository is gated; {cure}") from error
@@ -149,7 +164,7 @@ def _download(name: Name, kind: str, revision: str | None) -> Path:
         raise InputError(f"{name.base}: no such {kind} on the hub and no such folder here; {cure}") from error
     except errors.HFValidationError as error:
         raise InputError(f"{name.base!r} is neither an existing folder nor a hub id like owner/name") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.DryRunError, ConnectionError) as error:
         cure = "connect (unset HF_HUB_OFFLINE) or download it elsewhere and give the folder"
         raise InputError(f"{name.base}: not stored here and the hub was not reached; {cure}") from error
     except errors.HfHubHTTPError as error:

@@ -128,7 +128,10 @@ def read_rows(path: str | Path, columns: list[str] | None = None) -> "pd.DataFra
             if name not in NULLABLE and table.column(name).null_count:
                 row = table.column(name).is_null().index(True).as_py() + 1
                 raise InputError(f"{path}: column {name!r} is empty in row {row}; {CURE}")
-        return pd.DataFrame({name: table.column(name).to_pylist() for name in wanted})
+        columns = {name: table.column(name) for name in wanted}
+        # Conversations stay in Arrow's memory until they are looked at: as objects they would take ten times as much.
+        arrow = pd.arrays.ArrowExtensionArray
+        return pd.DataFrame({n: arrow(c) if n == "messages" else c.to_pylist() for n, c in columns.items()})
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from textreg.scenes.scene import Group, Scene, from_json
 from textreg.settings import Mechanism
 from textreg.vlm import systems
 from textreg.vlm.adapters import folded, plain
-from textreg.vlm.features import projected
+from textreg.vlm.features import model_inputs, projected
 from textreg.vlm.generation import Request, encode_prompts
 from textreg.vlm.systems import BACKBONE
 
@@ -81,7 +81,7 @@ def first_token(
     vlm, added = plain(model), added or {}
     names = [image if isinstance(image, str) else None for image in table["image_id"]]
     asked = [Request(prompt, name) for prompt, name in zip(table["prompt"], names, strict=True)]
-    prompts = encode_prompts(processor, asked, vlm)
+    prompts = encode_prompts(processor, asked, seen)
     alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
     for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
         alike.setdefault((len(ids), name is not None), []).append(row)
@@ -91,15 +91,17 @@ def first_token(
     with torch.inference_mode(), folded(model):
         for rows in batches:
             ids = torch.from_numpy(np.stack([prompts[row] for row in rows])).to(vlm.device)  # (batch, length)
-            images = projected(vlm, seen.fetch([names[row] for row in rows])) if names[rows[0]] is not None else None
-            if images is not None and edit is not None:
-                images["image"].pooler_output = list(edit(torch.stack(list(images["image"].pooler_output))))
+            shown = [names[row] for row in rows if names[row] is not None]
+            images = model_inputs(vlm, seen.fetch(shown) | seen.aligned(ids)) if shown else {}
+            if shown and edit is not None:
+                tokens = _tokens(images)
+                tokens.pooler_output = list(edit(torch.stack(list(tokens.pooler_output))))
             hooks = [
                 vlm.model.language_model.layers[layer].register_forward_hook(_adding(vectors[rows]))
                 for layer, vectors in added.items()
             ]
             try:
-                found = vlm.model(input_ids=ids, mm_encoder_outputs=images, output_hidden_states=True, use_cache=False)
+                found = vlm.model(input_ids=ids, **images, output_hidden_states=True, use_cache=False)
             finally:
                 for hook in hooks:
                     hook.remove()
@@ -108,6 +110,12 @@ def first_token(
             for place, row in enumerate(rows):
                 logprobs[row], states[row] = here[place], stacked[place]
     return np.stack(logprobs), np.stack(states)
+
+
+def _tokens(images: Mapping[str, Any]) -> Any:
+    if "mm_encoder_outputs" not in images:
+        raise InputError("mechanism: visual tokens are edited behind a LLaVA's projector, and this model is none")
+    return images["mm_encoder_outputs"]["image"]
 
 
 def _adding(vectors: torch.Tensor) -> Callable[[Any, Any, Any], Any]:

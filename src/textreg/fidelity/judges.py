@@ -23,9 +23,10 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+from langcodes import Language
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from textreg.data.codes import check_code, code_book
+from textreg.data.codes import read_language
 from textreg.display import JOINERS, counting
 from textreg.errors import InputError
 from textreg.fidelity.annotation import Judge
@@ -212,11 +213,11 @@ def system_prompt() -> str:
 
 
 def user_prompt(answer: str, language: str) -> str:
-    """The question about one answer, as sent; ``language`` is a code of the code book (else InputError)."""
-
-    entry = code_book()[check_code(language)]
+    """The question about one answer, as sent; ``language`` is any that ``read_language`` reads (else InputError)."""
+    tag = Language.get(read_language(language))
+    script = "Han" if tag.to_tag() == "zh" else tag.maximize().script_name()
     quoted = "".join(map(_harmless, json.dumps(answer, ensure_ascii=False)))
-    return _template("judge_user").render(name=entry.name, code=language, script=entry.script, answer=quoted).strip()
+    return _template("judge_user").render(name=tag.display_name(), code=language, script=script, answer=quoted).strip()
 
 
 def _harmless(character: str) -> str:

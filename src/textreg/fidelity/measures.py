@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
-from textreg.fidelity.annotation import ENGLISH
+from textreg.fidelity.annotation import CLASSES, ENGLISH, FLAGS
 from textreg.fidelity.intervals import clustered_bounds, macro_bounds, paired_test, share_bounds
-from textreg.fidelity.labels import UNDETERMINED
 
 GROUP_KEYS = ("seed", "system", "lambda", "language", "arm")
 MEANS = {  # column of fidelity.csv -> per-answer column
@@ -36,7 +35,11 @@ MEANS = {  # column of fidelity.csv -> per-answer column
     "lpr": "lpr",
     "wpr": "wpr",
 }
-COLUMNS = (*GROUP_KEYS, "n", "n_scored", "lf", "lf_low", "lf_high", *[name for name in MEANS if name != "lf"])
+CLASS_COLUMNS = tuple(f"class_{name}" for name in CLASSES)
+COLUMNS = (
+    *(*GROUP_KEYS, "n", "n_scored", "lf", "lf_low", "lf_high"),
+    *(*[name for name in MEANS if name != "lf"], *CLASS_COLUMNS, *FLAGS),
+)
 VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy", "low", "high")
 
 SYSTEM_KEYS = ("seed", "system", "lambda")
@@ -61,7 +64,7 @@ def tally(annotated: pd.DataFrame, by: Sequence[str] = GROUP_KEYS) -> pd.DataFra
     """Counts and sums per group; tallies of disjoint parts can be added with :func:`add`.
 
     One row per group of the ``by`` columns present: ``n`` answers, ``n_scored`` (LF defined), per measure ``sum_<m>``
-    and ``n_<m>``, and ``empty``, ``unscored_short``, ``short_lines``, ``identified``, ``disagree`` (restricted against
+    and ``n_<m>``, ``unscored_short``, ``short_lines``, ``identified``, ``disagree`` (restricted against
     unrestricted).
     """
     by = [key for key in by if key in annotated.columns]
@@ -73,8 +76,10 @@ def tally(annotated: pd.DataFrame, by: Sequence[str] = GROUP_KEYS) -> pd.DataFra
         )
         counts[f"n_{measure}"] = values.notna()
     compared = annotated["unrestricted"].notna() & annotated["lf"].notna() & ~annotated["by_list"]
-    counts["empty"] = annotated["answered"] == UNDETERMINED
-    counts["unscored_short"] = annotated["lf"].isna() & ~annotated["by_list"]
+    for name, column in zip(CLASSES, CLASS_COLUMNS, strict=True):
+        counts[column] = annotated["class"] == name
+    counts |= {flag: annotated[flag] for flag in FLAGS}
+    counts["unscored"] = annotated["lf"].isna() & ~annotated["by_list"]
     counts["short_lines"] = annotated["short_lines"]
     counts["identified"] = compared
     counts["disagree"] = compared & (annotated["unrestricted"] != annotated["identified"])
@@ -100,14 +105,18 @@ def add(tallies: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
     """The columns of ``fidelity.csv`` from a tally: shares in 0..1, NaN where nothing was scored.
 
-    ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; the other measures divide by the
-    answers for which they are defined.  Bounds of LF: see :func:`textreg.fidelity.intervals.share_bounds`.
+    ``n_scored`` is the denominator of ``lf``, ``english_rate`` and ``other_rate``; classes (``class_*``) and flags
+    divide by all answers, the other measures by those for which they are defined.  The classes and the share of
+    answers without one (undecided, or asked in a language the identifier cannot tell) sum to 1.  Bounds of LF: see
+    :func:`textreg.fidelity.intervals.share_bounds`.
     """
     table = pd.DataFrame({key: counted.get(key) for key in GROUP_KEYS}, index=counted.index)
     for count in ("n", "n_scored"):
         table[count] = counted[count].astype("int64")
     for name, measure in MEANS.items():
         table[name] = counted[f"sum_{measure}"] / counted[f"n_{measure}"].where(counted[f"n_{measure}"] > 0)
+    for name in (*CLASS_COLUMNS, *FLAGS):
+        table[name] = counted[name] / counted["n"]
     table["lf_low"], table["lf_high"] = share_bounds(counted["sum_lf"], counted["n_lf"], method=method)
     return table[list(COLUMNS)]
 

@@ -8,7 +8,7 @@ Use: ``Py3Langid(["en", "de", "zxx"]).identify(["ein roter Kreis"])``.
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -18,30 +18,35 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from scipy import sparse
 
 from textreg.data.codes import check_code, code_book
-from textreg.fidelity.labels import NO_LANGUAGE, Label, RestrictedIdentifier, restrict
+from textreg.errors import InputError
+from textreg.fidelity.asked import label_code
+from textreg.fidelity.labels import NO_LANGUAGE, CleaningIdentifier, Label, restrict
 
 _BATCH = 4096  # texts per walk: beyond this the arrays leave the cache and nothing is gained
 
 
-class Py3Langid(RestrictedIdentifier):
-    """py3langid (offline, default): naive Bayes over the byte n-grams that a finite automaton finds."""
+class Py3Langid(CleaningIdentifier):
+    """py3langid (offline): naive Bayes over the byte n-grams that a finite automaton finds.
+
+    ``codes``: the languages it may answer; default all it knows.  ``zxx`` is always on offer.
+    """
 
     name = "py3langid"
 
-    def __init__(self, candidates: Iterable[str] | None = None, max_chars: int = 2000):
-        super().__init__(max_chars)
+    def __init__(self, codes: Sequence[str] | None = None):
         self.version = version("py3langid")
         self._model = _py3langid_model()
         labels = set(self._model.labels)
-        known = {code: set(entry.py3langid) & labels for code, entry in code_book().items()}
-        taken = set().union(*known.values())
-        for label in labels - taken - set(known):
-            known[label] = {label}  # its other languages can be asked for under their own label
-        if candidates is None:
-            codes = [code for code in code_book() if known[code]]
+        self._chosen = codes is not None
+        if codes is None:
+            self._code_of = {label: label if label == NO_LANGUAGE else label_code(label) for label in labels}
         else:
-            codes = [check_code(code, known) for code in candidates]
-        self._code_of = {label: code for code in (*codes, NO_LANGUAGE) for label in known[code]}
+            known = {label_code(label): {label} for label in labels}
+            known |= {code: set(entry.py3langid) & labels for code, entry in code_book().items()}
+            chosen = [check_code(code, known) for code in codes]
+            self._code_of = {label: code for code in chosen for label in known[code]} | {NO_LANGUAGE: NO_LANGUAGE}
+            if len(self._code_of) < 3:
+                raise InputError(f"py3langid needs at least two candidates it knows, got {' '.join(codes)}")
         self.candidates = tuple(dict.fromkeys(self._code_of.values()))
 
     def _classify(self, texts: list[str]) -> list[Label]:
@@ -50,7 +55,7 @@ class Py3Langid(RestrictedIdentifier):
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             scores = self._model.probabilities([texts[i] for i in batch])
-            for i, label in zip(batch, restrict(scores, self._model.labels, self._code_of), strict=True):
+            for i, label in zip(batch, restrict(scores, self._model.labels, self._code_of, self._chosen), strict=True):
                 found[i] = label
         return found
 

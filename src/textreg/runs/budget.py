@@ -1,319 +1,201 @@
-"""The budget of a hub-scale run: rows, tokens, disk, memory and hours, from counted figures, before any download.
+"""What a run on real weights takes, known before it starts: files to fetch, models, memory, disk and work.
 
-Nothing here touches the network or a GPU.  Work, memory and bytes come from :mod:`textreg.runs.sizes`, rows from the
-profile.  What cannot be counted is an assumption, and every budget prints its assumptions: hours are for the stated
-share of a card's peak, not a measurement.  A total that lacks a size says "at least"; a machine that the run does not
-fit shows no hours.
+The hub says what it would send (a dry run of its client), and the models say what they hold when they are built from
+their configurations on the meta device, where a weight takes no memory.  What neither tells is marked, not guessed:
+room for activations is found when a training begins (:mod:`textreg.training.probing`).
 
 Try it: ``textreg run --profile gpu --dry-run``.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from textreg.data import hub
 from textreg.errors import InputError
-from textreg.runs import profiles, sizes
-from textreg.runs.sizes import LanguageModel, Size, Tower, Unplannable
-from textreg.settings import Align, Evaluate, Merge, PrepareData, Training, Tune
+from textreg.files import require_room
+from textreg.runs import profiles
+from textreg.runs.profiles import Profile
+from textreg.settings import Align, PrepareData, Tune
 
-if TYPE_CHECKING:
-    from textreg.runs.profiles import Profile
-
-MFU = 0.35
-READ_EFFICIENCY = 0.5
-BYTES_A_TOKEN = 4
-ANSWERED = 0.6  # share of a row's words that the assistant says
-UNKNOWN_TEXT = 800  # bytes of a row of a data set without known size
-PROMPT_TOKENS = 40
-USABLE = 0.9  # of a card's memory: the probe for the micro-batch leaves a tenth free
+WIDTH = {"fp32": 4.0, "bf16": 2.0, "4bit": 0.56}  # bytes a weight; 4 bits and their constants (Dettmers et al. 2023)
+TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments in fp32
+PICTURE = 100_000  # bytes, assumed
+RATE = 0.35 * 989e12  # FLOP/s: 35 % (assumed) of the dense bf16 peak of an H100
+UNREACHED = "the hub was not reached"
+IDENTIFIERS = {"glotlid": "cis-lmu/glotlid"}
 
 
 @dataclass(frozen=True)
-class Work:
-    """One unit of the run: what goes in, what comes out, and the FLOP and bytes read that it takes."""
+class Need:
+    """One thing that a run needs, in bytes; None where nobody says.  ``stage``: the first that needs it; on disk, the
+    folder of the run where it goes."""
 
-    unit: str
-    rows: int
-    tokens: float
-    flop: float
-    read: float = 0.0
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU under this budget.  ``micro``: rows of a micro-batch of tuning that fit, 0 where the run does not fit.
-
-    ``hours``: unit -> hours; empty where it does not fit.  ``memory``: bytes of the largest stage at that micro-batch.
-    """
-
-    name: str
-    capacity: float
-    micro: int
-    memory: float
-    hours: dict[str, float]
-
-    @property
-    def fits(self) -> bool:
-        return self.micro > 0
+    what: str
+    size: float | None
+    why: str
+    stage: str
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Everything that is printed.  ``unknown``: models of which too little is known, with the reason.
-
-    ``downloads``, ``disk`` and ``host`` (memory of the machine beside the GPU): sizes in bytes, 0 where not known.
-    """
+    """Everything that is printed.  ``work``: one line, empty where the models are not known."""
 
     profile: str
-    work: tuple[Work, ...]
-    downloads: tuple[Size, ...]
-    disk: tuple[Size, ...]
-    host: tuple[Size, ...]
-    cards: tuple[Card, ...]
-    unknown: tuple[str, ...]
-    assumptions: tuple[str, ...]
+    downloads: tuple[Need, ...]
+    memory: tuple[Need, ...]
+    disk: tuple[Need, ...]
+    work: str
 
 
-def estimate(profile: "Profile", overrides: Sequence[str] = ()) -> Budget:
-    """The budget of a hub-scale profile.  Raises ``InputError`` for a profile at another scale."""
+@dataclass(frozen=True)
+class Models:
+    """Weights of the whole model, of its language model's layers that take an adapter of rank 1, of the projector;
+    numbers kept of one picture."""
 
-    if profile.scale != "hub":
-        raise InputError(
-            f"profile {profile.name!r} is at scale {profile.scale!r}; only hub runs are planned for a GPU"
-        )
-    resolved = {unit.name: profiles.resolve(profile, unit.stage, unit.arm, overrides) for unit in profile.units}
+    whole: int
+    adapter: int
+    projector: int
+    features: int
+
+
+def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
+    """The budget of a profile.  Nothing but configuration files is fetched."""
+    found = {unit: profiles.resolve(profile, unit.stage, unit.arm, overrides) for unit in profile.units}
     # Of a profile that leaves these two stages to another run, the settings still say what is read.
-    data = profiles.resolve(profile, "prepare_data", overrides=overrides)
-    align = profiles.resolve(profile, "align", overrides=overrides)
-    assert isinstance(data, PrepareData) and isinstance(align, Align)
-    evaluate = next((s for s in resolved.values() if isinstance(s, Evaluate)), None)
-    tunes = {name: s for name, s in resolved.items() if isinstance(s, Tune)}
-    merges = {name: s for name, s in resolved.items() if isinstance(s, Merge)}
+    data: Any = profiles.resolve(profile, "prepare_data", overrides=overrides)
+    align: Any = profiles.resolve(profile, "align", overrides=overrides)
+    tunes = [settings for settings in found.values() if isinstance(settings, Tune)]
+    merges = sum(unit.stage == "merge" for unit in found)
+    identifiers = {getattr(settings, "identifier", "") for settings in found.values()} & set(IDENTIFIERS)
+    downloads = list(_downloads(data, align, [IDENTIFIERS[name] for name in identifiers]))
 
-    unknown: dict[str, str] = {}
-    llm = _known(align.vlm or align.llm, "llm", unknown)
-    tower = _known(align.vlm or align.tower, "tower", unknown)
-    trainings = [align, *tunes.values()]
-    downloads = tuple(sizes.downloads(align, data, evaluate))
-    disk = tuple(sizes.disk(data, trainings, len(merges), llm, tower))
-    reasons = tuple(unknown.values())
-    if not isinstance(llm, LanguageModel) or not isinstance(tower, Tower):
-        return Budget(profile.name, (), downloads, disk, (), (), reasons, _assumptions(align, None))
-
-    work = [_training_work("align", align, 0, llm, tower, data)] if "align" in resolved else []
-    work += [_training_work(name, tune, tune.rank, llm, tower, data) for name, tune in tunes.items()]
-    requests = data.validation_images * len(data.languages)
-    for name, merge in merges.items():
-        work.append(_answer_work(name, requests * len(merge.lambdas), merge, llm, tower, 1.0))
-    if evaluate is not None and evaluate.systems:
-        asked = data.test_images * len(data.languages)
-        systems = len(evaluate.systems) * len(evaluate.arms) + len(merges) * len(evaluate.frontier_lambdas)
-        shown = (systems - len(evaluate.systems) * ("text" in evaluate.arms)) / systems
-        work.append(_answer_work("evaluate", asked * systems, evaluate, llm, tower, shown))
-    cards = tuple(_cards(work, trainings, [*merges.values(), evaluate], llm, tower, data))
-    host = tuple(sizes.host(data, trainings, len(merges), evaluate, llm, tower))
-    return Budget(profile.name, tuple(work), downloads, disk, host, cards, reasons, _assumptions(align, tower))
-
-
-def _known(name: str, kind: Literal["llm", "tower"], unknown: dict[str, str]) -> LanguageModel | Tower | None:
-    """The shape of a model; where it cannot be told, the reason goes into ``unknown``, for a run needs no budget."""
+    pictures = PICTURE * (data.validation_images + data.test_images)
+    pictures += 0 if data.image_folder else PICTURE * (data.align_rows + data.visual_rows)
+    disk = [Need("pictures", pictures, f"{PICTURE:,} bytes each, assumed", "prepare_data")]
     try:
-        shape = sizes.find(name, kind)
-    except Unplannable as error:
-        unknown.setdefault(name, str(error))
-        return None
-    if shape is None:
-        unknown.setdefault(name, f"{name}: nothing is known of it here, give a local folder to count it")
-    return shape
+        models = _models(align, stored=any(need.why == UNREACHED for need in downloads))
+    except (InputError, OSError, ValueError, KeyError, AttributeError) as error:
+        told = " ".join(str(error).split())[:160] or type(error).__name__
+        memory = [Need("model", None, f"not counted: {told}", "align")]
+        return Budget(profile.name, tuple(downloads), tuple(memory), tuple(disk), "")
+    weights = models.whole * WIDTH[align.precision]
+    memory = [Need("weights", weights, f"{models.whole:,} in {align.precision}", "align")]
+    if any(settings.cache_features for settings in [align, *tunes]):
+        kept = (data.align_rows + data.visual_rows) * models.features * WIDTH["bf16"]
+        disk.append(Need("features of the frozen tower", kept, "of every training picture, bf16", "features"))
+    for tune in {tune.rank: tune for tune in tunes}.values():
+        trained = models.adapter * tune.rank + models.projector
+        why = f"{trained:,} trained weights, rank {tune.rank}, with Adam; activations come on top"
+        memory.append(Need("training state", TRAINED * trained, why, "tune"))
+    if merges:
+        disk.append(Need("merged checkpoints", merges * models.whole * WIDTH["bf16"], f"{merges}, bf16", "merge"))
+    tokens = sum(s.steps * s.batch_size * s.max_length for s in [align, *tunes])
+    flop = tokens * 4.0 * models.whole  # 2 forward and 2 backward: frozen weights have no gradients
+    work = (
+        f"training: at most {flop / 1e18:,.1f} EFLOP (rows of max_length), {flop / RATE / 3600:,.1f} h at 35 % of an "
+    )
+    return Budget(
+        profile.name, tuple(downloads), tuple(memory), tuple(disk), work + "H100's peak; answers not counted"
+    )
 
 
-def _mean_tokens(names: Sequence[str]) -> float:
-    """Words of a row in tokens, over sources weighted by their rows."""
-    known = [sizes.facts(name) for name in names]
-    rows = [(facts.get("rows", 1), facts.get("text_bytes", UNKNOWN_TEXT)) for facts in known]
-    return sum(n * size for n, size in rows) / sum(n for n, _ in rows) / BYTES_A_TOKEN
+def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> Iterator[Need]:
+    """Every hub repository that a profile names, with the bytes that are not stored here yet."""
+    wanted = [(name, "model", "align") for name in ([align.vlm] if align.vlm else [align.llm, align.tower])]
+    wanted += [(name, "model", "merge") for name in identifiers]
+    sets = dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data])
+    wanted += [(name, "dataset", "prepare_data") for name in sets]
+    reached = True
+    for name, kind, stage in wanted:
+        if name.startswith("shipped") or hub.parse(name).local:
+            continue
+        try:
+            files = hub.to_fetch(name, kind=kind) if reached else None
+            why = UNREACHED if files is None else f"{len(files)} files to fetch"
+        except InputError as error:
+            reached = "was not reached" not in str(error)
+            files, why = None, str(error) if reached else UNREACHED
+        yield Need(name, None if files is None else sum(files.values()), why, stage)
 
 
-def _text_rows(settings: Training) -> int:
-    if not isinstance(settings, Tune) or settings.text == "none":
-        return 0
-    steps = settings.steps * settings.text_phases // 3
-    return round(steps * settings.batch_size * settings.text_share)
+def _models(align: Align, *, stored: bool) -> Models:
+    """The models of a profile, built without weights; ``stored``: from what is stored here alone.
 
-
-def row_words(settings: Training, data: PrepareData, tower: Tower) -> tuple[float, float]:
-    """Text tokens of a row with an image and of a text-only row, cut at ``max_length``."""
-    visual = data.visual_data if isinstance(settings, Tune) else [data.align_data]
-    room = settings.max_length - tower.patches
-    if room <= 0:
-        raise InputError(
-            f"max_length {settings.max_length} leaves no room for words after {tower.patches} image tokens; "
-            f"raise it to {tower.patches + 256} or more"
-        )
-    return min(_mean_tokens(visual), room), min(_mean_tokens(data.text_data), settings.max_length)
-
-
-def _training_work(
-    unit: str, settings: Training, rank: int, llm: LanguageModel, tower: Tower, data: PrepareData
-) -> Work:
-    rows, text = settings.steps * settings.batch_size, _text_rows(settings)
-    seen, read = row_words(settings, data, tower)
-    tokens = (rows - text) * (seen + tower.patches) + text * read
-    flop = 0.0
-    for count, words, image in ((rows - text, seen, True), (text, read, False)):
-        flop += count * sizes.train_work(
-            llm,
-            tower,
-            rank=rank,
-            image=image,
-            words=words,
-            scored=words * ANSWERED,
-            checkpointing=settings.activation_checkpointing,
-        )
-    return Work(unit, rows, tokens, flop)
-
-
-def _answer_work(
-    unit: str, requests: int, settings: Merge | Evaluate, llm: LanguageModel, tower: Tower, shown: float
-) -> Work:
-    """Requests of which the share ``shown`` holds an image (its own or a blank one)."""
-    new, batch = settings.max_new_tokens, settings.batch_size
-    tokens = PROMPT_TOKENS + shown * tower.patches
-    flop = requests * sizes.answer_work(llm, tower, tokens=tokens, image=False) + requests * shown * tower.work
-    read = requests / batch * sizes.decode_bytes(llm, tokens=tokens, batch=batch, new=new)
-    return Work(unit, requests, requests * (tokens + new), flop, read)
-
-
-def _cards(
-    work: Sequence[Work],
-    training: Sequence[Training],
-    answering: Sequence[Merge | Evaluate | None],
-    llm: LanguageModel,
-    tower: Tower,
-    data: PrepareData,
-) -> Iterator[Card]:
-    for name, facts in sizes.known_sizes()["gpus"].items():
-        capacity = facts["memory"] * 1e9
-        micro, memory = _largest(training, llm, tower, data, capacity * USABLE)
-        answer = (
-            max(_answer_memory(settings, llm, tower) for settings in answering if settings) if any(answering) else 0
-        )
-        if answer > capacity * USABLE:
-            micro = 0
-        hours = {
-            item.unit: (
-                item.flop / (facts["tflops"] * 1e12 * MFU) + item.read / (facts["bandwidth"] * 1e9 * READ_EFFICIENCY)
-            )
-            / 3600
-            for item in work
-        }
-        yield Card(name, capacity, micro, max(memory, answer), hours if micro else {})
-
-
-def _answer_memory(settings: Merge | Evaluate, llm: LanguageModel, tower: Tower) -> float:
-    tokens = PROMPT_TOKENS + tower.patches + settings.max_new_tokens
-    four_bit = settings.precision == "4bit"
-    # Every worker of an evaluation holds a model of its own, and all of them are on the one card.
-    models = settings.workers if isinstance(settings, Evaluate) else 1
-    return models * sizes.answer_memory(llm, tower, tokens=tokens, batch=settings.batch_size, four_bit=four_bit)
-
-
-def _largest(
-    training: Sequence[Training], llm: LanguageModel, tower: Tower, data: PrepareData, room: float
-) -> tuple[int, float]:
-    """The largest micro-batch (power of two) with which every training fits, and its memory; (0, memory at 1) if
-    none.
-
-    Counted as the probe of a training tries it: on its longest rows, which are as long as ``max_length`` allows.
+    Raises what transformers does where it cannot.
     """
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    def memory(micro: int) -> float:
-        peak = 0.0
-        for settings in training:
-            # Of a row with an image the patches are not scored; a text-only row can be scored nearly whole.
-            scored = settings.max_length - (0 if _text_rows(settings) else tower.patches)
-            peak = max(
-                peak,
-                sizes.train_memory(
-                    llm,
-                    tower,
-                    rank=settings.rank if isinstance(settings, Tune) else 0,
-                    tokens=settings.max_length,
-                    scored=scored * ANSWERED,
-                    micro=micro,
-                    checkpointing=settings.activation_checkpointing,
-                    four_bit=settings.precision == "4bit",
-                ),
-            )
-        return peak
+    def config(name: str) -> Any:
+        parts = hub.parse(name)
+        place = str(Path(parts.base).expanduser()) if parts.local else parts.base
+        return AutoConfig.from_pretrained(place, revision=parts.revision, local_files_only=stored)
 
-    smallest = min(settings.batch_size for settings in training)
-    trials = [2**k for k in range(10) if 2**k <= smallest]
-    fitting = [micro for micro in trials if memory(micro) <= room]
-    return (fitting[-1], memory(fitting[-1])) if fitting else (0, memory(1))
-
-
-def _assumptions(align: Align, tower: Tower | None) -> tuple[str, ...]:
-    lines = [
-        f"hours: {MFU:.0%} of the card's dense bf16 peak (assumed MFU), decoding at {READ_EFFICIENCY:.0%} of its "
-        "memory bandwidth",
-        f"{BYTES_A_TOKEN} bytes a token; {ANSWERED:.0%} of a row's words are the assistant's",
-        f"memory: bf16 weights, {sizes.TRAINED} bytes a trained parameter, 8 % and 1.5 GB for the allocator; "
-        f"{USABLE:.0%} of a card is used, counted with rows of max_length, for the probe tries the longest",
-        "merge asks the validation images in every language, image arm only",
-        "memory of the host: Python, its libraries and the tables of words are not counted",
-        "not counted: downloading, decoding of pictures, the identifier, the judge and the stage mechanism",
-    ]
-    if tower is not None:
-        lines.insert(1, f"{tower.patches} image tokens; the tower runs on every image it is shown")
-    return tuple(lines)
+    with torch.device("meta"):
+        if align.vlm:
+            model = AutoModelForImageTextToText.from_config(config(align.vlm))
+            language, tower = model.get_decoder(), model.config.vision_config
+            projector = sum(p.numel() for n, p in model.named_parameters() if "projector" in n or "connector" in n)
+            whole = sum(p.numel() for p in model.parameters())
+        else:
+            seen = config(align.tower)
+            vision = AutoModel.from_config(getattr(seen, "vision_config", seen))
+            model = AutoModelForCausalLM.from_config(config(align.llm))
+            language, tower = model.get_decoder(), vision.config
+            projector = language.config.hidden_size * (tower.hidden_size + language.config.hidden_size + 2)
+            whole = sum(p.numel() for part in (model, vision) for p in part.parameters()) + projector
+    linear = [module for module in language.modules() if isinstance(module, torch.nn.Linear)]
+    adapter = sum(module.in_features + module.out_features for module in linear)
+    return Models(whole, adapter, projector, (tower.image_size // tower.patch_size) ** 2 * tower.hidden_size)
 
 
-def tables(budget: Budget) -> "Iterator[Table]":
-    """The budget as tables for a terminal."""
-
-    work = Table("unit", "rows", "million tokens", "PFLOP", title=f"Plan of profile {budget.profile}")
-    for item in budget.work:
-        work.add_row(item.unit, f"{item.rows:,}", f"{item.tokens / 1e6:,.1f}", f"{item.flop / 1e15:,.0f}")
-    yield work
-    for title, found, whole in (
-        ("Downloads", budget.downloads, True),
-        ("On disk", budget.disk, not budget.unknown),
-        ("Memory of the host", budget.host, True),
-    ):
-        if found:
-            total = max(item.size for item in found) if found is budget.host else sum(item.size for item in found)
-            yield _sizes(title, found, total, whole)
-    cards = Table("GPU", "fits", "micro-batch", "peak GB", "align h", "tune h", "answers h", "all h", title="Hours")
-    for card in budget.cards:
-        groups = [sum(h for unit, h in card.hours.items() if unit.startswith(kind)) for kind in ("align", "tune")]
-        total = sum(card.hours.values())
-        cells = [f"{value:,.1f}" for value in (*groups, total - sum(groups), total)] if card.fits else ["-"] * 4
-        micro = str(card.micro) if card.fits else "-"
-        cards.add_row(card.name, "yes" if card.fits else "no", micro, f"{card.memory / 1e9:,.1f}", *cells)
-    yield cards
+def tables(budget: Budget) -> Iterator[Table | str]:
+    """The budget for a terminal."""
+    for title, needs in (("To fetch", budget.downloads), ("Memory", budget.memory), ("On disk", budget.disk)):
+        least = "at least " if any(need.size is None for need in needs) else ""
+        total = sum(need.size or 0 for need in needs) / 1e9
+        table = Table("what", "GB", "why", title=f"{title} ({budget.profile}): {least}{total:,.1f} GB")
+        for need in needs:
+            table.add_row(need.what, "?" if need.size is None else f"{need.size / 1e9:,.2f}", need.why)
+        yield table
+    if budget.work:
+        yield budget.work
 
 
-def _sizes(title: str, listed: Sequence[Size], total: float, whole: bool) -> "Table":
+def require_disk(budget: Budget, run: Path, stages: Iterable[str], least: int) -> None:
+    """Refuse a run of ``stages`` whose budget does not fit the disk of ``run`` or that of the hub's cache.
 
-    least = "" if whole and all(item.size for item in listed) else "at least "
-    table = Table("what", "GB", "from", title=f"{title}: {least}{total / 1e9:,.1f} GB")
-    for item in listed:
-        table.add_row(item.name, f"{item.size / 1e9:,.2f}" if item.size else "?", item.source)
-    return table
+    ``least``: bytes asked for in any case.  Raises :class:`InputError` naming the folder, what is free and the cure.
+    """
+    from huggingface_hub import constants
+
+    stages = set(stages)
+    models = bool(stages - {"prepare_data", "figures"})
+    stages |= {"features"} if stages & {"align", "tune"} else set()
+    for_run = least + sum(_left(need, run) for need in budget.disk if need.stage in stages)
+    fetched = [need for need in budget.downloads if (need.stage in stages if need.stage == "prepare_data" else models)]
+    for_cache, cache = sum(int(need.size or 0) for need in fetched), Path(constants.HF_HUB_CACHE)
+    if for_cache and _device(run) == _device(cache):
+        cure = f"choose another folder with --run, or set HF_HOME (downloads go to {cache})"
+        require_room(run, for_run + for_cache, cure)
+        return
+    require_room(run, for_run)
+    if for_cache:
+        require_room(cache, for_cache, "set HF_HOME to a folder on a larger disk")
 
 
-def show(budget: Budget, console: "Console | None" = None) -> None:
-    """Print the budget with its assumptions, and what is not known."""
+def _left(need: Need, run: Path) -> int:
+    """Bytes of a need that an earlier attempt has not written yet."""
+    files = [path for path in (run / need.stage).rglob("*") if path.is_file() and not path.is_symlink()]
+    return max(0, int(need.size or 0) - sum(path.stat().st_size for path in files))
 
-    console = console or Console()
-    for table in tables(budget):
-        console.print(table)
-    for reason in budget.unknown:
-        console.print(f"no hours or memory: {reason}")
-    for line in budget.assumptions:
-        console.print(f"assumed: {line}")
+
+def _device(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return os.stat(folder).st_dev

@@ -1,20 +1,19 @@
 """The child processes of a run: started, listened to, and judged when they end.
 
-A child writes its events as JSON lines into a pipe of its own (its standard output goes to a log, because a kernel
-inherits it). A child that vanishes without a last word was killed from outside; what its notebook held by then is
-kept as evidence.
+On Linux, at the micro scale, a child is a fork of a process that has loaded what notebooks load (``preloaded``);
+elsewhere, and where a GPU may be in use, it loads for itself.  A child tells what it does through a pipe; one that
+vanishes without a last word was killed from outside, and what its notebook held by then is kept as evidence.
 """
 
 import contextlib
-import json
+import multiprocessing
 import os
-import selectors
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,21 @@ from textreg.runs.plan import Place, State
 from textreg.runs.profiles import Profile
 from textreg.runs.stages import Unit, relative
 
+PRELOADED = "textreg.runs.preloaded"
 TICK_S = 0.5
-MEMORY_EVERY_S = 2.0
 
 
 @dataclass
 class Child:
-    """One running unit.  ``weight``: cores it uses; ``peak_mb``: largest resident memory seen, kernel and workers
-    included."""
+    """One running unit.  ``weight``: cores it uses; ``said``: its last word, once it has ended."""
 
     state: State
-    process: subprocess.Popen[bytes]
-    events: Any
+    process: Any
+    events: connection.Connection
     started: float
     weight: int
-    buffer: bytes = b""
-    last: Mapping[str, Any] | None = None
     ended: bool = False
-    peak_mb: float = 0.0
-    measured: float = 0.0
+    said: Mapping[str, Any] | None = None
 
     @property
     def unit(self) -> Unit:
@@ -52,44 +47,75 @@ class Child:
         return self.state.unit
 
 
+def job_of(profile: Profile, place: Place, state: State, *, fresh: bool) -> execution.Job:
+    """What the child of one unit is told."""
+    return execution.Job(
+        unit=state.unit,
+        profile=profile.name,
+        run=place.run.resolve(),
+        shown=_display(place.run),
+        notebook=(place.notebooks / state.unit.notebook).resolve(),
+        parameters=asdict(state.settings),
+        identity=state.identity,
+        fresh=fresh,
+    )
+
+
 def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: bool) -> Child:
     """Start the child of one unit."""
     unit, run = state.unit, place.run.resolve()
-    hidden, logs = run / ".runner", run / "logs"
-    for folder in (hidden / "jobs", hidden / "runtime", hidden / "ipython", logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(hidden / "runtime", 0o700)
-    job = execution.Job(
-        stage=unit.stage,
-        arm=unit.arm,
-        profile=profile.name,
-        run=str(run),
-        shown=_display(place.run),
-        notebook=str((place.notebooks / unit.notebook).resolve()),
-        parameters=asdict(state.settings),
-        identity=asdict(state.identity),
-        fresh=fresh,
-    )
-    path = hidden / "jobs" / f"{unit.stem}.json"
-    execution.save(job, path)
-    environment = execution.environment(run, getattr(state.settings, "threads", 1), profile.scale == "scenes")
-    environment["TEXTREG_PARENT"] = str(os.getpid())
-    reader, writer = os.pipe()
+    for name in (".runner/runtime", ".runner/ipython", "logs"):
+        (run / name).mkdir(parents=True, exist_ok=True)
+    (run / ".runner" / "runtime").chmod(0o700)
+    job = job_of(profile, place, state, fresh=fresh)
+    forks = sys.platform == "linux" and profile.scale == "scenes"
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload([PRELOADED])
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, run / "logs" / f"{unit.stem}.log", writer))
+    with _surroundings(getattr(state.settings, "threads", 1), offline=profile.scale == "scenes"):
+        process.start()
+    writer.close()
+    return Child(state, process, reader, time.monotonic(), weight)
+
+
+def _work(job: execution.Job, log: Path, events: connection.Connection) -> None:
+    """Execute a job in this process, whose output goes to the log, and tell how it ended."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # what a terminal sends to the run's group is for the run to pass on
+    processes.die_with_parent()
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    failure = execution.execute(job, events.send)
+    events.send({"end": failure})
+
+
+@contextlib.contextmanager
+def _surroundings(threads: int, offline: bool) -> Iterator[None]:
+    """The environment that a child starts in: a fixed hash seed, the thread counts of its settings, no network where
+    none is needed."""
+    before = dict(os.environ)
+    os.environ |= {
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        # glibc returns every large tensor to the system and faults its pages in anew: a tenth of a training's time.
+        "MALLOC_MMAP_THRESHOLD_": "1073741824",
+        "MALLOC_TRIM_THRESHOLD_": "1073741824",
+        **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")},
+        **({"HF_HUB_OFFLINE": "1"} if offline else {}),
+    }
+    # oneDNN keeps a kernel for every shape it meets; fewer of them save a gigabyte of an evaluation and cost seconds.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
-        with (logs / f"{unit.stem}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "textreg.runs.execution", str(path), str(writer)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=(writer,),
-                start_new_session=True,
-            )
+        yield
     finally:
-        os.close(writer)
-    os.set_blocking(reader, False)
-    return Child(state, process, os.fdopen(reader, "rb", buffering=0), time.monotonic(), weight)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _display(run: Path) -> str:
@@ -98,51 +124,36 @@ def _display(run: Path) -> str:
 
 
 def watch(running: Sequence[Child], tell: Callable[[Unit, Mapping[str, Any]], None]) -> None:
-    """Wait at most one tick for events of the children, and pass them on."""
-    open_ones = [child for child in running if not child.ended]
-    if not open_ones:
-        time.sleep(0.05)
+    """Wait at most one tick for what the children say, and pass it on."""
+    if not running:
         return
-    with selectors.DefaultSelector() as selector:
-        for child in open_ones:
-            selector.register(child.events, selectors.EVENT_READ, child)
-        ready = selector.select(TICK_S)
-    for key, _ in ready:
-        for event in _events(key.data):
-            tell(key.data.unit, event)
-    for child in running:
-        if time.monotonic() - child.measured > MEMORY_EVERY_S:
-            child.measured = time.monotonic()
-            child.peak_mb = max(child.peak_mb, processes.memory_mb(child.process.pid))
-
-
-def _events(child: Child) -> list[Mapping[str, Any]]:
-    block = child.events.read(65536)
-    child.ended = block == b""
-    *lines, child.buffer = (child.buffer + (block or b"")).split(b"\n")
-    events = [json.loads(line) for line in lines if line]
-    for event in events:
+    ready = connection.wait([child.events for child in running if not child.ended], TICK_S)
+    for child in (child for child in running if child.events in ready):
+        try:
+            event = child.events.recv()
+        except (EOFError, OSError):
+            child.ended = True
+            continue
         if "end" in event:
-            child.last = event
-    return [event for event in events if "end" not in event]
+            child.said = event
+        else:
+            tell(child.unit, event)
 
 
 def verdict(child: Child, run: Path) -> Failure | None:
     """Why an ended child failed; None when its unit is done."""
-    while not child.ended:
-        _events(child)
     child.events.close()
-    code = child.process.wait()
-    if child.last is not None:
-        record = child.last["end"]
-        return None if record is None else Failure(**record)
+    child.process.join()
+    code = child.process.exitcode
+    if child.said is not None:
+        return child.said["end"]
     log = relative(run / "logs" / f"{child.unit.stem}.log")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     failure = Failure(
         f"its process {how}, often for want of memory; see {log}" if code < 0 else f"its process {how}; see {log}"
     )
     shelf = run / "notebooks"
-    temporary = shelf / f".{child.unit.stem}.part.ipynb"
+    temporary = shelf / f".{child.unit.stem}.part-.ipynb"
     if temporary.is_file():
         places = notebooks.machine_places(run, _display(run))
         # On a full disk the evidence may be half written, or find no room; the failure itself must still be told.
@@ -155,5 +166,5 @@ def end_all(running: Sequence[Child]) -> None:
     """End every child with its kernel and workers, and wait for that (at most 3 s)."""
     processes.end([child.process.pid for child in running])
     for child in running:
-        child.process.wait()
+        child.process.join()
         child.events.close()

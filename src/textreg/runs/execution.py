@@ -1,96 +1,51 @@
-"""One unit, executed: the child process that a run starts for each notebook.
+"""One unit, executed: what the child process of a run does for a notebook.
 
-It ties itself to the run that started it, empties the unit's folder unless an interrupted attempt of the same
-identity lies there (then the stage's own resume continues it), executes the notebook through papermill under a
-temporary name, and only then, when no cell failed and every artefact is there, renames the notebook and writes the
-manifest.  Kernels start one at a time on a machine: two that choose their ports in the same instant can collide.
+It empties the unit's folder unless an interrupted attempt of the same identity lies there (then the stage's own resume
+continues it), executes the notebook through papermill under a temporary name, and only then, when no cell failed and
+every artefact is there, renames the notebook and writes the manifest.
 
-    python -m textreg.runs.execution JOB.json     (the run does this; JOB is a serialised Job)
+Called by :mod:`textreg.runs.children`, in a process of its own: ``execute(job, tell)``.
 """
 
-import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
-from tenacity import retry, retry_if_exception, stop_after_attempt
-
-from textreg.errors import InputError, RunError
-from textreg.files import HashCache, read_json, remove_tree, trouble, write_text
-from textreg.processes import die_with_parent
+from textreg.errors import InputError
+from textreg.files import HashCache, remove_tree, trouble, write_text
+from textreg.processes import largest_memory_mb
 from textreg.runs import manifest, notebooks
 from textreg.runs.identity import Identity
 from textreg.runs.notebooks import Failure
 from textreg.runs.stages import Unit, missing_artefacts, relative
 
 ATTEMPT = ".identity"
-#: A start takes a second or two; an overloaded machine gets its time, a dead kernel is noticed at once.
-KERNEL_START_S = 600
+Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Job:
     """What the child needs to know.  ``run``: absolute folder; ``shown``: the same as the notebook sees it."""
 
-    stage: str
-    arm: str | None
+    unit: Unit
     profile: str
-    run: str
+    run: Path
     shown: str
-    notebook: str
+    notebook: Path
     parameters: Mapping[str, Any]
-    identity: Mapping[str, Any]
+    identity: Identity
     fresh: bool = False
-
-    @property
-    def unit(self) -> Unit:
-        """The unit to execute."""
-        return Unit(self.stage, self.arm)
-
-
-def save(job: Job, path: Path) -> None:
-    """Write a job for a child process."""
-    write_text(path, json.dumps(asdict(job)))
-
-
-def environment(run: Path, threads: int, offline: bool) -> dict[str, str]:
-    """Environment of a child: one kernelspec, private Jupyter folders, fixed hash seed, thread counts of its
-    settings."""
-    hidden = run / ".runner"
-    values = dict(os.environ)
-    values |= {
-        "JUPYTER_PATH": str(Path(__file__).parent / "jupyter"),
-        "JUPYTER_RUNTIME_DIR": str(hidden / "runtime"),
-        "IPYTHONDIR": str(hidden / "ipython"),
-        "PYTHONHASHSEED": "0",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        # glibc returns every large tensor to the system and faults its pages in anew: a tenth of a training's time.
-        "MALLOC_MMAP_THRESHOLD_": "1073741824",
-        "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    }
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        values[name] = str(threads)
-    # oneDNN keeps a kernel for every shape it meets; fewer of them save a gigabyte of an evaluation and cost seconds.
-    values.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    if offline:
-        values["HF_HUB_OFFLINE"] = "1"
-    return values
 
 
 class Relay:
     """A writable stream for papermill: every line goes to the log, the last one to whoever watches the run."""
 
-    def __init__(self, tell: Callable[[Mapping[str, Any]], None], log: TextIO, hidden: list[str]) -> None:
+    def __init__(self, tell: Tell, log: TextIO, hidden: list[str]) -> None:
         self._tell, self._log, self._hidden, self._told = tell, log, hidden, 0.0
 
     def write(self, text: str) -> int:
@@ -108,101 +63,56 @@ class Relay:
         self._log.flush()
 
 
-def _register_engine(tell: Callable[[Mapping[str, Any]], None], connection: Path) -> str:
+def _papermill(job: Job, temporary: Path, tell: Tell) -> Failure | None:
+    from textreg.runs.kernel import Kernel
+
+    hidden = job.run / ".runner"
+    try:
+        kernel = Kernel.started(hidden / "runtime" / f"{job.unit.stem}.json", hidden / "ipython")
+    except RuntimeError as error:
+        return Failure(f"the kernel did not start: {error}")
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import Engine, papermill_engines
-    from traitlets.config import Config
 
-    lock = FileLock(Path(tempfile.gettempdir()) / f"textreg-kernel-start-{os.getuid()}.lock", timeout=KERNEL_START_S)
+    running = 0
 
     class Client(PapermillNotebookClient):
-        def start_new_kernel(self, **kwargs: Any) -> None:
-            try:
-                lock.acquire()
-            except Timeout:
-                raise RunError(
-                    f"no kernel could start within {KERNEL_START_S} s: another one holds {lock.lock_file}"
-                ) from None
-            try:
-                super().start_new_kernel(**kwargs)
-            except BaseException:
-                lock.release(force=True)
-                raise
-
-        def start_new_kernel_client(self) -> Any:
-            try:
-                return super().start_new_kernel_client()
-            finally:
-                lock.release(force=True)
-
         def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kwargs: Any) -> Any:
+            nonlocal running
+            running = cell_index
             tell({"cell": cell_index + 1, "cells": len(self.nb.cells)})
             return super().execute_cell(cell, cell_index, *args, **kwargs)
 
-    class LockedEngine(Engine):
+    class OwnKernel(Engine):
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
             kept = {key: kwargs[key] for key in ("stdout_file", "stderr_file")}
-            place = Config({"KernelManager": {"connection_file": str(connection)}})
-            kept |= {"config": place, "startup_timeout": KERNEL_START_S, "timeout": None}
-            client = Client(nb_man, kernel_name=kernel_name, **kept)
-            return client.execute()
+            return Client(nb_man, km=kernel, kernel_name=kernel_name, timeout=None, **kept).execute()
 
-    papermill_engines.register("textreg", LockedEngine)
-    return "textreg"
-
-
-def _papermill(job: Job, temporary: Path, tell: Callable[[Mapping[str, Any]], None]) -> Failure | None:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    started: list[int] = []
-
-    def listen(event: Mapping[str, Any]) -> None:
-        if "cell" in event:
-            started.append(event["cell"])
-        tell(event)
-
-    relay = Relay(listen, sys.stdout, notebooks.secrets(os.environ))
-    connection = Path(job.run) / ".runner" / "runtime" / f"{job.unit.stem}.json"
-    connection.parent.mkdir(parents=True, exist_ok=True)
-    engine = _register_engine(listen, connection)
-
-    # A kernel that fails to start may have lost a race for its ports; one whose cell has run is never started again.
-    @retry(
-        retry=retry_if_exception(lambda error: _is_start(error) and not started),
-        stop=stop_after_attempt(2),
-        reraise=True,
-    )
-    def run_cells() -> None:
-        connection.unlink(missing_ok=True)
+    papermill_engines.register("textreg", OwnKernel)
+    relay = Relay(tell, sys.stdout, notebooks.secrets(os.environ))
+    try:
         papermill.execute_notebook(
             job.notebook,
             temporary,
             parameters=dict(job.parameters),
-            engine_name=engine,
+            engine_name="textreg",
             kernel_name="python3",
             progress_bar=False,
             stdout_file=relay,
             stderr_file=relay,
         )
-
-    try:
-        run_cells()
     except papermill.PapermillExecutionError:
         return notebooks.unfinished(notebooks.read(temporary)) or Failure("a cell failed")
     except DeadKernelError:
-        cell = notebooks.cell_number(notebooks.read(temporary), started[-1] - 1) if started else None
+        cell = notebooks.cell_number(notebooks.read(temporary), running)
         return Failure(f"the kernel died in cell {cell}: it was killed (often for memory) or it crashed", cell)
-    except RunError as error:
-        return Failure(str(error))
-    except RuntimeError as error:
-        return Failure(f"the kernel did not start: {' '.join(str(error).split())}"[:500])
+    finally:
+        kernel.end()
     return notebooks.unfinished(notebooks.read(temporary))
-
-
-def _is_start(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and "ernel" in str(error)
 
 
 def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
@@ -235,28 +145,23 @@ def _spoilt(folder: Path) -> bool:
     return content is not None and bool(manifest.damage(folder, content, HashCache()))
 
 
-def execute(job: Job, tell: Callable[[Mapping[str, Any]], None] = lambda event: None) -> Failure | None:
+def execute(job: Job, tell: Tell = lambda event: None) -> Failure | None:
     """Execute one unit to its manifest; None when it is done, else why it is not.
 
     ``tell`` is called with events: ``{"cell", "cells"}`` when a cell starts, ``{"line"}`` for a line of output.
     """
-    identity = Identity(**job.identity)
     try:
-        resumed = prepare(Path(job.run) / job.unit.folder, identity, job.fresh)
-        return _run_and_publish(job, identity, resumed, tell)
+        resumed = prepare(job.run / job.unit.folder, job.identity, job.fresh)
+        return _run_and_publish(job, resumed, tell)
     except OSError as error:
         return Failure(trouble(error, job.shown))
 
 
-def _run_and_publish(
-    job: Job, identity: Identity, resumed: bool, tell: Callable[[Mapping[str, Any]], None]
-) -> Failure | None:
-    import resource
-
-    run, unit = Path(job.run), job.unit
+def _run_and_publish(job: Job, resumed: bool, tell: Tell) -> Failure | None:
+    run, unit = job.run, job.unit
     folder, shelf = run / unit.folder, run / "notebooks"
     final, failed = shelf / f"{unit.stem}.ipynb", shelf / f"{unit.stem}.failed.ipynb"
-    temporary = shelf / f".{unit.stem}.part.ipynb"
+    temporary = shelf / f".{unit.stem}.part-.ipynb"
     shelf.mkdir(exist_ok=True)
     for stale in (final, temporary):
         stale.unlink(missing_ok=True)
@@ -271,39 +176,17 @@ def _run_and_publish(
         return failure
     notebooks.publish(temporary, final, places)
     failed.unlink(missing_ok=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     manifest.write(
         folder,
         unit,
-        identity,
+        job.identity,
         HashCache().folder(folder),
         profile=job.profile,
         notebook=f"notebooks/{final.name}",
         started=started,
         seconds=time.monotonic() - clock,
-        peak_memory_mb=round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        peak_memory_mb=round(largest_memory_mb(of_children=True) or 0) or None,
         threads=int(job.parameters.get("threads", 1)),
         resumed=resumed,
     )
     return None
-
-
-def main(path: str, events: int) -> int:
-    """Entry point of the child: execute the job in ``path``; events go as JSON lines to file descriptor ``events``."""
-
-    die_with_parent(int(os.environ.get("TEXTREG_PARENT", os.getppid())))
-    # An optional URL check of jsonschema builds a grammar at import: 1.7 of the 2.6 s that papermill takes to load.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    os.set_inheritable(events, False)
-    with os.fdopen(events, "w", encoding="utf-8", buffering=1) as pipe:
-
-        def tell(event: Mapping[str, Any]) -> None:
-            pipe.write(json.dumps(event) + "\n")
-
-        failure = execute(Job(**read_json(Path(path))), tell)
-        tell({"end": asdict(failure) if failure else None})
-    return 0 if failure is None else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def damage(folder: Path, content: Mapping[str, Any], hashes: HashCache, *, shipp
     return found
 
 
+@cache
 def provenance() -> dict[str, Any]:
-    """Versions, commit and hardware of this moment: a record, never part of the identity."""
+    """Versions, commit and hardware of this process: a record, never part of the identity."""
     versions = {}
     for name in PACKAGES:
         try:

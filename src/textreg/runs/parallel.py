@@ -16,20 +16,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from filelock import FileLock, Timeout
 
 from textreg import compute, ranks
 from textreg.data import mixture
 from textreg.data.images import ImageTable
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, atomic_write, remove_tree
-from textreg.runs import execution, manifest, plan, stages
+from textreg.processes import largest_memory_mb
+from textreg.runs import execution, manifest, plan, runner, stages
 from textreg.settings import Tune
 from textreg.training import checkpoints
 from textreg.training.learner import Learner
@@ -94,25 +93,6 @@ def whole(model: "PeftModel", settings: Tune, out: Path) -> "PeftModel":
     return fresh
 
 
-@contextlib.contextmanager
-def sole(run: Path) -> Iterator[None]:
-    """Hold the run folder as a run does; nothing in the processes that only compute."""
-    if not ranks.leads():
-        yield
-        return
-    hidden = run / ".runner"
-    hidden.mkdir(exist_ok=True)
-    lock = FileLock(hidden / "lock")
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        raise InputError(f"{stages.relative(run)} is in use by another process; wait for it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def tune_arm(run: Path, arm: str) -> None:
     """Bring one arm of a run up to date in all processes that were started.
 
@@ -127,7 +107,7 @@ def tune_arm(run: Path, arm: str) -> None:
     if state.state == "done":
         print(f"{state.unit.name} is up to date")
         return
-    with sole(run):
+    with runner.sole(run) if ranks.leads() else contextlib.nullcontext():
         resumed = execution.prepare(folder, state.identity, fresh=False) if ranks.leads() else False
         ranks.smallest(0, device)
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
@@ -146,7 +126,7 @@ def tune_arm(run: Path, arm: str) -> None:
             notebook=f"textreg.runs.parallel in {ranks.world()} processes",
             started=started,
             seconds=time.monotonic() - clock,
-            peak_memory_mb=round(compute.peak_memory_mb("cpu")),
+            peak_memory_mb=round(largest_memory_mb() or 0) or None,
             threads=settings.threads,
             resumed=resumed,
         )

@@ -6,30 +6,24 @@
 stale too ("follows ..."): when that one has run and left the same bytes as before, the dependent one is kept after
 all, because inputs are compared by content.
 
-Before anything runs, the optional packages that its settings need and room on the disks that it fills are asked for:
-both are known from the settings and the budget alone, and each would otherwise end a run of hours in its last stage.
+Before anything runs, the optional packages that its settings need are asked for: each would otherwise end a run of
+hours in its last stage.
 """
 
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textreg.errors import InputError, did_you_mean
-from textreg.files import HashCache, read_json, require_room, write_json, write_text
+from textreg.files import HashCache, read_json, write_json, write_text
 from textreg.runs import identity, manifest, notebooks, profiles
 from textreg.runs import stages as graph
 from textreg.runs.profiles import Profile
 from textreg.runs.stages import Unit, order, relative
 from textreg.settings import Stage
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from textreg.runs.budget import Budget
 
 RUN_FILE = "run.json"
 #: Copy of a profile that lies outside the repository, in the run folder.
@@ -43,8 +37,6 @@ PACKAGES = {
     ("identifier", "lingua"): ("lingua", "lingua"),
     ("precision", "4bit"): ("bitsandbytes", "gpu"),
 }
-#: Stages that load no model from the hub.
-WITHOUT_MODEL = ("prepare_data", "figures")
 
 
 @dataclass(frozen=True)
@@ -298,53 +290,3 @@ def missing_packages(settings: Mapping[str, Stage]) -> list[str]:
                     module, f"{unit}: {key} = {value} needs a package: pip install 'textreg[{extra}]', or change {key}"
                 )
     return list(found.values())
-
-
-def require_disk(budget: "Budget", run: Path, stages: Iterable[str], least: int) -> None:
-    """Refuse a hub-scale run of ``stages`` whose budget does not fit the disk of ``run`` or that of the hub's cache.
-
-    ``least``: bytes asked for in any case.  Raises :class:`InputError` naming the folder, what is free and the cure.
-    """
-    from huggingface_hub import constants
-
-    stages = set(stages)
-    for_run, for_cache = least + _still_to_write(budget, run, stages), _still_to_fetch(budget, stages)
-    cache = Path(constants.HF_HUB_CACHE)
-    if constants.HF_HUB_OFFLINE or not for_cache:
-        require_room(run, for_run)
-    elif _device(run) == _device(cache):
-        cure = f"choose another folder with --run, or set HF_HOME (downloads go to {cache})"
-        require_room(run, for_run + for_cache, cure)
-    else:
-        require_room(run, for_run)
-        require_room(cache, for_cache, "set HF_HOME to a folder on a larger disk")
-
-
-def _still_to_write(budget: "Budget", run: Path, stages: set[str]) -> int:
-    planned: dict[str, float] = {}
-    for item in budget.disk:
-        planned[item.stage] = planned.get(item.stage, 0) + item.size
-    return int(sum(max(0, size - _bytes(run / stage)) for stage, size in planned.items() if stage in stages))
-
-
-def _still_to_fetch(budget: "Budget", stages: set[str]) -> int:
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE)
-    planned: dict[str, float] = {}
-    for item in budget.downloads:
-        data = item.stage == "prepare_data"
-        if "prepare_data" in stages if data else stages - set(WITHOUT_MODEL):
-            planned[item.repository] = planned.get(item.repository, 0) + item.size
-    return int(sum(max(0, n - _bytes(cache / name.replace("/", "--"))) for name, n in planned.items()))
-
-
-def _bytes(folder: Path) -> int:
-    """Bytes of the files below a folder; links (the hub's snapshots are made of them) are not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def _device(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return os.stat(folder).st_dev

@@ -32,8 +32,8 @@ from textreg.runs.profiles import Profile
 from textreg.runs.stages import Unit, relative
 from textreg.settings import Evaluate, Stage
 
-#: Free disk space asked for before a run, in bytes; at hub scale beside what its plan counts.
-ROOM = {"scenes": 500 * 2**20, "hub": 500 * 2**20}
+#: Free disk space asked for before a run, in bytes; on real weights beside what its budget counts.
+ROOM = 500 * 2**20
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,21 @@ def run(
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     plan.require_own(chosen, place, root)
     report = report or reporting.Report()
+    planned = None if chosen.scale == "scenes" else budget.estimate(chosen, overrides)
+    if planned is not None:
+        report.console.print(*budget.tables(planned), sep="\n")
     if dry_run:
         states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
         report.console.print(reporting.states({unit: states[unit] for unit in units}))
         for line in _missing_packages(states, units, force):
             report.say(f"not yet: {line}", "yellow")
         return Result(folder, {unit: states[unit] for unit in units})
-    _require_disk(chosen, place, units)
+    if planned is None:
+        require_room(folder, ROOM)
+    else:
+        budget.require_disk(planned, folder, {unit.stage for unit in units}, ROOM)
     try:
-        with _sole(folder), _clean_ending():
+        with sole(folder), _clean_ending():
             plan.claim(chosen, place, root)
             run_of_units = _Run(chosen, place, units, force, report)
             return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
@@ -113,14 +119,6 @@ def run(
         raise
     except OSError as error:
         raise RunError(trouble(error, relative(folder))) from None
-
-
-def _require_disk(profile: Profile, place: Place, units: Sequence[Unit]) -> None:
-    if profile.scale != "hub":
-        require_room(place.run, ROOM[profile.scale])
-        return
-    planned = budget.estimate(profile, place.overrides)
-    plan.require_disk(planned, place.run, {unit.stage for unit in units}, ROOM[profile.scale])
 
 
 def _missing_packages(states: Mapping[Unit, State], units: Sequence[Unit], force: bool) -> list[str]:
@@ -136,7 +134,8 @@ def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Pa
 
 
 @contextlib.contextmanager
-def _sole(folder: Path) -> Iterator[None]:
+def sole(folder: Path) -> Iterator[None]:
+    """Hold a run folder; raises :class:`InputError` naming the process that holds it."""
     hidden = folder / ".runner"
     hidden.mkdir(exist_ok=True)
     lock, owner = FileLock(hidden / "lock"), hidden / "pid"
@@ -225,7 +224,8 @@ class _Run:
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""
         clock = time.monotonic()
-        self._clear_leftovers()
+        remove_tree(self.place.run / ".runner" / "runtime")
+        sweep(self.place.run)
         with self.report:
             try:
                 while self.waiting or self.running:
@@ -267,22 +267,15 @@ class _Run:
         self.ended[unit] = outcome
 
     def _collect(self) -> None:
-        for child in [child for child in self.running if child.process.poll() is not None]:
+        for child in [child for child in self.running if child.ended]:
             self.running.remove(child)
             failure = children.verdict(child, self.place.run.resolve())
             seconds = time.monotonic() - child.started
-            self.ended[child.unit] = Outcome("failed" if failure else "ran", seconds, child.peak_mb, failure)
+            record = None if failure else manifest.read(self.place.run / child.unit.folder)
+            peak = record["peak_memory_mb"] if record else None
+            self.ended[child.unit] = Outcome("failed" if failure else "ran", seconds, peak, failure)
             text = f"failed after {seconds:.1f} s: {failure.message}" if failure else f"done in {seconds:.1f} s"
             self.report.finish(child.unit, text, ok=failure is None)
-
-    def _clear_leftovers(self) -> None:
-        for name in ("runtime", "jobs"):
-            remove_tree(self.place.run / ".runner" / name)
-        for path in (self.place.run / "notebooks").glob(".*.part.ipynb"):
-            path.unlink()
-        run = self.place.run
-        for parent in {run, run / ".runner", *((run / unit.folder).parent for unit in self.profile.units)}:
-            sweep(parent)
 
     def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
         failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}

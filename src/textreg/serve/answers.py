@@ -1,201 +1,260 @@
-"""Answers of anyone's model, read in parts: JSON lines, CSV, TSV or parquet with ``answer`` and ``language``.
+"""Answers of anyone's model, read in parts, from whatever columns hold them.
 
-A file is never held whole: it comes as tables of a few thousand rows.  Every row is checked on the way; the first bad
-one stops the reading with its line number, or, if the caller keeps a :class:`BadRows`, is counted and left out.  A
-language code is never guessed (``jp`` is refused with ``ja`` as the suggestion), because a wrong guess would be a
-wrong score.
+The names that lmms-eval, VLMEvalKit, LLaVA, OpenAI's batches and most people use are known; any other is said by
+``--map answer=prediction``, also inside a record (``language=doc.lang``, ``answer=resps.0``).  Three choices are not
+obvious.  Where ``prediction`` stands beside ``answer``, the answer is the reference, as in VLMEvalKit.  A list of
+texts is several answers.  What is no answer of the model (null, an error, a refused or unfinished empty reply) is left
+out and counted by reason, neither right nor wrong; a language that nobody can read stays as it is written, unscored.
 
-Use: ``for table in read_answers("answers.jsonl", known_codes): ...``.
+Use: ``for table in Answers("answers.jsonl"): ...``.
 """
 
-import csv
 import json
 import math
-import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from textreg.data.codes import check_code
+from textreg.data.codes import read_language, suggestion
 from textreg.display import well_formed
-from textreg.errors import InputError, did_you_mean
+from textreg.errors import InputError, did_you_mean, quoted
+from textreg.serve.sources import rows
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-NEEDED = ("answer", "language")
-TEXTS = ("system", "arm", "item_id", "task", "prompt", "reference")
 PART = 20_000  # rows per table
-_LONGEST_FIELD = 16 * 2**20  # characters of one CSV field
-_SHOWN = 3
+LOOKED_AT = 100  # rows from which the columns are chosen
+SHOWN = 3
+KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
+    "answer": (
+        *("prediction", "pred", "predicted_answer", "response.body.choices.0.message.content", "resps"),
+        *("filtered_resps", "model_answer", "model_output", "model_response", "response", "generated_text"),
+        *("generation", "completion", "hypothesis", "output", "outputs", "answer", "text"),
+    ),
+    "language": (
+        *("language", "lang", "locale", "language_code", "lang_code", "target_language", "Language", "lg"),
+        *("doc.language", "doc.lang", "doc.locale", "doc.language_code", "metadata.language", "metadata.lang"),
+    ),
+    "system": ("system", "model", "model_name", "model_id", "response.body.model"),
+    "arm": ("arm",),
+    "item_id": ("item_id", "question_id", "doc_id", "custom_id", "image_id", "index", "id", "uid"),
+    "task": ("task",),
+    "prompt": ("prompt", "question", "input", "instruction", "doc.question", "query"),
+    "reference": ("reference", "target", "gold", "ground_truth", "answer"),
+    "seed": ("seed",),
+    "lambda": ("lambda",),
+    "finish": ("finish_reason", "finish", "response.body.choices.0.finish_reason"),
+    "failed": ("error", "response.body.error"),
+}
+COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
-@dataclass
-class BadRows:
-    """How many rows were left out, and the messages of the first few."""
+def read_map(words: Iterable[str]) -> dict[str, str]:
+    """``["answer=prediction"]`` -> column -> where it is; InputError for anything else."""
+    chosen = {}
+    for word in words:
+        column, sign, place = word.partition("=")
+        if not sign or not place or column not in KNOWN:
+            raise InputError(
+                f"--map {word!r}: expected COLUMN=NAME, such as answer=prediction{did_you_mean(column, KNOWN)}"
+            )
+        chosen[column] = place
+    return chosen
 
-    count: int = 0
-    first: list[str] = field(default_factory=list)
 
-    def note(self, message: str) -> None:
-        self.count += 1
-        if len(self.first) < _SHOWN:
-            self.first.append(message)
+class Answers:
+    """A file of answers: an iterator over tables of at most ``size`` rows with the columns that the file has.
 
-
-def read_answers(
-    path: str | Path, known: Collection[str], bad: BadRows | None = None, rows: int = PART
-) -> Iterator["pd.DataFrame"]:
-    """Tables of at most ``rows`` answers with the columns of the answers contract that the file has.
-
-    known: language codes that are accepted.  bad: where bad rows are counted; without it the first one raises.  Raises
-    InputError for a missing file, an unknown suffix, missing columns, a bad row (with its line number) and a file
-    without a usable row.
+    ``language``: of the rows that name none.  After reading, ``taken`` says what was read from where, ``bad`` counts
+    the broken rows (``skip_bad``; else the first raises), ``left_out`` what was no answer, by reason, and ``unread``
+    languages that could not be read.  Raises InputError for a missing or unreadable file, missing columns, a bad row
+    (with its place) and a file without a usable row.
     """
 
-    path = Path(path)
-    if not os.path.isfile(path):  # which a name that no disk can hold is not either, without an OSError
-        raise InputError(f"{path}: {'a folder, not a file' if os.path.isdir(path) else 'no such file'} of answers")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"{path}: answers are read from {', '.join(SUFFIXES)} files{did_you_mean(path.suffix, SUFFIXES)}"
-        )
-    good = _checked(path, set(known), bad)
-    columns: list[str] | None = None
-    while part := list(islice(good, rows)):
-        columns = columns or [name for name in (*NEEDED, "seed", "lambda", *TEXTS) if any(name in row for row in part)]
-        yield pd.DataFrame.from_records(part, columns=columns)
-    if columns is None:
-        left_out = f"; all {bad.count} rows are bad, the first: {bad.first[0]}" if bad and bad.count else ""
-        raise InputError(f"{path}: no answers in it{left_out}")
+    def __init__(
+        self, path: str | Path, places: Mapping[str, str] | None = None, language: str = "", skip_bad: bool = False,
+        size: int = PART,
+    ):  # fmt: skip
+        self.path, self.size, self.skip_bad = Path(path), size, skip_bad
+        self.language = read_language(language) if language else ""
+        self.places = dict(places or {})
+        self.taken, self.count, self.bad, self.first_bad = "", 0, 0, list[str]()
+        self.left_out, self.unread = Counter[str](), Counter[str]()
 
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        good = self._checked()
+        columns: list[str] = []
+        while part := list(islice(good, self.size)):
+            self.count += len(part)
+            columns = columns or [name for name in COLUMNS if any(name in row for row in part)]
+            yield pd.DataFrame.from_records(part, columns=columns)
+        if not columns:
+            why = f"; all {self.bad} rows are bad, the first: {self.first_bad[0]}" if self.bad else ""
+            why += "".join(f"; {count} rows left out: {reason}" for reason, count in self.left_out.items())
+            raise InputError(f"{self.path}: no answers in it{why}")
+        if self.unread.total() == self.count:
+            first = next(iter(self.unread))
+            raise InputError(
+                f"{self.path}: no row names a language that can be read, the first: {quoted(first)}{suggestion(first)}"
+            )
 
-def _checked(path: Path, known: set[str], bad: BadRows | None) -> Iterator[dict]:
-    """The good rows; a bad one raises or is noted."""
-    for number, row in _numbered(path):
+    def _checked(self) -> Iterator[dict[str, Any]]:
+        source = rows(self.path)
+        head = list(islice(source, LOOKED_AT))
+        found = [row for _, row in head if isinstance(row, dict)]
+        if found:
+            self._choose(found)
+        for where, row in chain(head, source):
+            try:
+                yield from self._read(row)
+            except InputError as failure:
+                message = f"{self.path}, {where}: {failure}"
+                if not self.skip_bad:
+                    raise InputError(f"{message} (--skip-bad leaves such rows out)") from None
+                self.bad += 1
+                self.first_bad += [message] if len(self.first_bad) < SHOWN else []
+
+    def _choose(self, head: list[dict]) -> None:
+        """Decide where each column is, from the first rows."""
+        known = {name: None for row in head for name in row}
+        for column, names in KNOWN.items():
+            if column in self.places:
+                place = self.places[column]
+                if all(_at(row, place) is None for row in head):
+                    raise InputError(
+                        f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
+                    )
+                continue
+            free = [name for name in names if name not in self.places.values()]
+            held = {name: sum(_at(row, name) is not None for row in head) for name in free}
+            here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [
+                n for n in free if n in known
+            ]
+            if here:
+                self.places[column] = here[0]
+        for column in ("answer", "language"):
+            if column not in self.places and not (column == "language" and self.language):
+                more = " or name the language of all by --language CODE" if column == "language" else ""
+                raise InputError(
+                    f"{self.path}: column {column!r} is missing{did_you_mean(column, known)}; say where it is by "
+                    f"--map {column}=NAME{more}"
+                )
+        told = [f"{column} from {quoted(self.places[column])}" for column in COLUMNS if column in self.places]
+        ours = all(self.places.get(column, column) == column for column in COLUMNS)
+        self.taken = "" if ours else f"taken: {', '.join(told)}"
+
+    def _read(self, row: dict | str) -> Iterator[dict[str, Any]]:
+        if isinstance(row, str):
+            raise InputError(row)
+        value = {column: _at(row, place) for column, place in self.places.items()}
+        for column in ("answer", "language"):
+            place = self.places.get(column, "")
+            lacking = place and value.get(column) is None and not {place, place.split(".")[0]} & set(row)
+            if lacking and (column == "answer" or not self.language):
+                raise InputError(f"no {place!r} in it{did_you_mean(place, row)}")
+        checked = {"language": self._language(value.get("language"))}
+        for name in ("system", "arm", "item_id", "task", "prompt", "reference"):
+            if value.get(name) not in (None, "") and value[name] == value[name]:
+                checked[name] = _text(value[name])
+        for name, kind in (("seed", int), ("lambda", float)):
+            if value.get(name) not in (None, ""):
+                checked[name] = _number(value[name], name, kind)
+        for answer in _texts(value["answer"]):
+            reason = _no_answer(answer, value.get("finish"), value.get("failed"))
+            if reason:
+                self.left_out[reason] += 1
+            else:
+                yield {"answer": well_formed(answer), **checked}
+
+    def _language(self, value: object) -> str:
+        if (value is None or value == "") and self.language:
+            return self.language
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"unknown language code {quoted(value, 40)}; it should be a tag, a code or a name")
         try:
-            yield _check_row(row, known)
-        except InputError as failure:
-            message = f"{path}, line {number}: {failure}"
-            if bad is None:
-                raise InputError(f"{message} (--skip-bad leaves such rows out)") from failure
-            bad.note(message)
+            return read_language(value)
+        except InputError:
+            written = well_formed(value.strip())[:40]
+            self.unread[written] += 1
+            return written
+
+    def notes(self) -> list[str]:
+        """What a user should know of the reading, in sentences."""
+        said = [self.taken] if self.taken else []
+        if self.bad:
+            said.append(f"bad rows left out: {self.bad}; the first: {'; '.join(self.first_bad)}")
+        said += [f"left out, because it is no answer ({reason}): {count}" for reason, count in self.left_out.items()]
+        for written, count in self.unread.most_common(SHOWN):
+            said.append(
+                f"{quoted(written)} is no language that could be read{suggestion(written)}: {count} answers not scored"
+            )
+        if len(self.unread) > SHOWN:
+            said.append(f"{len(self.unread) - SHOWN} more words are no languages")
+        return said
 
 
-def _check_row(row: dict | str, known: set[str]) -> dict:
-    if isinstance(row, str):
-        raise InputError(row)
-    for name in NEEDED:
-        if name not in row:
-            raise InputError(f"no {name!r} in it{did_you_mean(name, row)}")
-    if not isinstance(row["answer"], str):
-        raise InputError(f"'answer' should be text, not {_short(row['answer'])}; an empty answer is \"\"")
-    checked = {"answer": well_formed(row["answer"]), "language": check_code(row["language"], known)}
-    for name in TEXTS:
-        if row.get(name) is not None:
-            value = row[name]
-            checked[name] = well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    for name, kind in (("seed", int), ("lambda", float)):
-        if row.get(name) not in (None, ""):
-            checked[name] = _number(row[name], name, kind)
-    return checked
+def _at(row: Any, place: str) -> Any:
+    """The value at ``doc.lang`` or ``resps.0``; None where there is none.  A name with a dot in it goes first."""
+    if isinstance(row, dict) and place in row:
+        return row[place]
+    for part in place.split(".") if "." in place else ():
+        if isinstance(row, list) and part.isdecimal() and int(part) < len(row):
+            row = row[int(part)]
+        elif isinstance(row, dict):
+            row = row.get(part)
+        else:
+            return None
+    return row if "." in place else None
+
+
+def _texts(value: object) -> list[str | None]:
+    """Answers in one cell: a text, a number as text, a list of these in whatever lists, parts of a message."""
+    if value is None or isinstance(value, str) or (isinstance(value, float) and math.isnan(value)):
+        return [value if isinstance(value, str) else None]
+    if isinstance(value, int | float):
+        return [str(value)]
+    if isinstance(value, dict) and isinstance(value.get("content", value.get("text")), str | list):
+        return _texts(value.get("content", value.get("text")))
+    if isinstance(value, list) and value:
+        if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+            return ["".join(part["text"] for part in value)]
+        return [text for part in value for text in _texts(part)]
+    if isinstance(value, list):
+        return [None]
+    raise InputError(f"'answer' should be text, not {quoted(value, 40)}; --map answer=NAME.KEY says what inside it is")
+
+
+def _no_answer(answer: str | None, finish: object, failed: object) -> str:
+    """Why a row holds no answer of the model; '' if it does."""
+    if answer is None or not answer.strip():
+        if failed:
+            return "an error"
+        if isinstance(finish, str) and finish not in ("", "stop", "eos", "end_turn"):
+            return f"empty, finish reason {quoted(finish, 40)}"
+    return "null" if answer is None else ""
+
+
+def _text(value: object) -> str:
+    return well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _number(value: object, name: str, kind: type) -> int | float:
     """``value`` as ``kind``; raises InputError for what only Python takes for that number (true, 1.7 as 1, infinity).
 
-    A lambda that is NaN, which tables write where there is none, stays NaN.
+    A lambda that is NaN, which tables write where there is none, stays NaN; ``42.0`` is the seed 42.
     """
     try:
-        number = kind(value)
-        exact = not isinstance(value, float) or number == value or number != number
+        number = (
+            kind(float(value)) if kind is int and isinstance(value, str) and not value.isdecimal() else kind(value)
+        )
+        exact = float(value) == number if isinstance(value, str | float) else True
         fits = -(2**63) <= number < 2**63 if kind is int else not math.isinf(number)
     except (TypeError, ValueError, OverflowError):
         exact = fits = False
-    if isinstance(value, bool) or not exact or not fits:
-        wanted = "a whole number below 2**63" if kind is int else "a finite number"
-        raise InputError(f"{name!r} should be {wanted}, not {_short(value)}")
-    return number
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, dict | str]]:
-    """(line or row number from 1, row), or in place of the row what is wrong with it."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet_rows(path)
-    return _json_rows(path) if suffix == ".jsonl" else _csv_rows(path, "\t" if suffix == ".tsv" else ",")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict | str]]:
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                yield number, "not UTF-8 text"
-            except (ValueError, RecursionError) as failure:
-                yield number, f"not JSON ({str(failure).splitlines()[0]})"
-            else:
-                yield number, row if isinstance(row, dict) else f"a JSON object is expected, not {_short(row)}"
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict | str]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        number = 1
-        try:
-            header = next(reader, None)
-            if header is None:
-                return
-            _check_header(path, header)
-            for cells in reader:
-                line, number = number + 1, reader.line_num
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    yield line, f"{len(cells)} cells, the header has {len(header)}"
-                else:
-                    yield (
-                        line,
-                        {name: cell for name, cell in zip(header, cells, strict=True) if cell or name in NEEDED},
-                    )
-        except (csv.Error, UnicodeDecodeError) as failure:
-            raise InputError(f"{path}, line {number + 1}: not CSV ({failure}); the rest cannot be read") from failure
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    for name in NEEDED:
-        if name not in header:
-            glued = "; the cells seem to be separated by ';', write them with commas" if ";" in header[0] else ""
-            raise InputError(f"{path}: column {name!r} is missing{did_you_mean(name, header)}{glued}")
-    if len(set(header)) < len(header):
-        raise InputError(f"{path}: a column name appears twice in {', '.join(header)}; rename one")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict | str]]:
-
-    try:
-        table = pq.ParquetFile(path)
-        names = table.schema_arrow.names
-        _check_header(path, names)
-        wanted = [name for name in names if name in (*NEEDED, "seed", "lambda", *TEXTS)]
         number = 0
-        for batch in table.iter_batches(batch_size=4096, columns=wanted):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as failure:
-        raise InputError(f"{path}: not a readable parquet file ({str(failure).splitlines()[0][:120]})") from failure
+    if isinstance(value, bool) or not (exact or number != number) or not fits:
+        wanted = "a whole number below 2**63" if kind is int else "a finite number"
+        raise InputError(f"{name!r} should be {wanted}, not {quoted(value, 40)}")
+    return number

@@ -19,6 +19,8 @@ from rich.table import Table
 
 from textreg.display import visible_answer
 from textreg.fidelity import judges
+from textreg.fidelity.annotation import FLAGS
+from textreg.fidelity.measures import CLASS_COLUMNS
 
 if TYPE_CHECKING:
     from textreg.serve.score import Scores
@@ -27,15 +29,23 @@ if TYPE_CHECKING:
 UNLIMITED = 1000
 LONGEST_LINE = 5000  # characters of one line below the tables
 MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out first
-    "english_rate": "English",
+    "class_english": "English",
     "lf_plus": "LF+",
     "grounded": "GF",
+    "class_mixed": "mixed",
     "lpr": "LPR",
-    "other_rate": "other",
+    "class_other": "other",
+    "undecided": "undecided",
+    "class_empty": "empty",
+    "class_short": "short",
+    "class_asked": "asked",
+    "refusal": "refusal",
+    "repetition": "repeating",
     "wpr": "WPR",
     "parse_rate": "parsed",
     "exclusive_share": "exclusive",
 }
+ALWAYS = ("class_asked", "class_english", "class_other", "class_mixed")  # the others are shown where there are any
 
 
 def print_result(result: "Scores", console: "Console | None" = None) -> None:
@@ -86,7 +96,9 @@ def _width(console: "Console", table: "Table") -> int:
 
 def fitting_table(result: "Scores", console: "Console") -> tuple["Table", list[str]]:
     """The summary as far as it fits the console, and the headings of what does not."""
-    shown = [name for name in MEASURES if result.summary[name].notna().any()]
+    counted = {*CLASS_COLUMNS, *FLAGS} - {*ALWAYS}
+    told = result.summary[list(MEASURES)]
+    shown = [name for name in MEASURES if told[name].notna().any() and not (name in counted and not told[name].any())]
     left_out: list[str] = []
     while True:
         table = summary_table(result.summary, result.differs, shown)
@@ -98,7 +110,7 @@ def fitting_table(result: "Scores", console: "Console") -> tuple["Table", list[s
 def summary_table(summary: pd.DataFrame, differs: pd.Series, shown: Sequence[str]) -> "Table":
     """A rich table of ``fidelity.csv`` rows in per cent with the measures ``shown``."""
     keys = _known(summary, ("seed", "system", "lambda", "language", "arm"))
-    table = _table("Language fidelity, % (95 % interval)", keys)
+    table = _table("Language fidelity and classes of answers, % (95 % interval)", keys)
     told = differs.notna().any()
     for name in ("n", "scored", "LF", "interval", *(["differs"] if told else []), *(MEASURES[name] for name in shown)):
         table.add_column(name, justify="right", no_wrap=True)

@@ -9,26 +9,39 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from textreg.data.codes import check_code, code_book
+from textreg.data.codes import read_language
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
-from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.asked import TOGETHER, can_tell, same_language
+from textreg.fidelity.identifiers import DEFAULT, open_identifier
 from textreg.fidelity.judges import Agreement, Price, Record, Usage
-from textreg.fidelity.labels import NO_LANGUAGE, Identifier
+from textreg.fidelity.labels import Identifier
 from textreg.files import atomic_write
+from textreg.processes import die_with_parent
 from textreg.serve import paired as by_item
-from textreg.serve.answers import BadRows, read_answers
+from textreg.serve.answers import PART, Answers, read_map
 
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
+SAID = {  # column of a tally -> what its count is called below the tables
+    "unscored": "answers without letters or with too few words, not scored",
+    "class_empty": "empty answers, counted as wrong and in no language",
+    "repetition": "answers that repeat themselves, judged by one round",
+    "refusal": "answers that open like a refusal, scored like any other",
+    "short_lines": "lines too short for LPR and WPR",
+}
 SUFFIXES = (".svg", ".pdf", ".png", ".csv", ".json")  # files of one drawing
 
 
@@ -62,51 +75,52 @@ class Scores:
 def score_file(
     path: str | Path,
     out: str | Path | None = None,
-    identifier: str | Identifier = "py3langid",
+    identifier: str | Identifier = DEFAULT,
     judge: Judge | str | None = "exact",
     skip_bad: bool = False,
     rules: Rules | None = None,
     *,
+    places: Sequence[str] = (),
+    language: str = "",
     against: str = "",
     seen: Sequence[str] = (),
     held_out: Sequence[str] = (),
     price: Price | None = None,
+    workers: int | None = None,
 ) -> Scores:
-    """Score a file of answers (see ``answers.read_answers`` for its form) and write what was asked for.
+    """Score a file of answers (see ``answers`` for its forms) and write what was asked for.
 
-    out: ``.csv`` (the table) or ``.json`` (everything).  identifier: a name or an open one.  judge: ``exact`` (used
-    where a row has a scene to compare with), ``none`` or a function as in ``annotate``; price: of its tokens.
-    against: the system that others are compared with (default: the first of the file).  seen, held_out: languages in
-    and kept out of the text a model was tuned on; they group the means.  Raises InputError; nothing is written then,
-    and never over the answers.
+    out: ``.csv`` (the table) or ``.json`` (everything).  identifier: a name or an open one; by name, a long file is
+    scored by ``workers`` processes (default: one a core).  judge: ``exact`` (used where a row has a scene to compare
+    with), ``none`` or a function as in ``annotate``; price: of its tokens.  places: such as ``answer=prediction``;
+    language: of rows that name none.  against: the system that others are compared with (default: the first of the
+    file).  seen, held_out: languages in and kept out of the text a model was tuned on; they group the means.  Raises
+    InputError; nothing is written then, and never over the answers.
     """
     check_places(path, out)
-    opened = open_identifier(identifier) if isinstance(identifier, str) else identifier
-    bad = BadRows()
-    known = {*code_book(), *opened.candidates} - {NO_LANGUAGE}
-    for code in (*seen, *held_out):
-        check_code(code, known)
+    rules = rules or Rules()
+    opened = _opened(identifier) if isinstance(identifier, str) else identifier
+    answers = Answers(path, read_map(places), language, skip_bad, PART)
     record = Record(judge, price) if callable(judge) else None
-    tallies, answered, items = [], [], []
-    for table in read_answers(path, known, bad if skip_bad else None):
-        annotated = annotate(table, opened, record or judge, rules)
-        if record:
-            record.compare(annotated)
-        tallies.append(measures.tally(annotated))
-        answered.append(_answered(annotated))
-        items.append(by_item.compact(annotated))
-        if len(tallies) > 1:  # one running total each, so that parts do not pile up
-            tallies, answered = [measures.add(tallies)], [_total(answered)]
-    counted, paired = tallies[0], by_item.joined(items)
+    measure = partial(_measure, identifier=identifier, judge=record or judge, rules=rules)
+    alone = record is not None or not isinstance(identifier, str)
+    counted, answered, items, parts = None, [], [], Counter[str]()
+    for found in _measured(iter(answers), measure, 1 if alone else workers or os.cpu_count() or 1):
+        counted = found.counted if counted is None else measures.add([counted, found.counted])
+        answered = [_total([*answered, found.answered])]  # one running total, so that parts do not pile up
+        items.append(found.items)
+        parts += found.parts
+    paired = by_item.joined(items)
     summary = by_item.widen(measures.rates(counted), paired)
     losses, no_losses = by_item.losses(paired)
     differences, no_differences = by_item.differences(paired, against)
-    groups = by_item.language_groups(tuple(dict.fromkeys(summary["language"])), seen, held_out)
+    spoken = tuple(dict.fromkeys(summary["language"]))
+    groups = by_item.language_groups(spoken, [read_language(c) for c in seen], [read_language(c) for c in held_out])
     result = Scores(
         path=str(path),
         identifier=str(opened),
         rows=int(counted["n"].sum()),
-        bad=bad.count,
+        bad=answers.bad,
         summary=summary,
         differs=counted["disagree"] / counted["identified"].where(counted["identified"] > 0),
         means=by_item.means(summary, paired, groups),
@@ -116,11 +130,50 @@ def score_file(
         disagreement=measures.unrestricted_share(counted),
         usage=record.usage if record else None,
         agreement=record.agreement if record else None,
-        notes=tuple(_notes(counted, opened, bad, [no_losses, no_differences])),
+        notes=(*answers.notes(), *_notes(counted, opened, rules, parts), *filter(None, [no_losses, no_differences])),
     )
     if out is not None:
         write(result, out)
     return result
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is kept of one part of a file: counts, answers per language, items to pair, and parts set aside."""
+
+    counted: pd.DataFrame
+    answered: pd.DataFrame
+    items: pd.DataFrame
+    parts: Counter[str]
+
+
+_opened = lru_cache(maxsize=4)(open_identifier)  # once a process, also in a worker
+
+
+def _measure(table: pd.DataFrame, identifier: str | Identifier, judge: object, rules: Rules) -> _Measured:
+    annotated = annotate(table, _opened(identifier) if isinstance(identifier, str) else identifier, judge, rules)
+    if isinstance(judge, Record):
+        judge.compare(annotated)
+    parts = Counter(name for names in annotated["set_aside"] if names for name in names.split())
+    return _Measured(measures.tally(annotated), _answered(annotated), by_item.compact(annotated), parts)
+
+
+def _measured(
+    tables: Iterator[pd.DataFrame], measure: Callable[[pd.DataFrame], _Measured], workers: int
+) -> Iterator[_Measured]:
+    """``measure`` of every table in order; by processes of their own where there are several tables and workers."""
+    first = list(islice(tables, 2))
+    if len(first) < 2 or workers < 2:
+        yield from map(measure, chain(first, tables))
+        return
+    with ProcessPoolExecutor(workers, initializer=die_with_parent) as pool:
+        waiting: deque[Future[_Measured]] = deque()
+        for table in chain(first, tables):
+            waiting.append(pool.submit(measure, table))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _answered(annotated: pd.DataFrame) -> pd.DataFrame:
@@ -145,27 +198,27 @@ def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def _notes(counted: pd.DataFrame, identifier: Identifier, bad: BadRows, problems: Sequence[str]) -> list[str]:
-    notes = []
-    if bad.count:
-        notes.append(f"bad rows left out: {bad.count}; the first: {'; '.join(bad.first)}")
-    unknown = sorted(set(counted["language"]) - set(identifier.candidates))
+def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: Counter[str]) -> list[str]:
+    notes = [f"not judged as part of an answer: {name} in {count} answers" for name, count in parts.most_common()]
+    languages = sorted(set(counted["language"]))
+    unknown = [code for code in languages if not can_tell(code, identifier.candidates, rules.near)]
     if unknown:
         notes.append(f"{identifier.name} cannot tell {', '.join(unknown)}: undefined, not zero")
+    pairs = [f"{code} and {other}" for code, other in combinations(languages, 2) if same_language(code, other)]
+    if pairs and rules.near == TOGETHER:
+        notes.append(f"near languages count as one: {', '.join(pairs)} (--near apart keeps them apart)")
     if ENGLISH not in identifier.candidates:
         notes.append(
             "English is no candidate: an answer in English counts as another language, perhaps as the asked one"
         )
-    short = int(counted.loc[~counted["language"].isin(unknown), "unscored_short"].sum())
-    if short:
-        notes.append(f"answers too short for an identifier, not scored: {short}")
-    empty = int(counted["empty"].sum())
-    if empty:
-        notes.append(f"answers that are empty or say nothing an identifier could use, counted as wrong: {empty}")
-    lines = int(counted["short_lines"].sum())
-    if lines:
-        notes.append(f"lines too short for LPR and WPR: {lines}")
-    return [*notes, *filter(None, problems)]
+    told = counted[~counted["language"].isin(unknown)]
+    undecided = int(told["undecided"].sum())
+    if undecided:
+        notes.append(f"undecided, because the identifiers disagree, and not scored: {undecided}")
+    for column, what in SAID.items():
+        if count := int(told[column].sum()) - (undecided if column == "unscored" else 0):
+            notes.append(f"{what}: {count}")
+    return notes
 
 
 def check_out(out: str | Path) -> None:

@@ -1,25 +1,22 @@
 """Rows to token ids and labels, and optimizer steps to batches.
 
-The choices that are not obvious: rows are tokenised once, before training, and an image is one token id until a batch
-is collated; each optimizer step holds exactly the planned rows, whatever is then sorted or packed inside it, so a
-step's gradient does not depend on the micro-batch size or on the number of processes; batches are padded on the right
-and carry no attention mask, because under causal attention a pad can never be seen from the left, and pads are not
-scored.  A row longer than a training row is cut at its end, as LLaVA's own training does (Liu et al. 2023), and
-counted: real data always holds some, and one of them must not end a run that has aligned for hours.
+The choices that are not obvious: rows are tokenised once, before training, each picture as the words it takes; each
+optimizer step holds exactly the planned rows, however they are then sorted, so a step's gradient does not depend on
+the micro-batch size or on the number of processes; batches are padded on the right and carry no attention mask,
+because under causal attention a pad can never be seen from the left, and pads are not scored.  A row longer than a
+training row is cut at its end, as LLaVA's own training does (Liu et al. 2023), and counted: real data always holds
+some, and one of them must not end a run that has aligned for hours.  Rows are not packed: those with an image are
+nearly of one length, so that sorted and padded batches are as full, and the positions and masks of several families of
+models (M-RoPE, Gemma's images that see both ways) break at a pack.
 
-Packing puts several samples into one row without seeing each other, and no mask is built: transformers 5 recognises a
-packed row by position ids that restart, *if* there is no 2-D attention mask and no cache (with either one the samples
-silently see each other), and builds the block-diagonal mask itself.  So positions restart in a packed row, and whoever
-runs it passes ``use_cache=False``.  The first label of each sample is -100: the previous sample's last token must not
-predict it.
-
-    >>> samples = encode(processor, rows, image_tokens=16, max_length=256)
+    >>> samples = encode(processor, rows, features, max_length=256)
     >>> dataset = StepBatches(samples, order, steps=500, batch_size=64, groups=1, features=features)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from heapq import heapify, heapreplace
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +24,13 @@ import pandas as pd
 import torch
 
 from textreg.errors import InputError
-from textreg.vlm.chat import IMAGE_TOKEN, scored_spans
+from textreg.vlm.chat import scored_spans
 
 if TYPE_CHECKING:
     from textreg.vlm.features import Features
 
 IGNORE = -100
+CHUNK = 2048  # rows tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -55,56 +53,107 @@ class Sample:
         return int((self.labels[1:] != IGNORE).sum())
 
 
-def encode(processor: Any, rows: "pd.DataFrame", *, image_tokens: int, max_length: int) -> list[Sample]:
-    """Tokenise rows (columns ``messages``, ``image_id``, optionally ``row_id``) through the chat template.
+class Samples(Sequence[Sample]):
+    """Tokenised rows in one piece of memory, five bytes a token; a million rows as objects would take fifty times it.
+
+    ``supervised``: int64 [rows], scored targets of each.
+    """
+
+    def __init__(self) -> None:
+        self._data, self._ends, self._images = bytearray(), array("q", [0]), []
+        self._supervised = array("q")
+
+    def append(self, sample: Sample) -> None:
+        """Add a row."""
+        self._data += sample.ids.tobytes() + (sample.labels != IGNORE).tobytes()
+        self._ends.append(self._ends[-1] + len(sample))
+        self._supervised.append(sample.supervised)
+        self._images.append(sample.image_id)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [rows]."""
+        return np.diff(self._ends)
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """Scored targets of each row, int64 [rows]."""
+        return np.array(self._supervised)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> Sample:
+        row = range(len(self))[row]
+        start, length = self._ends[row], self._ends[row + 1] - self._ends[row]
+        data = bytes(memoryview(self._data)[5 * start : 5 * (start + length)])
+        ids = np.frombuffer(data, np.int32, length)
+        scored = np.frombuffer(data, np.bool_, length, 4 * length)
+        return Sample(ids, np.where(scored, ids, np.int32(IGNORE)), self._images[row])
+
+
+def encode(processor: Any, rows: "pd.DataFrame", features: "Features | None", *, max_length: int) -> Samples:
+    """Tokenise rows (columns ``messages``, ``image_id``, optionally ``row_id``) through the chat template, in pieces.
 
     Labels cover what the assistant wrote up to and with the token that ends its turn; a template that writes none
     (LLaVA 1.5) gets the end-of-sequence token after the last turn, because a model that never sees an end never stops.
-    Rows longer than ``max_length`` tokens are cut there, without an end to learn, and their number is printed.
+    Rows longer than ``max_length`` tokens are cut there, without an end to learn.  Of a row that the template refuses
+    or rewrites (:func:`textreg.vlm.chat.scored_spans`), or whose picture does not fit into ``max_length``, nothing is
+    learnt: an end token stands in its place.  The numbers of all of them are printed.
 
     Raises:
-        InputError: a row whose placeholder does not agree with its image, whose image does not fit into
-            ``max_length``, that has no assistant turn, or whose turn boundary falls inside a token; no row of which
-            anything is left to learn.
+        InputError: a row whose placeholder does not agree with its image, or whose turn boundary falls inside a
+            token; fewer than half of the rows can be learnt from.
     """
-
     if len(rows) == 0:
         raise InputError("there are no rows to train on: run the stage `prepare_data` again")
+    samples, found = Samples(), Counter()
+    for start in range(0, len(rows), CHUNK):
+        for sample, why in _encoded(processor, rows.iloc[start : start + CHUNK], features, max_length):
+            samples.append(sample)
+            found.update([why] if why else [])
+    for why, count in sorted(found.items()):
+        print(f"{count} of {len(samples)} rows: {why}")
+    mute = int((samples.supervised == 0).sum())
+    if 2 * mute > len(samples):
+        why = next((why for why, _ in found.most_common(1)), "without an answer")
+        raise InputError(
+            f"nothing can be learnt from {mute} of {len(samples)} rows (most: {why}): raise max_length={max_length}, "
+            "or take rows that the model's chat template accepts"
+        )
+    return samples
+
+
+def _encoded(
+    processor: Any, rows: "pd.DataFrame", features: "Features | None", max_length: int
+) -> Iterator[tuple[Sample, str]]:
+    """Samples of some rows, and what is wrong with each, if anything."""
     tokenizer = processor.tokenizer
-    conversations = [[dict(turn) for turn in messages] for messages in rows["messages"]]
     images = [None if pd.isna(image) else str(image) for image in rows["image_id"]]
     names = list(rows["row_id"]) if "row_id" in rows else list(range(len(rows)))
-    rendered = scored_spans(processor, conversations)
+    if features is None and any(images):
+        raise InputError(f"image {next(filter(None, images))} is needed, but the training was given no images")
+    words = [None if image is None else features.words(image) for image in images]
+    conversations = [[dict(turn) for turn in messages] for messages in rows["messages"]]
+    rendered = scored_spans(processor, conversations, words)
     encoded = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True)
-    image_id, end_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tokenizer.eos_token_id
-    samples, cut = [], 0
-    for name, image, (_, spans), ids, offsets in zip(
-        names, images, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    for name, image, shown, (text, spans), ids, offsets in zip(
+        names, images, words, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
-        sample = _label(np.asarray(ids, np.int32), np.asarray(offsets), spans, end_id, name)
-        placeholders = np.flatnonzero(sample.ids == image_id)
-        if len(placeholders) != (image is not None):
-            raise InputError(
-                f"row {name}: {len(placeholders)} {IMAGE_TOKEN} placeholders with image_id={image}: "
-                "a row shows its image exactly once, a text-only row never"
-            )
-        if image is not None:
-            sample = _expand(sample, int(placeholders[0]), image_tokens, image)
-            if placeholders[0] + image_tokens > max_length:
-                raise InputError(
-                    f"row {name}: its image ends {placeholders[0] + image_tokens} tokens into the row, max_length is "
-                    f"{max_length}: raise it"
-                )
-        if len(sample) > max_length:
-            cut += 1
-            sample = Sample(sample.ids[:max_length], sample.labels[:max_length], image)
-        samples.append(sample)
-    mute = sum(sample.supervised == 0 for sample in samples)
-    if mute == len(samples):
-        raise InputError(f"no answer begins within max_length={max_length} tokens, in any row: raise it")
-    if cut:
-        print(f"{cut} of {len(samples)} rows are longer than max_length={max_length}: cut, {mute} before the answer")
-    return samples
+        nothing = Sample(np.array([tokenizer.eos_token_id], np.int32), np.array([IGNORE], np.int32))
+        if not spans:
+            yield nothing, "refused or rewritten by the chat template, not learnt"
+            continue
+        places = np.asarray(offsets)
+        sample = _label(np.asarray(ids, np.int32), places, spans, tokenizer.eos_token_id, name)
+        sample = replace(sample, image_id=image)
+        if shown is not None and (places[:, 0] < text.index(shown) + len(shown)).sum() > max_length:
+            yield nothing, f"a picture of more than max_length={max_length} tokens, not learnt"
+        elif len(sample) > max_length:
+            cut = Sample(sample.ids[:max_length], sample.labels[:max_length], image)
+            yield cut, f"cut at max_length={max_length}" + ("" if cut.supervised else ", before the answer")
+        else:
+            yield sample, ""
 
 
 def _label(ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]], end_id: int, name: object) -> Sample:
@@ -130,12 +179,6 @@ def _label(ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]], e
     return Sample(ids, labels)
 
 
-def _expand(sample: Sample, place: int, count: int, image: str) -> Sample:
-    ids = np.concatenate([sample.ids[:place], np.full(count, sample.ids[place], np.int32), sample.ids[place + 1 :]])
-    labels = np.concatenate([sample.labels[:place], np.full(count, IGNORE, np.int32), sample.labels[place + 1 :]])
-    return Sample(ids, labels, image)
-
-
 def shuffled_order(rows: int, wanted: int, seed: int) -> np.ndarray:
     """``wanted`` row positions: whole shuffled epochs one after the other, from ``seed`` alone."""
     generator = np.random.default_rng(seed)
@@ -146,9 +189,8 @@ def shuffled_order(rows: int, wanted: int, seed: int) -> np.ndarray:
 class StepBatches:
     """A map-style dataset whose item is one micro-batch, in training order: ``groups`` items make one optimizer step.
 
-    Items of a step have nearly equal work: rows are sorted by length and cut (padded batches), or balanced by tokens
-    and packed into rows of ``row_length`` tokens where that is not 0.  Which rows a step holds is fixed by ``order``
-    alone.
+    The rows of a step are sorted by length and cut, so that an item holds little padding.  Which rows a step holds is
+    fixed by ``order`` alone.
     """
 
     def __init__(
@@ -160,7 +202,6 @@ class StepBatches:
         batch_size: int,
         groups: int,
         features: "Features | None",
-        row_length: int = 0,
         pad_id: int = 0,
     ) -> None:
         if len(order) < steps * batch_size:
@@ -173,10 +214,10 @@ class StepBatches:
                 f"batch_size={batch_size} does not divide into {groups} micro-batches (processes x accumulation): "
                 "choose batch_size as a multiple of it"
             )
-        self.samples, self.features, self.row_length, self.pad_id = samples, features, row_length, pad_id
+        self.samples, self.features, self.pad_id = samples, features, pad_id
         self.order = np.asarray(order)[: steps * batch_size].reshape(steps, batch_size)
         self.groups = groups
-        self.lengths = np.array([len(sample) for sample in samples])
+        self.lengths = samples.lengths if isinstance(samples, Samples) else np.array([len(one) for one in samples])
 
     def __len__(self) -> int:
         return self.order.shape[0] * self.groups
@@ -185,22 +226,18 @@ class StepBatches:
         """Row positions of one micro-batch."""
         step, group = divmod(item, self.groups)
         rows = self.order[step]
-        if self.row_length:
-            return rows[balanced_groups(self.lengths[rows], self.groups)[group]]
         by_length = rows[np.argsort(-self.lengths[rows], kind="stable")]
         return by_length.reshape(self.groups, -1)[group]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         chosen = [self.samples[row] for row in self.members(item)]
-        if self.row_length:
-            batch, order = packed(chosen, self.row_length)
-            chosen = [chosen[place] for place in order]
-        else:
-            batch = padded(chosen, self.pad_id)
+        batch = padded(chosen, self.pad_id)
         images = [sample.image_id for sample in chosen if sample.image_id is not None]
         if images and self.features is None:
             raise InputError(f"image {images[0]} is needed, but the training was given no images")
-        return batch | (self.features.fetch(images) if images else {})
+        if not images:
+            return batch
+        return batch | self.features.aligned(batch["input_ids"]) | self.features.fetch(images)
 
 
 def padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Any]:
@@ -213,61 +250,3 @@ def padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Any]:
         ids[row, : len(sample)] = sample.ids
         labels[row, : len(sample)] = sample.labels
     return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
-
-
-def packed(samples: Sequence["Sample"], row_length: int) -> tuple[dict[str, Any], list[int]]:
-    """Samples concatenated into as few rows of at most ``row_length`` tokens as first-fit decreasing finds.
-
-    One endless row would be the simplest packing, but the attention of a packed row costs the square of its length.
-    Returns ``input_ids``, ``labels`` and ``position_ids``, int64 [rows, longest row], and the order of the samples in
-    them (images must follow it).  Positions restart at 0 per sample; a pad is a segment of its own, at position 0 with
-    label -100.
-    """
-
-    bins = first_fit([len(sample) for sample in samples], row_length)
-    longest = max(sum(len(samples[place]) for place in members) for members in bins)
-    ids = np.zeros((len(bins), longest), np.int64)
-    labels = np.full((len(bins), longest), -100, np.int64)
-    positions = np.zeros((len(bins), longest), np.int64)
-    for row, members in enumerate(bins):
-        start = 0
-        for place in members:
-            sample, end = samples[place], start + len(samples[place])
-            ids[row, start:end], labels[row, start:end] = sample.ids, sample.labels
-            labels[row, start] = -100
-            positions[row, start:end] = np.arange(len(sample))
-            start = end
-    batch = {"input_ids": ids, "labels": labels, "position_ids": positions}
-    return {name: torch.from_numpy(array) for name, array in batch.items()}, [p for members in bins for p in members]
-
-
-def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of positions by first-fit decreasing; a length over ``capacity`` gets a bin of its own."""
-    bins: list[list[int]] = []
-    free: list[int] = []
-    for position in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        fitting = next((number for number, room in enumerate(free) if room >= lengths[position]), None)
-        if fitting is None:
-            bins.append([])
-            free.append(capacity)
-            fitting = len(bins) - 1
-        bins[fitting].append(position)
-        free[fitting] -= lengths[position]
-    return bins
-
-
-def balanced_groups(lengths: Sequence[int] | np.ndarray, groups: int) -> list[np.ndarray]:
-    """Split samples into ``groups`` of nearly equal total length (longest first, each to the group that is shortest so
-    far).
-
-    Every group gets at least one sample when there are enough.  Returns positions, ascending inside a group; the same
-    input gives the same groups on every process.
-    """
-    heap = [(0, group) for group in range(groups)]
-    heapify(heap)
-    members: list[list[int]] = [[] for _ in range(groups)]
-    for position in np.argsort(-np.asarray(lengths), kind="stable"):
-        total, group = heap[0]
-        members[group].append(int(position))
-        heapreplace(heap, (total + int(lengths[position]), group))
-    return [np.array(sorted(group), dtype=np.int64) for group in members]

@@ -56,7 +56,6 @@ def probe_micro_batch(
             batch_size=micro,
             groups=1,
             features=features,
-            row_length=settings.max_length if settings.packing else 0,
         )
         torch.cuda.reset_peak_memory_stats()
         try:

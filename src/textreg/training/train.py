@@ -17,32 +17,31 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
+from tensorboardX import SummaryWriter
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from textreg import compute, ranks
 from textreg.errors import InputError, RunError
+from textreg.files import atomic_write
 from textreg.training import checkpoints as resume
-from textreg.training import flops
 from textreg.training.batches import StepBatches, encode, shuffled_order
 from textreg.training.learner import Learner
-from textreg.training.log import StepLog
 from textreg.training.probing import probe_micro_batch
 from textreg.vlm.adapters import PROJECTOR, plain
-from textreg.vlm.features import image_tokens
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from textreg.settings import Training
     from textreg.vlm.features import Features
 
 
 @dataclass(frozen=True)
 class TrainLog:
-    """What a training did: ``loss`` is the mean per supervised token over the last logged window; ``mfu`` is the share
-    of this machine's measured matrix-product rate that useful work reached; ``resumed_from`` is a step or 0.
+    """What a training did: ``loss`` is the mean per supervised token over the last logged window; rates are those of
+    this process; ``resumed_from`` is a step or 0.
     """
 
     steps: int
@@ -53,11 +52,20 @@ class TrainLog:
     seconds: float
     rows_per_s: float
     tokens_per_s: float
-    mfu: float
     peak_memory_mb: float
     micro_batch: int
     resumed_from: int
     note: str
+
+
+class EqualWindows(TrainerCallback):
+    """Close a window of the log at every checkpoint and at the end too, so that an interruption changes no window."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Ask for a line of the log."""
+        saves = args.save_strategy == "steps" and state.global_step % args.save_steps == 0
+        control.should_log |= saves or state.global_step == args.max_steps
+        return control
 
 
 class StepTrainer(Trainer):
@@ -135,7 +143,7 @@ class StepTrainer(Trainer):
 def train(
     model: nn.Module,
     processor: Any,
-    rows: "pd.DataFrame",
+    rows: pd.DataFrame,
     features: "Features | None",
     settings: "Training",
     out: str | Path,
@@ -169,7 +177,7 @@ def train(
     wanted = settings.steps * settings.batch_size
     order = shuffled_order(len(rows), wanted, settings.seed) if order is None else np.asarray(order)
     used, positions = np.unique(order[:wanted], return_inverse=True)
-    samples = encode(processor, rows.iloc[used], image_tokens=image_tokens(vlm), max_length=settings.max_length)
+    samples = encode(processor, rows.iloc[used], features, max_length=settings.max_length)
     learner = Learner(model)
     trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     world, leads = ranks.world(), ranks.leads()
@@ -178,7 +186,6 @@ def train(
         "steps": settings.steps,
         "batch_size": settings.batch_size,
         "features": features,
-        "row_length": settings.max_length if settings.packing else 0,
         "pad_id": processor.tokenizer.pad_token_id,
     }
     if settings.batch_size % (micro * world):
@@ -189,8 +196,7 @@ def train(
     folder = out / "checkpoints"
     newest = resume.resumable(folder, resume.plan_key(learner, settings, samples, positions), writes=leads)
     start = resume.step_of(newest)
-    work = flops.per_step(model, samples, dataset.order, cached=features is None or not features.runs_tower)
-    steps_log = StepLog(out, samples, dataset.order, work, how, device, settings.log_steps, start)
+    events = [TensorBoardCallback(SummaryWriter(str(out / "events"), purge_step=start + 1))] if leads else []
     trainer = StepTrainer(
         checkpoints=folder,
         projector_rate=getattr(settings, "projector_learning_rate", None),
@@ -198,7 +204,7 @@ def train(
         args=arguments(settings, folder, accumulation=settings.batch_size // (micro * world), device=device),
         data_collator=first,
         train_dataset=dataset,
-        callbacks=[steps_log],
+        callbacks=[EqualWindows(), *events],
     )
     trainer.remove_callback(_printer())
     compute.reset_peak_memory(device)  # what was probed before, and did not fit, is no memory of the training
@@ -212,22 +218,25 @@ def train(
     seconds = perf_counter() - began
     model.eval()
     whole = resume.gathered(trainer.model_wrapped, trained) if trainer.is_fsdp_enabled else None
+    log = pd.DataFrame([line for line in trainer.state.log_history if "loss" in line])
     if leads:
+        with atomic_write(out / "log.csv") as path:
+            log[["step", "loss", "learning_rate", "grad_norm"]].to_csv(path, index=False)
         if whole is not None:
             resume.write_weights(whole, out / resume.GATHERED)
         resume.discard(folder)
     done = dataset.order[start:]
-    count, supervised = steps_log.lengths[done].sum(), steps_log.supervised[done].sum()
+    lengths = np.array([len(sample) for sample in samples])
+    supervised = np.array([sample.supervised for sample in samples])
     return TrainLog(
         steps=settings.steps,
-        loss=steps_log.loss,
+        loss=float(log["loss"].iloc[-1]),
         rows=int(dataset.order.size),
-        tokens=int(steps_log.lengths[dataset.order].sum()),
-        supervised=int(supervised),
+        tokens=int(lengths[dataset.order].sum()),
+        supervised=int(supervised[done].sum()),
         seconds=seconds,
         rows_per_s=done.size / seconds,
-        tokens_per_s=float(count) / seconds,
-        mfu=float(work[start:].sum()) / seconds / (steps_log.peak * world),
+        tokens_per_s=float(lengths[done].sum()) / seconds,
         peak_memory_mb=compute.peak_memory_mb(device),
         micro_batch=micro,
         resumed_from=start,
@@ -250,7 +259,7 @@ def prepare_parameters(model: nn.Module, activation_checkpointing: bool) -> None
         with warnings.catch_warnings():
             # The new name is younger than the oldest transformers we support.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable", category=FutureWarning)
-            vlm.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            vlm.get_decoder().gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def arguments(settings: "Training", folder: Path, *, accumulation: int, device: str) -> TrainingArguments:
@@ -284,7 +293,7 @@ def arguments(settings: "Training", folder: Path, *, accumulation: int, device: 
         label_names=["labels"],
     )
     if chosen.n_gpu > 1:
-        # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which a packed one lacks.
+        # Several GPUs are for torchrun; the Trainer's fallback cuts a batch along rows, which its pictures lack.
         chosen._n_gpu = 1
     return chosen
 

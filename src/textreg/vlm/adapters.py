@@ -2,8 +2,8 @@
 
 The choices that are not obvious: the layers are named by a regular expression, because a plain list of names also
 wraps the vision tower's; the projector is a module to save, so that one folder holds all that tuning changed, and
-merging the adapter yields a plain LLaVA; at generation in fp32 the adapter is folded into the weights, which saves its
-extra passes, and the weights are put back bit for bit afterwards.
+merging the adapter yields a plain LLaVA; at generation the adapter is folded into the weights as a merge does it, and
+the weights are put back bit for bit afterwards.
 
 ``W + lambda * s B A`` is the linear merge of the tuned model with its own base, so one loaded model serves every
 lambda, and only the chosen one is ever exported.  Lambda acts on the language model alone; the projector and an
@@ -30,13 +30,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 
 from textreg.errors import InputError, RunError, quoted
+from textreg.vlm.features import is_llava, trains_projector
 from textreg.vlm.layouts import is_language
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-LANGUAGE_LINEARS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 PROJECTOR = "multi_modal_projector"
 README = """# LoRA adapter of a vision-language model, with its projector
 
@@ -47,17 +47,28 @@ It belongs to the aligned model that `align/base.json` of its run describes.
 
 def attach(model: "PreTrainedModel", *, rank: int, alpha: int, seed: int = 0) -> "PeftModel":
     """Wrap every linear layer of the language model's blocks with LoRA (Hu et al. 2022) and make the projector
-    trainable.
+    trainable, unless it is a published model's.
 
     The adapter starts at zero: the wrapped model answers exactly as ``model`` does.  It is drawn from ``seed`` alone.
     """
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_LINEARS, modules_to_save=[PROJECTOR]
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=language_linears(model),
+        modules_to_save=[PROJECTOR] if trains_projector(model) else None,
     )
     with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def language_linears(model: "PreTrainedModel") -> str:
+    """A pattern of the names of all linear layers in the language model's blocks."""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    return rf"{re.escape(name)}\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 
 
 @contextmanager
@@ -137,24 +148,42 @@ def lora_layers(model: "nn.Module") -> Iterator["nn.Module"]:
 
 @contextmanager
 def folded(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
-    """Inside the block the adapter, at its present scale, is added into float32 weights; afterwards they are as
-    before.
+    """Inside the block the adapter, at its present scale, is added into the weights as :func:`merged` does it, and the
+    projector has the number format of the others, so that what is asked is what is exported, without the adapter's
+    extra passes; afterwards the weights are as before.
 
-    Weights in another format are left alone: adding into bf16 would round the adapter away.
+    Weights in 4 bits are left alone, and the adapter beside them.  The weights of a GPU wait in the host's memory.
     """
 
-    kept = []
+    vlm, kept = plain(model), []
+    trained = list(vlm.model.multi_modal_projector.parameters()) if is_llava(vlm) else []
+    precise = [each.data for each in trained]
+    for each in trained:
+        each.data = each.data.to(vlm.dtype)
     for layer in lora_layers(model):
         weight = layer.get_base_layer().weight
-        if weight.dtype == torch.float32 and not layer.merged:
-            kept.append((layer, weight.detach().clone()))
-            layer.merge()
+        if weight.is_floating_point() and not layer.merged:
+            kept.append((layer, weight.detach().to("cpu", copy=True)))
+            weight.data.copy_(total(layer))
+            layer.merged_adapters.extend(layer.active_adapters)
     try:
         yield
     finally:
         for layer, before in kept:
             layer.get_base_layer().weight.data.copy_(before)
             layer.merged_adapters.clear()
+        for each, before in zip(trained, precise, strict=True):
+            each.data = before
+
+
+def total(layer: "LoraLayer") -> "torch.Tensor":
+    """The weight of a layer with its adapters, float32 [out, in]; raises :class:`RunError` where it is not finite."""
+    found = layer.get_base_layer().weight.float()
+    for adapter in layer.active_adapters:
+        found = found + layer.get_delta_weight(adapter).float()
+    if not torch.isfinite(found).all():
+        raise RunError("the merged weights are not finite: the adapter is broken; run the stage tune again")
+    return found
 
 
 def language_adapters(model: "torch.nn.Module") -> "dict[str, LoraLayer]":
@@ -210,12 +239,6 @@ def merged(model: "PeftModel", lam: float = 1.0) -> "PreTrainedModel":
 
     with torch.no_grad(), scaled_adapter(model, lam):
         for layer in lora_layers(model):
-            weight = layer.get_base_layer().weight  # [out, in]
-            total = weight.float()
-            for adapter in layer.active_adapters:
-                total = total + layer.get_delta_weight(adapter).float()
-            if not torch.isfinite(total).all():
-                raise RunError("the merged weights are not finite: the adapter is broken; run the stage tune again")
-            weight.copy_(total)
+            layer.get_base_layer().weight.copy_(total(layer))
     with quiet_peft():
         return model.unload()

@@ -22,20 +22,19 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.loading import (
     has_class_token,
-    load_image_processor,
     load_model,
     load_tokenizer,
     load_tower,
-    reading,
     source,
 )
+from textreg.vlm.published import check, load_vlm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -79,6 +78,8 @@ def assemble(
     llm_source, tower_source = (
         source(name, role, revisions.get(role)) for name, role in ((llm, "llm"), (tower, "tower"))
     )
+    if llm != "shipped":
+        check(llm_source, whole=False, name=llm)
     tokenizer = load_tokenizer(llm_source)
     language = load_model("AutoModelForCausalLM", llm_source, precision, device)
     vision, image_processor = load_tower(tower_source, precision, device)
@@ -108,9 +109,25 @@ def assemble(
     model.model.vision_tower = vision
     model.model.multi_modal_projector = projector.to(device)
     scale_to_embeddings(model)
+    require_same_logits(model, language, llm)
     model.generation_config = generation_config(language.generation_config, tokenizer)
     processor = llava_processor(image_processor, tokenizer, config, extra)
     return model.eval(), processor
+
+
+def require_same_logits(model: "PreTrainedModel", language: "PreTrainedModel", llm: str) -> None:
+    """Raise :class:`InputError` where the LLaVA answers text unlike its language model.
+
+    Some causal classes scale or cap what their head says (Cohere, Granite, Gemma 2); a LLaVA has the head alone.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None]
+    with torch.no_grad():
+        ours, theirs = (each(input_ids=ids, use_cache=False).logits.float() for each in (model, language))
+    if not torch.allclose(ours, theirs, rtol=0, atol=1e-3 * float(theirs.abs().max())):
+        raise InputError(
+            f"llm={llm}: a {language.config.model_type} model changes its logits after its head, which a LLaVA made "
+            "of it would not do, here or where it is served: take another language model, or a published model as vlm"
+        )
 
 
 def scale_to_embeddings(model: "PreTrainedModel") -> None:
@@ -128,36 +145,11 @@ def scale_to_embeddings(model: "PreTrainedModel") -> None:
         states = tower(grey, output_hidden_states=True).hidden_states
         seen = projector(states[model.config.vision_feature_layer].float())  # [1, patches, hidden]
         wanted = torch.linalg.vector_norm(weight, dtype=torch.float32) / weight.numel() ** 0.5
+        some = torch.arange(min(64, len(weight)), device=weight.device)  # Gemma's embedding is a table times a number
+        wanted = wanted * (model.get_input_embeddings()(some).float().norm() / weight[some].float().norm())
         factor = wanted / seen.pow(2).mean().sqrt()
         projector.linear_2.weight.mul_(factor)
         projector.linear_2.bias.mul_(factor)
-
-
-def load_vlm(
-    vlm: str, *, precision: str = "fp32", device: str = "cpu", revision: str | None = None
-) -> tuple["PreTrainedModel", "ProcessorMixin"]:
-    """Load a published vision-language model (LLaVA 1.5, LLaVA-OneVision) or one that :mod:`textreg.vlm.export` wrote.
-
-    LLaVA-OneVision is shown the whole picture once, as in its multi-image setting, not its tiles as well; it gets the
-    processor that goes with that, because its own cannot be built without torchvision.
-
-    Raises:
-        InputError: it is missing or gated, has no chat template, or its keys do not match its architecture.
-    """
-
-    place = source(vlm, "vlm", revision)
-    config = reading(place, "vlm", AutoConfig.from_pretrained)
-    if config.model_type not in ("llava", "llava_onevision"):
-        raise InputError(
-            f"vlm={vlm}: model type {config.model_type!r} is not supported (known: llava, llava_onevision)"
-        )
-    model = load_model("AutoModelForImageTextToText", place, precision, device, projector_fp32=True)
-    tokenizer = load_tokenizer(place)
-    image_processor = load_image_processor(place, model.model.vision_tower)
-    model.generation_config = generation_config(model.generation_config, tokenizer)
-    line_end = config.model_type == "llava_onevision"
-    extra = int(has_class_token(model.model.vision_tower)) + int(line_end)
-    return model.eval(), llava_processor(image_processor, tokenizer, config, extra)
 
 
 def pinned(base: Base) -> Base:
@@ -187,11 +179,14 @@ def load_base(
 
 
 def save_aligned(model: "PreTrainedModel", folder: str | Path, base: Base) -> None:
-    """Write ``base.json`` and ``projector.safetensors``: all that alignment changed, and on top of what."""
+    """Write ``base.json`` and ``projector.safetensors``: all that alignment changed, and on top of what.
+
+    Of a published model nothing was changed, and the second file holds no tensor.
+    """
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.model.multi_modal_projector.state_dict()
+    state = {} if base.vlm else model.model.multi_modal_projector.state_dict()
     partial = folder / f"{PROJECTOR}.partial"
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
     partial.rename(folder / PROJECTOR)
@@ -242,6 +237,8 @@ def load_aligned(
     except SafetensorError as error:
         raise InputError(f"{folder}: damaged ({error}): run the stage `align` again with --force") from None
     model, processor = load_base(base, precision=precision, device=device)
+    if base.vlm:
+        return model, processor
     try:
         model.model.multi_modal_projector.load_state_dict(state)
     except RuntimeError as error:

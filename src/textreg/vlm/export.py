@@ -3,8 +3,8 @@
 The choices that are not obvious: transformers writes the vision tower of an assembled LLaVA as
 ``vision_tower.encoder...`` and reads both spellings, vLLM reads only ``vision_tower.vision_model.encoder...``, so that
 one is written; the text config names its architecture, because vLLM builds the language model from it; what began
-as a published model keeps the published processor files, so that whatever served that one serves this; the folder is
-complete or absent.
+as a published model keeps its family's names and the published processor files, so that whatever served that one
+serves this; the folder is complete or absent.
 
     textreg export TR+M --run runs/gpu --out my-model --push-to me/my-model
 """
@@ -26,6 +26,7 @@ from textreg.errors import InputError
 from textreg.vlm import adapters, assembly
 from textreg.vlm.adapters import lora_layers
 from textreg.vlm.card import card_of_run, settings_of
+from textreg.vlm.features import is_llava
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from textreg.vlm.card import ModelCard
     from textreg.vlm.systems import System
 
-KINDS = ("llava", "llava_onevision")
 PROCESSOR_FILES = ("*processor_config.json", "*token*.json", "*.jinja", "chat_template.json", "*.model", "*.txt")
 TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
 SHARD = "5GB"
@@ -88,38 +88,39 @@ def export(
     private: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Write a plain LLaVA (adapters merged) to ``folder``, and to the hub repository ``push_to`` if asked.
+    """Write a plain model (adapters merged) to ``folder``, and to the hub repository ``push_to`` if asked.
 
     Writes weights (safetensors, in the model's own number format, shards of at most 5 GB), config, generation config,
     processor and chat template (those of the folder ``published`` where the model came from one), and ``README.md``
     where a ``card`` is given.  ``overwrite`` replaces an earlier export, and only when the new one is complete.
 
     Raises:
-        InputError: the model still carries adapters or is not a LLaVA, ``folder`` holds something else or cannot be
+        InputError: the model still carries adapters, ``folder`` holds something else or cannot be
             written, or the hub refuses the upload.
     """
 
     if any(True for _ in lora_layers(model)):
         raise InputError("export needs a plain model: merge the adapter first (textreg.vlm.adapters.merged)")
-    if model.config.model_type not in KINDS:
-        raise InputError(
-            f"export writes {' and '.join(KINDS)}, this is {model.config.model_type!r}: merge its folder with "
-            "`textreg merge`"
-        )
     folder = Path(folder)
     check_place(folder, overwrite)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        write_weights(model, partial)
-        write_config(model, partial)
+        if is_llava(model):
+            write_weights(model, partial)
+            write_config(model, partial)
+        else:  # under the names that its family has on disk
+            model.save_pretrained(partial, max_shard_size=SHARD)
         model.generation_config.save_pretrained(partial)
         if published is None:
             processor.save_pretrained(partial)
         else:
             for path in sorted({path for pattern in PROCESSOR_FILES for path in published.glob(pattern)}):
                 shutil.copy(path, partial)
+            # The published one may tell the date, think, or leave the begin of a prompt to the tokenizer.
+            (partial / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+            (partial / "chat_template.json").unlink(missing_ok=True)
         if card is not None:
             (partial / "README.md").write_text(card.render(), encoding="utf-8")
     except OSError as error:

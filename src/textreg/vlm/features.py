@@ -12,18 +12,20 @@ both kinds of source go into the model through the same door, ``mm_encoder_outpu
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
+from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from textreg.data.images import BLANK, ImageTable
 from textreg.errors import InputError, RunError
+from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.loading import has_class_token
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IN_MEMORY = 2**30
+OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 class Features(Protocol):
@@ -38,8 +41,18 @@ class Features(Protocol):
 
     runs_tower: bool
 
+    def words(self, image_id: str) -> str:
+        """What stands in the prompt where the picture is: its placeholder once per image token, and what frames it."""
+        ...
+
+    def aligned(self, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+        """What the model wants to know of each token of a batch with pictures, shaped like ``ids`` [rows, tokens]."""
+        ...
+
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
-        """``image_features`` [images, tokens, width] or ``pixel_values`` [images, 3, side, side]."""
+        """``image_features`` [images, tokens, width] or ``pixels`` [images, 3, side, side] of a LLaVA; of a published
+        model what its processor gives beside the words.
+        """
         ...
 
 
@@ -49,11 +62,20 @@ class Pixels:
 
     image_processor: Any
     images: ImageTable
+    tokens: int
     runs_tower: ClassVar[bool] = True
 
+    def words(self, image_id: str) -> str:
+        """The placeholder, once per image token."""
+        return IMAGE_TOKEN * self.tokens
+
+    def aligned(self, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+        """Nothing: a LLaVA finds its placeholders by their id."""
+        return {}
+
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
-        """``pixel_values`` float32 [images, 3, side, side]."""
-        return {"pixel_values": pixels(self.image_processor, [self.images.image(image_id) for image_id in image_ids])}
+        """``pixels`` float32 [images, 3, side, side]."""
+        return {"pixels": pixels(self.image_processor, [self.images.image(image_id) for image_id in image_ids])}
 
 
 @dataclass(frozen=True)
@@ -62,8 +84,10 @@ class Kept:
 
     array: np.ndarray
     rows: dict[str, int]
+    tokens: int
     bf16: bool = False
     runs_tower: ClassVar[bool] = False
+    words, aligned = Pixels.words, Pixels.aligned
 
     def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
         """``image_features`` [images, tokens, width], float32 or bfloat16 as kept."""
@@ -74,6 +98,43 @@ class Kept:
             raise InputError(f"image {error} has no kept features: open them with all ids that are used") from None
         chosen = torch.from_numpy(np.ascontiguousarray(self.array[rows]))
         return {"image_features": chosen.view(torch.bfloat16) if self.bf16 else chosen}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Pictures as the processor of a published model prepares them, whatever its family; the tower runs in the step.
+
+    What stands for a picture depends on its size alone, and is found once per size.
+    """
+
+    processor: Any
+    images: ImageTable
+    by_size: dict[tuple[int, int], str] = field(default_factory=dict)
+    runs_tower: ClassVar[bool] = True
+
+    def words(self, image_id: str) -> str:
+        """The processor's own replacement of its placeholder."""
+        picture = self.images.image(image_id)
+        if picture.size not in self.by_size:
+            told = self._processed([picture], return_text_replacement_offsets=True)["text_replacement_offsets"]
+            self.by_size[picture.size] = told[0][0]["replacement"]
+        return self.by_size[picture.size]
+
+    def aligned(self, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+        """The kind of each token, where the family wants it, under the family's name for it."""
+        if not self.processor.return_mm_token_type_ids:
+            return {}
+        name = "mm_token_type_ids" if "mm_token_type_ids" in self.processor.model_input_names else "token_type_ids"
+        return {name: torch.tensor(self.processor.create_mm_token_type_ids(ids.tolist()))}
+
+    def fetch(self, image_ids: Sequence[str]) -> dict[str, "torch.Tensor"]:
+        """What the processor gives beside ids and mask: pixels, their grids and masks."""
+        given = self._processed([self.images.image(image_id) for image_id in image_ids], return_tensors="pt")
+        return {name: tensor for name, tensor in given.items() if name not in OF_TOKENS}
+
+    def _processed(self, pictures: Sequence["Image"], **options: Any) -> Mapping[str, Any]:
+        words = [self.processor.image_token] * len(pictures)
+        return self.processor(images=[[one] for one in pictures], text=words, padding=True, **options)
 
 
 def open_features(
@@ -93,8 +154,11 @@ def open_features(
     Without, or for more than 1 GiB without a folder, the tower runs on every batch.  Missing ids among ``ids`` (of
     text-only rows) are passed over.
     """
+    if not is_llava(model):
+        return Published(processor, images)
+    tokens = feature_shape(model)[0]
     if not cache:
-        return Pixels(processor.image_processor, images)
+        return Pixels(processor.image_processor, images, tokens)
     given = images.ids if ids is None else [image_id for image_id in ids if isinstance(image_id, str)]
     wanted = list(dict.fromkeys([*given, BLANK]))
     digests = {image_id: hashlib.sha256(images.data(image_id)).hexdigest() for image_id in wanted}
@@ -107,23 +171,19 @@ def open_features(
     size = int(np.prod(shape)) * dtype.itemsize
     rows = {image_id: place[digest] for image_id, digest in digests.items()}
     if folder is None and size > IN_MEMORY:
-        return Pixels(processor.image_processor, images)
+        return Pixels(processor.image_processor, images, tokens)
+    chosen = [first[digest] for digest in unique]
     if folder is None:
-        return Kept(
-            _compute(
-                model, processor, images, [first[digest] for digest in unique], np.empty(shape, dtype), batch_size
-            ),
-            rows,
-            bf16,
-        )
+        array = _compute(model, processor, images, chosen, np.empty(shape, dtype), batch_size)
+        return Kept(array, rows, tokens, bf16)
 
     key = hashlib.sha256(json.dumps([tower_identity(model), unique, shape, dtype.str]).encode()).hexdigest()[:16]
     path = Path(folder) / f"features-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _write(model, processor, images, [first[digest] for digest in unique], path, shape, dtype, batch_size)
-    return Kept(np.load(path, mmap_mode="r"), rows, bf16)
+            _write(model, processor, images, chosen, path, shape, dtype, batch_size)
+    return Kept(np.load(path, mmap_mode="r"), rows, tokens, bf16)
 
 
 def _write(
@@ -213,11 +273,6 @@ def feature_shape(model: "PreTrainedModel") -> tuple[int, int]:
     return patches + class_token - int(config.vision_feature_select_strategy == "default"), width
 
 
-def image_tokens(model: "PreTrainedModel") -> int:
-    """Placeholder tokens one image takes in a prompt: one per feature, and LLaVA-OneVision's end of a line."""
-    return feature_shape(model)[0] + int(hasattr(model.model, "image_newline"))
-
-
 def tower_identity(model: "PreTrainedModel") -> list[Any]:
     """What the features depend on: a hash of the tower's weights, layer, class token rule and picture size."""
 
@@ -234,22 +289,40 @@ def tower_identity(model: "PreTrainedModel") -> list[Any]:
     ]
 
 
-def projected(model: "PreTrainedModel", inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """``mm_encoder_outputs`` for the model from what :class:`Features` fetched, or None without images.
+def model_inputs(model: "PreTrainedModel", fetched: Mapping[str, "torch.Tensor"]) -> dict[str, Any]:
+    """Arguments of ``model.model`` that show it the pictures, from what :class:`Features` fetched; none without.
 
-    Kept features are put on the projector's device; gradients flow into the projector.  LLaVA-OneVision's learnt end
-    of a line follows the features of each image.
+    Into a LLaVA they go behind its projector, into which gradients flow; any other model sees what its processor made
+    of them.
     """
+    if not fetched:
+        return {}
+    if (seen := projected(model, fetched)) is not None:
+        return {"mm_encoder_outputs": seen}
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in fetched.items()
+    }
 
-    features = inputs.get("image_features")
-    if features is None and inputs.get("pixel_values") is not None:
-        features = tower_features(model, inputs["pixel_values"])
+
+def projected(model: "PreTrainedModel", fetched: Mapping[str, "torch.Tensor"]) -> dict[str, Any] | None:
+    """``mm_encoder_outputs`` of a LLaVA from kept features or pixels, on the projector's device; None of neither."""
+    features = fetched.get("image_features")
+    if features is None and "pixels" in fetched:
+        features = tower_features(model, fetched["pixels"])
     if features is None:
         return None
     projector = model.model.multi_modal_projector
     parameter = next(projector.parameters())
     out = projector(features.to(parameter.device, parameter.dtype))  # [images, tokens, hidden]
-    if hasattr(model.model, "image_newline"):
-        ends = model.model.image_newline.to(out).expand(len(out), 1, -1)
-        out = torch.cat([out, ends], dim=1)  # [images, tokens + 1, hidden]
     return {"image": BaseModelOutputWithPooling(pooler_output=list(out))}
+
+
+def is_llava(model: "PreTrainedModel") -> bool:
+    """Whether the model is a LLaVA, whose parts are known here; of other families only the processor knows."""
+    return isinstance(model, LlavaForConditionalGeneration)
+
+
+def trains_projector(model: "PreTrainedModel") -> bool:
+    """Whether a projector learns: that of a LLaVA put together here does, that of a published model is frozen."""
+    return is_llava(model) and any(each.requires_grad for each in model.model.multi_modal_projector.parameters())

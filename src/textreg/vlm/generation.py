@@ -24,8 +24,8 @@ from transformers.cache_utils import DynamicLayer
 
 from textreg.errors import InputError, RunError
 from textreg.vlm.adapters import folded, plain
-from textreg.vlm.chat import IMAGE_TOKEN, render
-from textreg.vlm.features import image_tokens, projected
+from textreg.vlm.chat import render
+from textreg.vlm.features import is_llava, model_inputs
 
 if TYPE_CHECKING:
     from textreg.vlm.features import Features
@@ -79,7 +79,7 @@ def answer(
 
     listed = _listed(requests)
     vlm = plain(model)
-    prompts = encode_prompts(processor, listed, vlm)
+    prompts = encode_prompts(processor, listed, features)
     ends = end_tokens(vlm)
     order = np.argsort([-len(ids) for ids in prompts], kind="stable")
     answers: dict[int, Answer] = {}
@@ -93,10 +93,10 @@ def answer(
         while start < len(order):
             positions = [int(position) for position in order[start : start + batch_size]]
             images = [listed[position].image_id for position in positions if listed[position].image_id is not None]
-            fetched = _fetch(features, images)
+            fetched = features.fetch(images) if images else {}
             chosen = [prompts[position] for position in positions]
             try:
-                tokens, logprobs = decode(vlm, chosen, fetched, ends, max_new_tokens, first_logprobs)
+                tokens, logprobs = decode(vlm, chosen, fetched, features, ends, max_new_tokens, first_logprobs)
             except torch.cuda.OutOfMemoryError:
                 if len(positions) == 1:
                     raise RunError(
@@ -128,34 +128,21 @@ def _listed(requests: "Sequence[Request] | pd.DataFrame") -> list[Request]:
     ]
 
 
-def _fetch(features: "Features | None", images: list[str]) -> dict[str, "torch.Tensor"]:
-    if not images:
-        return {}
-    if features is None:
-        raise InputError(f"image {images[0]} is asked about, but no images were given")
-    return features.fetch(images)
-
-
-def encode_prompts(processor: Any, requests: Sequence[Request], vlm: "PreTrainedModel") -> list[np.ndarray]:
-    """Token ids of each prompt, int64 [length], through the chat template, placeholders repeated per image token."""
+def encode_prompts(
+    processor: Any, requests: Sequence[Request], features: "Features | None" = None
+) -> list[np.ndarray]:
+    """Token ids of each prompt, int64 [length], through the chat template, each picture as the words it takes."""
 
     if not requests:
         return []
-    tokenizer = processor.tokenizer
-    image_token, count = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), image_tokens(vlm)
-    texts = render(processor, [[{"role": "user", "content": r.prompt}] for r in requests], generation_prompt=True)
+    shown = next((request.image_id for request in requests if request.image_id is not None), None)
+    if shown is not None and features is None:
+        raise InputError(f"image {shown} is asked about, but no images were given")
+    turns = [[{"role": "user", "content": request.prompt}] for request in requests]
+    words = [None if request.image_id is None else features.words(request.image_id) for request in requests]
+    texts = render(processor, turns, words, generation_prompt=True)
     texts = [text + request.prefix for text, request in zip(texts, requests, strict=True)]
-    encoded = []
-    for request, ids in zip(requests, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
-        found = np.asarray(ids, np.int64)
-        shown = found == image_token
-        if shown.sum() != (request.image_id is not None):
-            raise InputError(
-                f"request {request.prompt[:60]!r} has {int(shown.sum())} {IMAGE_TOKEN} placeholders with "
-                f"image_id={request.image_id}: show an image exactly once"
-            )
-        encoded.append(np.repeat(found, np.where(shown, count, 1)))
-    return encoded
+    return [np.asarray(ids, np.int64) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def end_tokens(vlm: "PreTrainedModel") -> list[int]:
@@ -172,6 +159,7 @@ def decode(
     vlm: "PreTrainedModel",
     prompts: Sequence[np.ndarray],
     fetched: dict[str, "torch.Tensor"],
+    features: "Features | None",
     ends: Sequence[int],
     max_new_tokens: int,
     first_logprobs: bool = False,
@@ -183,12 +171,15 @@ def decode(
 
     device, count = vlm.device, len(prompts)
     longest = max(len(ids) for ids in prompts)
-    ids = torch.zeros(count, longest, dtype=torch.long)
+    ids = torch.full((count, longest), vlm.generation_config.pad_token_id or 0, dtype=torch.long)
     mask = torch.zeros(count, longest, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.from_numpy(prompt)
         mask[row, longest - len(prompt) :] = 1
+    seen = model_inputs(vlm, fetched | (features.aligned(ids) if fetched else {}))
     ids, mask = ids.to(device), mask.to(device)
+    if not is_llava(vlm):
+        return by_generate(vlm, ids, mask, seen, ends, max_new_tokens, first_logprobs)
     lengths = mask.sum(1)  # [rows]
     padded = bool((lengths < longest).any())
     cache = preallocated_cache(vlm, longest + max_new_tokens)
@@ -197,9 +188,9 @@ def decode(
         input_ids=ids,
         attention_mask=mask if padded else None,
         position_ids=positions,
-        mm_encoder_outputs=projected(vlm, fetched),
         past_key_values=cache,
         use_cache=True,
+        **seen,
     ).last_hidden_state
     end_ids = torch.tensor(list(ends), device=device)
     rows = torch.arange(count, device=device)  # the batch rows still unfinished
@@ -230,6 +221,35 @@ def decode(
         ).last_hidden_state
     table = generated.cpu().numpy()
     return [row[row >= 0].tolist() for row in table], logprobs
+
+
+def by_generate(
+    vlm: "PreTrainedModel",
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    seen: dict[str, Any],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    first_logprobs: bool,
+) -> tuple[list[list[int]], np.ndarray | None]:
+    """As :func:`decode`, by the ``generate`` of a published model, which knows its family's positions and caches."""
+    logprobs = None
+    if first_logprobs:
+        last = vlm(input_ids=ids, attention_mask=mask, logits_to_keep=1, **seen).logits[:, -1]
+        logprobs = last.float().log_softmax(-1).cpu().numpy()
+    out = vlm.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(ends),
+        **seen,
+    )
+    said = []
+    for row in out[:, ids.shape[1] :].tolist():
+        end = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+        said.append(row[: end + 1])
+    return said, logprobs
 
 
 class BufferedLayer(DynamicLayer):

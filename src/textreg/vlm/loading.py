@@ -7,7 +7,7 @@ torchvision is never needed.  Example: ``load_tokenizer(source("shipped", "llm")
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from textreg.compute import DTYPES
 from textreg.data import hub
 from textreg.errors import InputError, RunError, did_you_mean
 from textreg.micro import assets
-from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles
+from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles, settled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,9 +99,11 @@ def room(place: str) -> Iterator[None]:
 
 
 def load_model(
-    auto: str, place: str, precision: str, device: str, *, projector_fp32: bool = False
+    auto: str, place: str, precision: str, device: str, *, keep: Sequence[str] | None = None
 ) -> "PreTrainedModel":
     """``from_pretrained`` of one model with no missing and no unexpected weights allowed; safetensors only.
+
+    ``keep``: names of modules whose weights stay in bf16 at ``4bit`` (default: the head).
 
     Raises:
         InputError: it is damaged, or its weights do not fit its config.
@@ -110,7 +112,7 @@ def load_model(
 
     options: dict[str, Any] = {"dtype": torch_dtype(precision), "use_safetensors": True}
     if precision == "4bit":
-        options |= {"quantization_config": four_bits(), "device_map": {"": own(device)}}
+        options |= {"quantization_config": four_bits(keep), "device_map": {"": own(device)}}
     loader = getattr(transformers, auto).from_pretrained
     with room(place):
         model, report = reading(place, "model", loader, output_loading_info=True, trust_remote_code=False, **options)
@@ -122,8 +124,6 @@ def load_model(
     if precision != "4bit":
         with room(place):
             model = model.to(device)
-    if projector_fp32:
-        model.model.multi_modal_projector.float()
     return model
 
 
@@ -181,7 +181,10 @@ def load_tokenizer(place: str) -> "PreTrainedTokenizerBase":
     known = tokenizer.get_vocab()
     if IMAGE_TOKEN not in known or IMAGE_TOKEN not in tokenizer.all_special_tokens:
         tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
-    tokenizer.chat_template = accept_both_styles(tokenizer.chat_template)
+    tokenizer.chat_template = accept_both_styles(settled(tokenizer.chat_template))
+    # The template alone decides what begins a prompt; a processor would put the tokenizer's own begin in front.
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
     return tokenizer
 
 
@@ -191,7 +194,7 @@ def torch_dtype(precision: str) -> "torch.dtype":
     return getattr(torch, DTYPES[precision])
 
 
-def four_bits() -> Any:
+def four_bits(keep: Sequence[str] | None = None) -> Any:
     """NF4 weights with bf16 arithmetic (QLoRA, Dettmers et al. 2023); needs the extra ``textreg[gpu]``."""
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -201,6 +204,7 @@ def four_bits() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=None if keep is None else list(keep),
     )
 
 

@@ -1,4 +1,4 @@
-"""Useful floating-point work of a training step, the numerator of MFU.
+"""Model FLOP utilisation: the useful floating-point work of a training step, and the rate of the machine it ran on.
 
 Counted, not profiled: 2N forward and 2N backward per token for frozen blocks (no weight gradients), 6 per adapter and
 projector parameter, the head on supervised positions only, attention without the half that causality cuts, the tower
@@ -7,12 +7,14 @@ Formulas as in Kaplan et al. 2020 and nanoGPT's estimate, with the frozen terms 
 """
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from textreg.vlm.adapters import lora_layers, plain
-from textreg.vlm.features import feature_shape
+from textreg.vlm.features import feature_shape, is_llava
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,12 +32,14 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     """
 
     vlm = plain(model)
-    language, text = vlm.model.language_model, vlm.config.get_text_config()
+    language, text = vlm.get_decoder(), vlm.config.get_text_config()
     adapters = sum(p.numel() for p in language.parameters() if p.requires_grad)
     frozen = sum(weights(p) for p in language.layers.parameters()) - (adapters if any(lora_layers(model)) else 0)
-    projector = sum(p.numel() for p in vlm.model.multi_modal_projector.parameters() if p.requires_grad)
-    tower = sum(weights(p) for p in vlm.model.vision_tower.parameters())
-    image_tokens, _ = feature_shape(vlm)
+    seeing = 0
+    if is_llava(vlm):  # of other families it is not known how often their towers run over a picture
+        projector = sum(p.numel() for p in vlm.model.multi_modal_projector.parameters() if p.requires_grad)
+        tower = sum(weights(p) for p in vlm.model.vision_tower.parameters())
+        seeing = feature_shape(vlm)[0] * (6 * projector + (0 if cached else 2 * tower))
 
     lengths = np.array([len(sample) for sample in samples], dtype=np.float64)
     scored = np.array([sample.supervised for sample in samples], dtype=np.float64)
@@ -43,7 +47,7 @@ def per_step(model: "nn.Module", samples: Sequence["Sample"], order: np.ndarray,
     rows = lengths * (4 * frozen + 6 * adapters)
     rows += 6 * text.num_hidden_layers * text.hidden_size * lengths**2
     rows += scored * 4 * text.hidden_size * text.vocab_size
-    rows += images * image_tokens * (6 * projector + (0 if cached else 2 * tower))
+    rows += images * seeing
     return rows[order].sum(1)
 
 
@@ -52,3 +56,25 @@ def weights(parameter: "nn.Parameter") -> int:
     if parameter.is_floating_point() or parameter.requires_grad:
         return parameter.numel()
     return 2 * parameter.numel() * parameter.element_size()
+
+
+def matmul_peak(device: str, dtype: "torch.dtype", seconds: float = 0.1) -> float:
+    """Measured rate of one large matrix product, in FLOP/s: the denominator of MFU.
+
+    A data sheet's peak would make the same run look worse on a throttled card and needs a table that ages.  Side 1,024
+    on CPU and 8,192 on CUDA, best of the products that fit into ``seconds``.
+    """
+
+    side = 8192 if device.startswith("cuda") else 1024
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    b = torch.randn(side, side, device=device, dtype=dtype)
+    best, deadline = 0.0, perf_counter() + seconds
+    for _ in range(50):
+        start = perf_counter()
+        torch.mm(a, b)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = max(best, 2 * side**3 / (perf_counter() - start))
+        if perf_counter() > deadline:
+            break
+    return best
