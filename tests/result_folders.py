@@ -95,39 +95,38 @@ def visual_table(seed=0, systems=LEVELS):
 
 
 def answers_table(seed=0, images=6):
-    """Answers to the first test images: BM in English throughout, TR and TR+M right in every language."""
+    """Answers to the first test images: BM in English under pictures and English text, the others in the asked
+    language; every English question is answered right but by the backbone.
+    """
     scenes, rows = prepare.draw_scenes(seed, "test", images), []
-    for system in ("BM", "TR", "TR+M"):
+    for system in ("backbone", "BM", "TR", "TR+M"):
+        lam = 0.6 if system == "TR+M" else 1.0
         for number, scene in enumerate(scenes):
             for code in LANGUAGES:
                 asked = instructions.description(scene, code, random.Random(number))
-                told = instructions.description(scene, "en", random.Random(number)) if system == "BM" else asked
-                rows.append(
-                    (
-                        seed,
-                        system,
-                        0.6 if system == "TR+M" else 1.0,
-                        code,
-                        "image",
-                        f"test-{number:05d}:caption",
-                        "caption",
-                        f"<image>\n{asked.prompt}",
-                        told.answer,
-                        json.dumps([asked.meaning, asked.answer]),
-                    )
-                )
+                english = instructions.description(scene, "en", random.Random(number))
+                reference = json.dumps([asked.meaning, asked.answer])
+                for arm, context in (("image", "<image>"), ("text_en", english.answer), ("text", asked.answer)):
+                    told = english if system == "BM" and arm != "text" else asked
+                    prompt, item = f"{context}\n{asked.prompt}", f"test-{number:05d}:caption"
+                    rows.append((seed, system, lam, code, arm, item, "caption", prompt, told.answer, reference))
+            question = instructions.question(scene, "en", random.Random(number), "count")
+            said = "none" if system == "backbone" else question.answer
+            told = (f"<image>\n{question.prompt}", said, json.dumps([question.meaning, question.answer]))
+            rows.append((seed, system, lam, "en", "image", f"test-{number:05d}:count", "count", *told))
     columns = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def write_run(folder, seed=0):
     """A run folder with the files that figures and the book read, as the stages leave them."""
-    for name in ("evaluate", "prepare_data", "tune/BM", "merge/TR+M"):
+    for name in ("evaluate", "prepare_data", "tune/BM", "merge/TR+M", "align"):
         (folder / name).mkdir(parents=True)
     table = fidelity_table().assign(seed=seed)
     table.to_csv(folder / "evaluate/fidelity.csv", index=False)
     visual_table(seed).to_csv(folder / "evaluate/visual.csv", index=False)
     annotate(answers_table(seed), open_identifier()).to_parquet(folder / "evaluate/answers.parquet")
+    (folder / "align/base.json").write_text(json.dumps({"llm": "shipped"}))
     mixture_table().to_csv(folder / "prepare_data/mixture.csv", index=False)
     loss_table(1)[["step", "loss"]].to_csv(folder / "tune/BM/log.csv", index=False)
     sweep = sweep_table().query("system == 'TR'").assign(system="TR+M", seed=seed)

@@ -1,77 +1,60 @@
-"""What came out, in words: the sentences hold the files' numbers and say no more than the ranges over seeds allow."""
+"""What came out, in words: the sentences hold what the answers say, and no more than their intervals allow."""
 
-import pandas as pd
 import pytest
-from result_folders import fidelity_table, visual_table, write_run
+from result_folders import answers_table, write_run
 
-from textreg.book import claims, outcome
-from textreg.figures.tables import load_results, macro
+from textreg.book import outcome
+from textreg.evaluation.claims import Claim
+from textreg.fidelity.annotation import annotate
+from textreg.fidelity.identifiers import open_identifier
+from textreg.figures.tables import load_results
 
 
-def results_of(folder, seeds, **levels):
-    """Results of ``seeds`` seeds; ``levels`` sets LF+ and GF of the image arm: system -> one value per seed."""
-    for seed in range(seeds):
-        run = write_run(folder / f"seed-{seed}", seed)
-        table = fidelity_table().assign(seed=seed)
-        for system, values in levels.items():
-            mine = (table["system"] == system) & (table["arm"] == "image")
-            table.loc[mine, ["lf", "lf_plus", "grounded"]] = values[seed]
-        table.to_csv(run / "evaluate/fidelity.csv", index=False)
-        visual = visual_table(seed)
-        visual.loc[(visual["system"] == "backbone") & (visual["task"] != "caption"), "accuracy"] = 0.4
-        visual.to_csv(run / "evaluate/visual.csv", index=False)
-    return load_results(folder)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("outcome") / "run")
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    return load_results(run)
 
 
 def sentence(lines, title):
-    (line,) = [line for line in lines if line.startswith(f"**{title}.**")]
+    (line,) = [line for line in lines if line.startswith(f"**{title}")]
     return line
 
 
-def test_every_sentence_holds_the_numbers_of_the_files(tmp_path):
-    results = results_of(tmp_path, 2)
-    means = macro(results.fidelity, "lf_plus").set_index("system")["value"]
+def test_every_sentence_holds_the_shares_of_the_answers(results):
     told = outcome.sentences(results)
-    assert f"{100 * means['BM']:.1f} %" in sentence(told, "The loss")
-    assert f"{100 * means['TR']:.1f} %" in sentence(told, "The cure")
-    assert f"{100 * means['EN']:.1f} %" in sentence(told, "The control")
+    loss = sentence(told, "The loss")
+    assert "asked language in 100.0 %, `BM`, tuned in English alone, in 0.0 %" in loss
+    assert "100.0 % of `BM`'s answers are clean English" in loss and "0.0 % are mixed" in loss
+    assert "above `BM` (+100.0 [100.0, 100.0] points)" in sentence(told, "The cure")
+    assert "not told apart from `backbone`" in sentence(told, "The cure")
 
 
-@pytest.mark.parametrize(
-    ("merged", "verdict"), [((0.9, 0.95), "above"), ((0.5, 0.85), "level with"), ((0.1, 0.2), "below")]
-)
-def test_two_systems_differ_only_where_their_ranges_over_seeds_do_not_meet(tmp_path, merged, verdict):
-    results = results_of(tmp_path, 2, **{"BM+M": merged, "TR": (0.7, 0.8)})
-    assert f"{verdict} `TR` on LF+ and GF" in sentence(outcome.sentences(results), "Merging alone")
+def test_a_loss_that_english_text_brings_as_well_is_called_english_induced(results):
+    assert "English-induced" in sentence(outcome.sentences(results), "A picture or an English document?")
 
 
-def test_one_seed_has_numbers_and_no_verdict(tmp_path):
-    told = " ".join(outcome.sentences(results_of(tmp_path, 1)))
-    assert "beside `TR`" in told and "above `" not in told and "level with" not in told
+def test_what_comes_out_the_other_way_round_is_told_in_the_same_words(run, tmp_path):
+    answers = answers_table()
+    answers["system"] = answers["system"].replace({"BM": "TR", "TR": "BM"})
+    annotate(answers, open_identifier()).to_parquet(run / "evaluate/answers.parquet")
+    reversed_results = load_results(run)
+    annotate(answers_table(), open_identifier()).to_parquet(run / "evaluate/answers.parquet")
+    assert "below `BM` (-100.0" in sentence(outcome.sentences(reversed_results), "The cure")
 
 
-def test_english_text_that_helps_is_not_called_no_cure(tmp_path):
-    results = results_of(tmp_path, 2, EN=(0.97, 0.98), TR=(0.9, 0.91))
-    assert "does as well" in sentence(outcome.sentences(results), "The control")
-
-
-def test_a_system_that_was_not_evaluated_has_no_sentence(tmp_path):
-    results = results_of(tmp_path, 1)
-    for table in (results.fidelity, results.visual):
-        table.drop(table.index[table["system"] == "BM+M"], inplace=True)
+def test_a_system_that_was_not_evaluated_has_no_sentence(results):
     told = " ".join(outcome.sentences(results))
-    assert "Merging alone" not in told and "**The cure.**" in told
+    assert "**The controls.**" not in told and "**The cure.**" in told
 
 
-def test_missed_bounds_are_named_with_what_was_measured(tmp_path):
-    results = results_of(tmp_path, 1, BM=(0.25,))
-    kept = claims.Claim(claim="BM is low", origin="ours", of=("BM", "image", "lf"), at_most=0.3)
-    missed = claims.Claim(claim="BM is high", origin="ours", of=("BM", "image", "lf"), at_least=0.5)
+def test_bounds_that_are_not_met_are_named_with_what_was_measured(results):
+    kept = Claim(claim="BM is low", origin="ours", of=("BM", "image", "asked"), at_most=0.3)
+    missed = Claim(claim="BM is high", origin="ours", of=("BM", "image", "asked"), at_least=0.5)
     told = sentence(outcome.sentences(results, (kept, missed)), "The bounds")
-    assert "1 of 2" in told and "BM is high (25.0, bound at least 50)" in told and "BM is low" not in told
-
-
-def test_a_language_left_out_of_the_text_is_named(tmp_path):
-    results = results_of(tmp_path, 1)
-    assert "Swedish" in sentence(outcome.sentences(results), "A language left out")
-    assert isinstance(results.fidelity, pd.DataFrame)
+    assert "Of 2: 1 met, 1 missed" in told and "BM is high (0.0, bound at least 50: missed)" in told
+    assert "BM is low" not in told

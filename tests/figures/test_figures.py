@@ -20,7 +20,6 @@ from textreg.figures.tables import (
     describe,
     group_small,
     headline,
-    image_loss,
     load_results,
     macro,
     per_language,
@@ -282,14 +281,6 @@ def test_the_matrices_fill_their_figure(saved_twice):
     dark = np.asarray(Image.open(saved_twice[0] / "confusion.png").convert("L")) < 250
     rows = np.flatnonzero(dark.any(axis=1))
     assert rows[0] < 0.08 * len(dark) and rows[-1] > 0.92 * len(dark)
-
-
-def test_the_loss_that_the_image_induces_is_taken_seed_by_seed():
-    table = fidelity_table(3)
-    means = table[table["language"] != "en"].groupby(["system", "seed", "arm"])["lf"].mean().unstack("arm")
-    by_seed = (means["text"] - means["image"])["EN"]
-    row = image_loss(table).set_index("system").loc["EN"]
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((by_seed.mean(), by_seed.min(), by_seed.max()))
 
 
 def test_questions_of_a_kind_are_pooled_over_seeds_and_captions_left_out():

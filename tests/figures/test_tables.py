@@ -7,7 +7,7 @@ from result_folders import LEVELS, fidelity_table, visual_table
 from textreg.figures import score_tables
 from textreg.vlm.systems import System
 
-ORDER = ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
+ORDER = ["backbone", "BM", "EN", "TR", "BM+M", "TR+M"]
 
 
 @pytest.fixture

@@ -90,3 +90,13 @@ def test_every_attribute_is_scored_on_held_out_scenes_and_all_of_them_at_once(tr
     assert all(0 <= value <= 1 for value in accuracy.values())
     assert accuracy["all"] <= min(accuracy.values())
     assert not model.training
+
+
+def test_a_share_of_the_pictures_is_grey_and_only_they_are_not_asked_for_colours():
+    pictures, targets = tower.examples(random.Random(0), 24, 200)
+    shown, asked = tower.greyed(pictures, targets, torch.Generator().manual_seed(0))
+    grey = (shown == shown[:, :1]).flatten(1).all(1)
+    colours = torch.tensor([name.startswith("colour") for name in tower.classes()])
+    assert grey.float().mean().item() == pytest.approx(tower.GREY, abs=0.1)
+    assert (asked[grey][:, colours] == -100).all() and torch.equal(asked[:, ~colours], targets[:, ~colours])
+    assert torch.equal(asked[~grey], targets[~grey]) and torch.equal(shown[~grey], pictures[~grey])

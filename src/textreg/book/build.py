@@ -28,6 +28,7 @@ import yaml
 
 from textreg.book import pages
 from textreg.errors import InputError, RunError
+from textreg.evaluation import claims
 from textreg.figures import book
 from textreg.figures.tables import load_results
 from textreg.runs import notebooks, plan, report
@@ -256,8 +257,10 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
         if not has_scores:
             continue
         title, found = f"{origin} ({folder.name})", load_results(folder)
+        # The claims are about the laptop profile; toy runs promise nothing.
+        held = () if folder.name == "smoke" else claims.load()
         if parts:
-            parts.append(pages.run_summary(found, title))
+            parts.append(pages.run_summary(found, title, held))
             continue
         drawn, shown = folder / "figures", "figures-0"
         if drawn.is_dir():
@@ -266,9 +269,6 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
                 shutil.copy(path, target / shown / path.name)
         else:
             book.draw_all(found, target / shown)
-        promised = target.parent / "claims.yml"
-        # The claims are about the laptop profile; toy runs promise nothing.
-        held = promised if promised.is_file() and folder.name != "smoke" else None
         page = pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
         heading, _, rest = page.partition("\n")
         parts.append("\n".join([heading, "", standing if folder == run else "", rest]))

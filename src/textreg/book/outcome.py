@@ -1,196 +1,198 @@
-"""What came out, in sentences: every number and every comparison is read from the result files.
+"""What came out, in sentences: every number and every comparison is read from the answers.
 
-A sentence compares two systems by the range of their seeds: one is above or below the other where the ranges do not
-meet, else the two are level.  With one seed there is no range, and the sentence gives the numbers and no verdict.
-Where a system was not evaluated, its sentence is left out.
+A sentence compares two systems by the interval of their difference on the same requests: one is above or below the
+other where the interval leaves out zero, else the two are not told apart.  What comes out against the expectation is
+told in the same words.  Where a system was not evaluated, its sentence is left out.
 
-    for line in outcome.sentences(load_results("results/laptop"), claims.load("book/claims.yml")): print(line)
+    for line in outcome.sentences(load_results("results/laptop"), claims.load()): print(line)
 """
 
+import numpy as np
 import pandas as pd
 
-from textreg.book import claims as promises
-from textreg.figures.style import SHORT_MEASURES, language_names
-from textreg.figures.tables import Results, headline, image_loss, macro, visual_accuracy
+from textreg.evaluation.claims import Claim, judge
+from textreg.fidelity.estimates import Estimate, Point, estimate
+from textreg.figures.style import language_names
+from textreg.figures.tables import Results, verdicts
 
-UNMERGED = ("BM", "TR", "EN")
+ASKED = ("image", "asked")
+ENGLISH = ("image", "english")
+MIXED = ("image", "mixed")
+STRICT = ("image", "lf_plus")
+RIGHT = ("image", "grounded")
+QUESTIONS = ("image", "content", "questions", "en")
+CAPTIONS = ("image", "content", "caption", "en")
+NEVER_SHOWN = ("image", "content", "where", "en")
 
 
 class Values:
-    """Means (0..1) with their range over seeds, by measure and system, each computed once."""
+    """Estimates over everything that was drawn, each computed once."""
 
-    def __init__(self, results: Results) -> None:
-        fidelity, visual = (headline(table, results.chosen) for table in (results.fidelity, results.visual))
-        self._tables = {
-            "visual": visual_accuracy(visual),
-            "questions": visual_accuracy(visual, questions=True),
-            "lf_loss": image_loss(fidelity, "lf"),
-            "lf_plus_loss": image_loss(fidelity, "lf_plus"),
-        }
-        self._tables |= {
-            f"{metric}_{arm}": macro(fidelity, metric, arm)
-            for metric in ("lf", "lf_plus", "grounded")
-            for arm in ("image", "blank", "text")
-        }
-        left_out = list(results.held_out)
-        kept = sorted(set(fidelity["language"]) - set(left_out) - {"en"})
-        self._tables["seen"] = macro(fidelity, "lf_plus", languages=kept)
-        self._tables["left_out"] = macro(fidelity, "lf_plus", languages=left_out)
+    def __init__(self, answers: pd.DataFrame) -> None:
+        self._answers = answers
+        self._found: dict[tuple, Estimate] = {}
 
-    def of(self, measure: str, system: str) -> pd.Series:
-        """``value, low, high`` of one system; raises KeyError where it is undefined or was not evaluated."""
-        row = self._tables[measure].set_index("system").loc[system]
-        if pd.isna(row["value"]):
-            raise KeyError(f"{measure} of {system}")
-        return row
+    def of(self, *terms: tuple[float, str, tuple]) -> Estimate:
+        """The weighted sum of (weight, system, point); raises KeyError where it is undefined or was not evaluated."""
+        if terms not in self._found:
+            points = [(weight, Point(system, *point)) for weight, system, point in terms]
+            self._found[terms] = estimate(self._answers, points)
+        if np.isnan(self._found[terms].value):
+            raise KeyError(f"{terms} was not measured")
+        return self._found[terms]
 
-    def told(self, measure: str, system: str) -> str:
+    def told(self, system: str, point: tuple) -> str:
         """The mean in per cent: ``"66.6 %"``."""
-        return f"{100 * self.of(measure, system)['value']:.1f} %"
+        return f"{100 * self.of((1.0, system, point)).value:.1f} %"
 
-    def against(self, measure: str, one: str, other: str) -> str:
-        """``"above"``, ``"below"`` or ``"level with"``, by the ranges over seeds; ``"beside"`` where there is none."""
-        a, b = self.of(measure, one), self.of(measure, other)
-        if pd.isna(a["low"]) or pd.isna(b["low"]):
-            return "beside"
-        return "above" if a["low"] > b["high"] else "below" if a["high"] < b["low"] else "level with"
+    def difference(self, one: str, other: str, point: tuple) -> str:
+        """``"+3.1 [1.0, 5.2] points"``: one minus the other."""
+        return points(self.of((1.0, one, point), (-1.0, other, point)))
+
+    def against(self, one: str, other: str, point: tuple) -> str:
+        """``"above"``, ``"below"`` or ``"not told apart from"``, by the interval of the difference."""
+        found = self.of((1.0, one, point), (-1.0, other, point))
+        return "above" if found.low > 0 else "below" if found.high < 0 else "not told apart from"
 
 
-def sentences(results: Results, promised: tuple[promises.Claim, ...] = ()) -> list[str]:
+def points(found: Estimate) -> str:
+    """``"+3.1 [1.0, 5.2] points"``."""
+    return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] points"
+
+
+def sentences(results: Results, promised: tuple[Claim, ...] = ()) -> list[str]:
     """Markdown sentences, one per finding, each with the numbers it rests on (per cent; differences in points)."""
-    values = Values(results)
+    answers = verdicts(results)
+    if answers.empty or "class" not in answers:
+        return []
+    values = Values(answers)
     lines = []
-    for tell in (_loss, _languages, _cure, _control, _alone, _merged, _price, _backbone, _left_out):
+    for tell in (_loss, _document, _cure, _content, _controls, _seeing, _alone, _price, _left_out):
         try:
             lines.append(tell(values, results))
-        except KeyError:  # a profile without this system, or a measure that nobody judged
+        except KeyError:  # a profile without this system, arm or question
             continue
-    return [*(line for line in lines if line), *_misses(results, promised)]
+    return [*lines, *_bounds(answers, promised)]
 
 
 def _loss(v: Values, _: Results) -> str:
     return (
-        f"**The loss.** Tuned in English alone, `BM` keeps the asked language in {v.told('lf_image', 'BM')} of its "
-        f"answers to an image by LF and in {v.told('lf_plus_image', 'BM')} by LF+; for `backbone`, before the tuning, "
-        f"it is {v.told('lf_image', 'backbone')} and {v.told('lf_plus_image', 'backbone')}."
+        f"**The loss.** Asked about a picture, `backbone` answers in the asked language in "
+        f"{v.told('backbone', ASKED)}, `BM`, tuned in English alone, in {v.told('BM', ASKED)} "
+        f"({v.difference('BM', 'backbone', ASKED)}). {v.told('BM', ENGLISH)} of `BM`'s answers are clean English, "
+        f"{v.told('BM', MIXED)} are mixed or broken. Asked the same as text of the asked language it keeps "
+        f"{v.told('BM', ('text', 'asked'))}."
     )
 
 
-def _languages(v: Values, _: Results) -> str:
-    lost = {m: v.of(f"{m}_text", "backbone")["value"] - v.of(f"{m}_text", "BM")["value"] for m in ("lf", "lf_plus")}
-    if lost["lf"] > v.of("lf_loss", "BM")["value"] or lost["lf_plus"] < v.of("lf_plus_loss", "BM")["value"] / 2:
-        return ""  # another finding than the one that these words tell
+def _document(v: Values, _: Results) -> str:
+    lost = {
+        arm: ((1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))) for arm in ("image", "text_en", "text")
+    }
+    beyond = v.of(*lost["image"], *((-weight, system, point) for weight, system, point in lost["text_en"]))
+    word = (
+        "more than English text does, so the picture adds something of its own"
+        if beyond.low > 0
+        else "less than English text does: the loss is English-induced, and the picture is one more English context"
+        if beyond.high < 0
+        else "no more than English text does, as far as the interval tells: the loss is English-induced"
+    )
     return (
-        f"**The image, and the languages as such.** Asked the same as text, `BM` has an LF of "
-        f"{v.told('lf_text', 'BM')}, so by LF the loss needs the image. By LF+ it does not: as text "
-        f"{v.told('lf_plus_text', 'BM')} and with a blank image {v.told('lf_plus_blank', 'BM')} of its answers are "
-        f"clean, against {v.told('lf_plus_text', 'backbone')} and {v.told('lf_plus_blank', 'backbone')} of "
-        f"`backbone`. Tuning in English harms the languages as such, and the image adds "
-        f"{100 * v.of('lf_plus_loss', 'BM')['value']:.0f} points to that."
+        f"**A picture or an English document?** Tuning takes {points(v.of(*lost['image']))} under pictures, "
+        f"{points(v.of(*lost['text_en']))} under the same content as English text, {points(v.of(*lost['text']))} as "
+        f"text of the asked language. The picture takes {word} (difference {points(beyond)})."
     )
 
 
 def _cure(v: Values, _: Results) -> str:
     return (
-        f"**The cure.** With multilingual text `TR` has an LF of {v.told('lf_image', 'TR')}, an LF+ of "
-        f"{v.told('lf_plus_image', 'TR')} and a GF of {v.told('grounded_image', 'TR')} on images, where `BM` has a GF "
-        f"of {v.told('grounded_image', 'BM')}; it is {_levels(v, 'TR', 'BM', ('lf_image', 'lf_plus_image'))}. "
-        f"English captions: {v.told('visual', 'TR')}, {v.against('visual', 'TR', 'BM')} `BM` with "
-        f"{v.told('visual', 'BM')}."
+        f"**The cure.** With multilingual text `TR` answers in the asked language in {v.told('TR', ASKED)}, "
+        f"LF+ {v.told('TR', STRICT)}: {v.against('TR', 'BM', ASKED)} `BM` ({v.difference('TR', 'BM', ASKED)}) and "
+        f"{v.against('TR', 'backbone', ASKED)} `backbone` ({v.difference('TR', 'backbone', ASKED)})."
     )
 
 
-def _control(v: Values, _: Results) -> str:
+def _content(v: Values, _: Results) -> str:
+    foreign = ("image", "grounded", "questions")
     return (
-        f"**The control.** The same share of English text does not do it: `EN` has an LF of "
-        f"{v.told('lf_image', 'EN')} and an LF+ of {v.told('lf_plus_image', 'EN')}, "
-        f"{_levels(v, 'EN', 'BM', ('lf_image', 'lf_plus_image'))}. Asked as text it has an LF+ of "
-        f"{v.told('lf_plus_text', 'EN')}, {v.against('lf_plus_text', 'EN', 'BM')} `BM`."
-        if v.of("lf_plus_image", "EN")["value"] < v.of("lf_plus_image", "TR")["value"]
-        else f"**The control.** English text does as well: LF {v.told('lf_image', 'EN')}."
+        f"**A skill that crosses languages.** Right, and in the asked language: captions `backbone` "
+        f"{v.told('backbone', RIGHT)}, `BM` {v.told('BM', RIGHT)}, `TR` {v.told('TR', RIGHT)}; questions `backbone` "
+        f"{v.told('backbone', foreign)}, `BM` {v.told('BM', foreign)}, `TR` {v.told('TR', foreign)}. "
+        f"`TR` is {v.against('TR', 'BM', RIGHT)} `BM` on captions and {v.against('TR', 'BM', foreign)} on questions."
     )
+
+
+def _controls(v: Values, _: Results) -> str:
+    told = (
+        f"**The controls.** The same share of English text (`EN`) keeps {v.told('EN', ASKED)}, "
+        f"{v.against('EN', 'BM', ASKED)} `BM` ({v.difference('EN', 'BM', ASKED)})."
+    )
+    try:
+        return told + (
+            f" Text in every language that never crosses them (`TR-mono`) keeps {v.told('TR-mono', ASKED)}, "
+            f"{v.against('TR-mono', 'BM', ASKED)} `BM` and {v.against('TR-mono', 'TR', ASKED)} `TR`."
+        )
+    except KeyError:
+        return told
+
+
+def _seeing(v: Values, _: Results) -> str:
+    told = (
+        f"**Seeing.** English captions right: `backbone` {v.told('backbone', CAPTIONS)}, `BM` "
+        f"{v.told('BM', CAPTIONS)}, `TR` {v.told('TR', CAPTIONS)} ({v.against('TR', 'BM', CAPTIONS)} `BM`); English "
+        f"questions: `backbone` {v.told('backbone', QUESTIONS)}, `BM` {v.told('BM', QUESTIONS)}, `TR` "
+        f"{v.told('TR', QUESTIONS)} ({v.against('TR', 'BM', QUESTIONS)} `BM`)."
+    )
+    try:
+        return told + (
+            f" Questions of a kind that no picture trained (`where`): `TR` {v.told('TR', NEVER_SHOWN)}, "
+            f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` with {v.told('backbone', NEVER_SHOWN)}."
+        )
+    except KeyError:
+        return told
 
 
 def _alone(v: Values, _: Results) -> str:
     return (
-        f"**Merging alone.** `BM+M` was never shown a multilingual text and reaches an LF+ of "
-        f"{v.told('lf_plus_image', 'BM+M')} and a GF of {v.told('grounded_image', 'BM+M')}: "
-        f"{_levels(v, 'BM+M', 'TR', ('lf_plus_image', 'grounded_image'))}. What it keeps of the questions is "
-        f"{v.told('questions', 'BM+M')}, `TR` {v.told('questions', 'TR')}."
-    )
-
-
-def _merged(v: Values, _: Results) -> str:
-    return (
-        f"**Both.** `TR+M` has an LF+ of {v.told('lf_plus_image', 'TR+M')} and a GF of "
-        f"{v.told('grounded_image', 'TR+M')}: {_levels(v, 'TR+M', 'TR', ('lf_plus_image', 'grounded_image'))}, and "
-        f"{_levels(v, 'TR+M', 'BM+M', ('lf_plus_image', 'grounded_image'))}."
+        f"**Merging.** `BM+M` was never shown a multilingual text and keeps {v.told('BM+M', ASKED)}, "
+        f"{v.against('BM+M', 'BM', ASKED)} `BM` and {v.against('BM+M', 'TR', ASKED)} `TR`; right and in the asked "
+        f"language are {v.told('BM+M', RIGHT)}. `TR+M` keeps {v.told('TR+M', ASKED)}, "
+        f"{v.against('TR+M', 'TR', ASKED)} `TR` ({v.difference('TR+M', 'TR', ASKED)})."
     )
 
 
 def _price(v: Values, _: Results) -> str:
     told = "; ".join(
-        f"{arm} to {arm}+M: captions {_points(v, 'visual', arm)}, questions {_points(v, 'questions', arm)}"
+        f"{arm} to {arm}+M: captions {v.difference(f'{arm}+M', arm, CAPTIONS)}, questions "
+        f"{v.difference(f'{arm}+M', arm, QUESTIONS)}"
         for arm in ("BM", "TR")
     )
-    return f"**The price of merging**, in points of English answers that are right. {told}."
-
-
-def _backbone(v: Values, _: Results) -> str:
-    measures = ("lf_plus_image", "grounded_image", "visual", "questions")
-    better, worse = [], []
-    for measure in measures:
-        own, others = v.of(measure, "backbone")["value"], [v.of(measure, arm)["value"] for arm in UNMERGED]
-        (better if own > max(others) else worse if own < min(others) else []).append(_name(measure))
-    first = f"higher than every tuned system that was not merged on {_and(better)}" if better else ""
-    last = f"lower than all of them on {_and(worse)}" if worse else ""
-    return (
-        f"**Before any tuning.** The mean of `backbone` is {' and '.join(part for part in (first, last) if part)} "
-        f"(LF+ {v.told('lf_plus_image', 'backbone')}, GF {v.told('grounded_image', 'backbone')}, captions "
-        f"{v.told('visual', 'backbone')}, questions {v.told('questions', 'backbone')}). "
-        "What tuning teaches at this scale is to answer questions, and what it costs is language."
-        if better and worse
-        else ""
-    )
+    return f"**The price of merging**, in English answers that are right. {told}."
 
 
 def _left_out(v: Values, results: Results) -> str:
-    if not results.held_out:
-        return ""
-    names = _and(list(language_names(results.held_out).values()))
+    codes = tuple(results.held_out)
+    seen = tuple(sorted(set(results.fidelity["language"]) - set(codes) - {"en"}))
+    if not codes or not seen:
+        raise KeyError("no language was left out")
+    names = list(language_names(codes).values())
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    there, here = ("image", "asked", "caption", codes), ("image", "asked", "caption", seen)
     return (
-        f"**A language left out.** {names} has no text row, and yet `TR` has an LF+ of {v.told('left_out', 'TR')} "
-        f"there, against {v.told('seen', 'TR')} in the languages of its text; `BM` has {v.told('left_out', 'BM')}."
+        f"**Languages left out.** No text row is in {listed}. There `TR` keeps {v.told('TR', there)}, "
+        f"in the languages of its text {v.told('TR', here)}; `BM` has {v.told('BM', there)} and {v.told('BM', here)}."
     )
 
 
-def _misses(results: Results, promised: tuple[promises.Claim, ...]) -> list[str]:
+def _bounds(answers: pd.DataFrame, promised: tuple[Claim, ...]) -> list[str]:
     if not promised:
         return []
-    found = promises.check(results, promised)
-    missed = [
-        f"{row.claim} ({100 * row.value:.1f}, bound {row.bound})" for row in found.itertuples() if row.met is False
+    found = judge(answers, promised)
+    parts = [f"{(found['verdict'] == word).sum()} {word}" for word in ("met", "missed", "undecided", "undefined")]
+    named = [
+        f"{row.claim} ({100 * row.value:.1f}, bound {row.bound}: {row.verdict})"
+        for row in found.itertuples()
+        if row.verdict in ("missed", "undecided")
     ]
-    if not missed:
-        return [f"**The bounds.** All of the {len(found)} are kept."]
-    return [f"**The bounds.** {len(missed)} of {len(found)} are missed: {'; '.join(missed)}."]
-
-
-def _levels(v: Values, one: str, other: str, measures: tuple[str, ...]) -> str:
-    """``"above BM on LF and LF+"``: the measures with the same verdict told together."""
-    by_verdict: dict[str, list[str]] = {}
-    for measure in measures:
-        by_verdict.setdefault(v.against(measure, one, other), []).append(_name(measure))
-    return " and ".join(f"{verdict} `{other}` on {_and(names)}" for verdict, names in by_verdict.items())
-
-
-def _points(v: Values, measure: str, arm: str) -> str:
-    return f"{100 * (v.of(measure, f'{arm}+M')['value'] - v.of(measure, arm)['value']):+.1f}"
-
-
-def _name(measure: str) -> str:
-    return SHORT_MEASURES[measure.removesuffix("_image")]
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    told = f" Not met: {'; '.join(named)}." if named else ""
+    return [f"**The bounds.** Of {len(found)}: {', '.join(parts)}.{told}"]

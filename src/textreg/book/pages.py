@@ -9,27 +9,28 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from textreg import settings
-from textreg.book import claims, outcome
+from textreg.book import outcome
+from textreg.evaluation.claims import Claim, judge
 from textreg.figures import published
 from textreg.figures.style import language_names, language_order
 from textreg.figures.tables import (
     Results,
+    estimates,
     headline,
-    image_loss,
-    macro,
+    losses_by_arm,
     per_language,
     questions_by_task,
     system_order,
-    visual_accuracy,
-    with_scored,
+    verdicts,
 )
 from textreg.micro import assets
 
@@ -62,44 +63,74 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
     return f"{100 * value:.1f}{interval}"
 
 
-def systems_table(results: Results) -> str:
-    """LF, LF+ and GF with the image, the share of answers that was scored, English captions and questions right."""
-    fidelity = with_scored(headline(results.fidelity, results.chosen))
-    visual = headline(results.visual, results.chosen)
-    columns = {
-        "LF": macro(fidelity, "lf"),
-        "LF+": macro(fidelity, "lf_plus"),
-        "GF": macro(fidelity, "grounded"),
-        "scored": macro(fidelity, "scored"),
-        "captions": visual_accuracy(visual),
-        "questions": visual_accuracy(visual, questions=True),
+#: Columns of the table of systems: what is asked, and what is said of the answers.
+SYSTEM_COLUMNS = MappingProxyType(
+    {
+        "asked": ("image", "asked"),
+        "English": ("image", "english"),
+        "mixed": ("image", "mixed"),
+        "LF+": ("image", "lf_plus"),
+        "GF": ("image", "grounded"),
+        "questions, asked": ("image", "grounded", "questions"),
+        "English captions": ("image", "content", "caption", "en"),
+        "English questions": ("image", "content", "questions", "en"),
     }
-    return _by_system(
-        columns, f"Systems on image prompts, per cent (captions and questions in English); {_seeds(results)}"
-    )
+)
+#: The same for the other arms of a request.
+ARM_COLUMNS = MappingProxyType(
+    {
+        "English text: asked": ("text_en", "asked"),
+        "English text: English": ("text_en", "english"),
+        "blank: asked": ("blank", "asked"),
+        "blank: English": ("blank", "english"),
+        "text: asked": ("text", "asked"),
+        "text: LF+": ("text", "lf_plus"),
+    }
+)
+
+
+def systems_table(results: Results) -> str:
+    """Classes of the answers to pictures, LF+, what is right in the asked language, and English skills."""
+    title = "Systems asked about pictures, per cent"
+    return _by_system(results, SYSTEM_COLUMNS, title)
 
 
 def arms_table(results: Results) -> str:
-    """The other arms of the same requests, and what the image costs, by LF and by LF+."""
-    fidelity = headline(results.fidelity, results.chosen)
-    columns = {
-        "LF, text arm": macro(fidelity, "lf", "text"),
-        "LF+, blank arm": macro(fidelity, "lf_plus", "blank"),
-        "LF+, text arm": macro(fidelity, "lf_plus", "text"),
-        "IFL (LF)": image_loss(fidelity, "lf"),
-        "IFL (LF+)": image_loss(fidelity, "lf_plus"),
-    }
-    return _by_system(columns, f"Without the image, per cent, and what the image costs, points; {_seeds(results)}")
+    """The other arms of the same requests."""
+    return _by_system(results, ARM_COLUMNS, "The same requests without the picture, per cent")
 
 
-def _by_system(columns: dict[str, pd.DataFrame], title: str) -> str:
-    shown = {name: rows.set_index("system") for name, rows in columns.items() if len(rows)}
-    systems = system_order(system for rows in shown.values() for system in rows.index)
+def losses_table(results: Results) -> str:
+    """What tuning took of the asked language, by arm, against the untuned model on the same requests."""
+    names = {"image": "pictures", "text_en": "English text", "text": "text", "beyond": "pictures beyond English text"}
+    answers = verdicts(results)
+    if answers.empty:
+        return ""
+    found = losses_by_arm(answers).set_index(["system", "arm"])
+    systems = system_order(found.index.get_level_values("system"))
+    rows = [[system, *(per_cent(*found.loc[(system, arm)]) for arm in names)] for system in systems]
+    title = f"Answers in the asked language lost against `backbone`, points; {_spread(answers)}"
+    return table(["system", *names.values()], rows, escaped(title)) if rows else ""
+
+
+def _by_system(results: Results, columns: Mapping[str, Sequence[str]], title: str) -> str:
+    answers = verdicts(results)
+    if answers.empty:
+        return ""
+    found = estimates(answers, columns)
+    measured = [name for name in columns if any(found[key].runs for key in found if key[1] == name)]
     rows = [
-        [system, *(per_cent(*values.reindex([system])[["value", "low", "high"]].iloc[0]) for values in shown.values())]
-        for system in systems
+        [system, *(per_cent(each.value, each.low, each.high) for each in (found[system, name] for name in measured))]
+        for system in system_order(answers["system"])
     ]
-    return table(["system", *shown], rows, title)
+    return table(["system", *measured], rows, f"{title}; {_spread(answers)}")
+
+
+def _spread(answers: pd.DataFrame) -> str:
+    runs = answers[["backbone", "seed"]].drop_duplicates()
+    many, seeds = runs["backbone"].nunique(), len(runs)
+    over = f"{seeds} seeds of {many} backbones" if many > 1 else f"{seeds} seeds" if seeds > 1 else "one seed"
+    return f"mean [95 % interval over {over}, scenes and languages]"
 
 
 def questions_table(results: Results) -> str:
@@ -111,17 +142,23 @@ def questions_table(results: Results) -> str:
     return table(["question", "n", *systems], rows, f"English questions answered right, per cent; {over}")
 
 
-def claims_table(results: Results, path: Path) -> str:
-    """Each claim of the claims file with what was measured, misses included."""
-    words = {True: "met", False: "MISSED", None: "undefined"}
-    times = {"before": "before the first run", "after": "after the results"}
-    found = claims.check(results, claims.load(path))
+def claims_table(results: Results, promised: Sequence[Claim]) -> str:
+    """Each claim with what was measured, misses included."""
+    times = {"before": "before the test runs", "after": "after the results"}
+    found = judge(verdicts(results), tuple(promised))
     rows = [
-        [row.claim, row.origin, row.bound, times[row.written], per_cent(row.value), words[row.met]]
+        [
+            row.claim,
+            row.origin,
+            row.bound,
+            times[row.written],
+            per_cent(row.value, row.low, row.high),
+            row.verdict if row.verdict == "met" else row.verdict.upper(),
+        ]
         for row in found.itertuples()
     ]
-    met = sum(row.met is True for row in found.itertuples())
-    title = f"Claims: {met} of {len(found)} met; per cent, differences in points"
+    met = (found["verdict"] == "met").sum()
+    title = f"Claims: {met} of {len(found)} met; per cent, differences in points, 95 % intervals"
     return table(["claim", "whose", "bound", "written", "measured", "verdict"], rows, title)
 
 
@@ -144,26 +181,29 @@ def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> 
     return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {spread}{star}")
 
 
-def results_page(results: Results, figures: Path, origin: str, figure_path: str, promised: Path | None = None) -> str:
+def results_page(
+    results: Results, figures: Path, origin: str, figure_path: str, promised: Sequence[Claim] = ()
+) -> str:
     """What came out, in words, tables and figures, of one results folder, under a heading that names its origin.
 
-    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` is the file
-    of claims to hold the results to, if they are meant to show them.
+    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` are the
+    claims to hold the results to, if they are meant to show them.
     """
-    told = outcome.sentences(results, claims.load(promised) if promised else ())
+    told = outcome.sentences(results, tuple(promised))
     parts = [f"## {origin}\n", "### What came out\n", *(f"- {line}" for line in told), ""]
-    parts += [systems_table(results), arms_table(results)]
-    parts += [claims_table(results, promised)] if promised else []
+    parts += [systems_table(results), losses_table(results), arms_table(results)]
+    parts += [claims_table(results, promised)] if promised and not results.answers.empty else []
     parts += [questions_table(results), languages_table(results), languages_table(results, "lf_plus", "LF+")]
     drawings = sorted(figures.glob("*.svg"), key=lambda path: (len(path.stem.partition("_")[0]), path.stem))
     parts += [figure(path, f"{figure_path}/{path.name}") for path in drawings]
     return "\n".join(parts)
 
 
-def run_summary(results: Results, origin: str) -> str:
-    """The two tables of systems alone, for a run beside shipped results; its figures have their own page."""
+def run_summary(results: Results, origin: str, promised: Sequence[Claim] = ()) -> str:
+    """A run beside shipped results: its tables of systems and its own verdict; its figures have their own page."""
     where = "All its figures are on the page {doc}`_executed/06_figures`.\n"
-    return "\n".join([f"## {origin}\n", where, systems_table(results), arms_table(results)])
+    parts = [f"## {origin}\n", where, systems_table(results), losses_table(results)]
+    return "\n".join([*parts, *([claims_table(results, promised)] if promised and len(results.answers) else [])])
 
 
 def figure(path: Path, shown: str) -> str:

@@ -1,6 +1,6 @@
-"""Bars side by side: LF, LF+ and GF of every system; languages in the text rows against those left out of them.
+"""Bars: what the answers of every system are; LF, LF+ and GF side by side; languages in the text rows and left out.
 
-The value stands beside each bar; what is undefined is written "n/a" and never drawn as zero.
+The value stands in or beside each bar; what is undefined is written "n/a" and never drawn as zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from textreg.figures.style import (
+    ARMS,
+    CLASSES,
     MEASURES,
     SHORT_MEASURES,
     language_names,
@@ -21,6 +23,45 @@ from textreg.figures.style import (
     system_marks,
 )
 from textreg.figures.tables import macro
+
+WRITTEN = 0.09  # the smallest share whose number has room in its bar
+
+
+def answer_classes(classes: pd.DataFrame) -> Figure:
+    """What the answers are, one stacked bar per system, one panel per arm.  ``classes``: :func:`tables.classes`."""
+    refuse_empty(classes, "figure of answer classes")
+    arms = [arm for arm in ARMS if arm in set(classes["arm"])]
+    systems = list(dict.fromkeys(classes["system"]))
+    found = set(classes.loc[classes["share"] > 0, "class"])
+    shown = {name: mark for name, mark in CLASSES.items() if name in found}
+    with style():
+        fig = Figure(figsize=size("page", height=0.75 + len(arms) * (0.45 + 0.2 * len(systems))))
+        axes = fig.subplots(len(arms), 1, squeeze=False, sharex=True).ravel()
+        for ax, arm in zip(axes, arms, strict=True):
+            here = classes[classes["arm"] == arm].pivot(index="system", columns="class", values="share")
+            here = here.reindex(systems)
+            left = np.zeros(len(systems))
+            for name, mark in shown.items():
+                widths = here[name].fillna(0).to_numpy()
+                ax.barh(systems, widths, 0.8, left=left, color=mark.colour, edgecolor="white", label=mark.label)
+                for place, (start, width) in enumerate(zip(left, widths, strict=True)):
+                    if width >= WRITTEN:
+                        dark = name in ("asked", "english")
+                        ax.text(
+                            start + width / 2,
+                            place,
+                            f"{100 * width:.0f}",
+                            color="white" if dark else "black",
+                            ha="center",
+                            va="center",
+                        )
+                left += widths
+            ax.set_title(ARMS[arm].label, loc="left")
+            ax.set_ylim(len(systems) - 0.5, -0.5)
+        per_cent(axes[-1], "answers to prompts in other languages than English (%)")
+        axes[-1].set_xlim(0, 1)
+        legend_above(fig, axes[0], 2)
+    return fig
 
 
 def fidelity_and_grounding(fidelity: pd.DataFrame, systems: Sequence[str] | None = None) -> Figure:

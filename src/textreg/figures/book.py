@@ -27,7 +27,7 @@ from textreg.figures.frontier import captions_judged
 from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
 from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
-from textreg.figures.tables import Results, describe, group_small, headline, macro, per_language
+from textreg.figures.tables import Results, classes, describe, group_small, headline, macro, per_language, verdicts
 from textreg.scenes.rows import draw_scenes, images
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
@@ -35,6 +35,10 @@ GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
 
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
+        "0_classes": (
+            "What the answers are, with the image, with its content as English text, and as text of the asked "
+            "language. Orange is clean English; grey is neither."
+        ),
         "1_language_fidelity": "LF per prompt language, with the image: the counterpart of the paper's Fig. 1.",
         "2_mixture": (
             "Languages of our text rows, spread evenly, and our shares beside those that the caption of the paper's "
@@ -58,6 +62,23 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
 
 #: The frontier of test images ends in a system that the sweep of validation images does not have.
 BACKBONE_END = "The end at lambda 0 is the system backbone, whose projector comes from alignment and not from tuning."
+
+
+def answer_classes(results: Results, out: Path) -> Saved | None:
+    """What the answers of every system are: the asked language, clean English, or neither."""
+    if results.answers.empty or "class" not in results.answers:
+        return None
+    drawn = classes(verdicts(results))
+    image = drawn[drawn["arm"] == "image"]
+    told = {
+        name: describe(image[image["class"] == name].rename(columns={"share": "value"}))
+        for name in ("asked", "english", "mixed")
+    }
+    alt = (
+        f"Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the image, in "
+        f"the asked language: {told['asked']}; in clean English: {told['english']}; mixed or broken: {told['mixed']}."
+    )
+    return _save(bars.answer_classes(drawn), out / "0_classes", alt, drawn)
 
 
 def fidelity(results: Results, out: Path) -> Saved:
@@ -266,6 +287,7 @@ def _measured(table: pd.DataFrame, measure: str) -> str:
 
 ALL: Mapping[str, Callable[[Results, Path], Saved | None]] = MappingProxyType(
     {
+        "classes": answer_classes,
         "fidelity": fidelity,
         "mixture": mixture,
         "intervals": intervals,

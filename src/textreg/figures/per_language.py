@@ -159,16 +159,18 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, thres
 def arms(
     fidelity: pd.DataFrame, systems: Sequence[str] | None = None, metrics: Sequence[str] = ("lf", "lf_plus")
 ) -> Figure:
-    """Image, blank and text arms of the same requests, mean over non-English languages; text minus image is IFL."""
+    """The arms of the same requests, mean over non-English languages; text minus image is IFL."""
     systems = [system for system in systems or fidelity["system"].unique() if system in set(fidelity["system"])]
     marks = system_marks(systems)
+    asked = set(fidelity["arm"]) | {"image", "text"}
+    looks = {arm: look for arm, look in ARMS.items() if arm in asked}
     with style():
         fig = Figure(figsize=size("page", height=0.8 + len(metrics) * (0.75 + 0.32 * len(systems))))
         axes = fig.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
         for ax, metric in zip(axes, metrics, strict=True):
-            values = {arm: macro(fidelity, metric, arm, systems).set_index("system")["value"] for arm in ARMS}
+            values = {arm: macro(fidelity, metric, arm, systems).set_index("system")["value"] for arm in looks}
             for place, system in enumerate(systems):
-                found = {arm: values[arm].get(system, np.nan) for arm in ARMS}
+                found = {arm: values[arm].get(system, np.nan) for arm in looks}
                 if not np.isnan(list(found.values())).all():
                     ax.hlines(
                         place,
@@ -177,7 +179,7 @@ def arms(
                         color="#cccccc",
                         linewidth=3,
                     )
-                for arm, look in ARMS.items():
+                for arm, look in looks.items():
                     ax.plot(
                         found[arm],
                         place,
@@ -223,7 +225,7 @@ def arms(
                 markersize=11 if arm == "text" else 6,
                 markeredgewidth=3 if arm == "text" else 1.4,
             )
-            for arm, look in ARMS.items()
+            for arm, look in looks.items()
         ]
-        fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        fig.legend(handles=handles, loc="outside upper center", ncols=3)
     return fig

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textreg.figures.style import ARMS, SHORT_MEASURES, language_names, language_order
-from textreg.figures.tables import ENGLISH, system_order, with_scored
+from textreg.figures.tables import ENGLISH, classes, losses_by_arm, system_order, with_scored
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -37,8 +37,53 @@ def by_system(fidelity: pd.DataFrame) -> pd.DataFrame:
     return means.loc[system_order(means.index)].rename(columns=SHORT_MEASURES)
 
 
+def by_class(answers: pd.DataFrame) -> pd.DataFrame:
+    """What the answers are: rows are systems, columns arm and class (0..1); classes that never occur are left out."""
+    found = classes(answers)
+    table = found.pivot_table(index="system", columns=["arm", "class"], values="share", sort=False)
+    table = table.loc[:, (table > 0).any()]
+    return table.rename_axis(index=None, columns=[None, None])
+
+
+def lost(answers: pd.DataFrame) -> pd.DataFrame:
+    """Share of answers that left the asked language through tuning, in points: ``"46 [41, 52]"`` by system and arm."""
+    found = losses_by_arm(answers)
+    told = [f"{100 * row.value:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]" for row in found.itertuples()]
+    table = found.assign(told=told).where(found["value"].notna()).pivot(index="system", columns="arm", values="told")
+    names = {"image": "image", "text_en": "English text", "text": "text", "beyond": "image beyond English text"}
+    rows = [name for name in system_order(found["system"]) if name in table.index]
+    return table.loc[rows].reindex(columns=list(names)).rename(columns=names).rename_axis(index=None, columns=None)
+
+
+def said(answers: pd.DataFrame, codes: Sequence[str] = ("de", "el", "uk"), items: int = 1) -> "Styler":
+    """What every system said of the first images in some languages, each with its class."""
+    rows = answers[(answers["arm"] == "image") & (answers["task"] == "caption")]
+    asked = [code for code in codes if code in set(rows["language"])] or sorted(set(rows["language"]) - {ENGLISH})[:3]
+    rows = rows[rows["language"].isin(asked) & rows["item_id"].isin(rows["item_id"].unique()[:items])]
+    names = language_names(asked)
+    table = rows.assign(language=rows["language"].map(names))[["item_id", "language", "system", "class", "answer"]]
+    rank = {name: place for place, name in enumerate(system_order(table["system"]))}
+    table = table.sort_values(
+        ["item_id", "language", "system"], key=lambda c: c.map(rank) if c.name == "system" else c
+    )
+    return (
+        table.drop(columns="item_id")
+        .style.hide(axis="index")
+        .set_properties(subset=["answer"], **{"text-align": "left"})
+    )
+
+
+def claims(found: pd.DataFrame) -> "Styler":
+    """Claims with what was measured, in per cent, and the verdict."""
+    spread = [
+        "–" if pd.isna(row.value) else f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        for row in found.itertuples()
+    ]
+    return found.assign(measured=spread)[["claim", "bound", "measured", "verdict"]].style.hide(axis="index")
+
+
 def by_arm(fidelity: pd.DataFrame, measures: Sequence[str] = ("lf", "lf_plus")) -> pd.DataFrame:
-    """Rows are systems; within each measure the columns are image, blank and text, as far as they were asked."""
+    """Rows are systems; within each measure the columns are the arms, as far as they were asked."""
     foreign = fidelity[fidelity["language"] != ENGLISH]
     means = foreign.pivot_table(index="system", columns="arm", values=list(measures), dropna=False)
     columns = [(measure, arm) for measure in measures for arm in ARMS if (measure, arm) in means.columns]

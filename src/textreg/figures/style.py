@@ -61,17 +61,29 @@ SYSTEMS = MappingProxyType(
         "TR+M": Mark("TR+M", "#009E73", "^", "....", "-"),
         "BM+M": Mark("BM+M", "#E69F00", "D", "xxxx", "-."),
         "EN": Mark("EN", "#CC79A7", "X", "\\\\\\\\", ":"),
+        "TR-mono": Mark("TR-mono", "#56B4E9", "v", "||||", "-."),
         "backbone": Mark("backbone", "#555555", "P", "++++", ":"),
+    }
+)
+#: Classes of answers: what was asked for is blue, English the warm colour of the loss, the rest is grey.
+CLASSES = MappingProxyType(
+    {
+        "asked": Mark("asked language", "#0072B2", "o"),
+        "english": Mark("clean English", "#D55E00", "s", "////"),
+        "other": Mark("another language", "#999999", "^", "...."),
+        "mixed": Mark("mixed or broken", "#CCCCCC", "D", "xxxx"),
+        "short": Mark("too short to say", "#E5E5E5", "v"),
+        "empty": Mark("empty", "#FFFFFF", "v"),
     }
 )
 # Further arms of a profile take these in order of appearance.
 SPARE = (
-    ("#56B4E9", "v", "||||", "-"),
     ("#000000", "*", "----", "--"),
     ("#999933", "h", "oooo", "-."),
     ("#882255", "<", "**", ":"),
     ("#44AA99", ">", "|-|-", "-"),
     ("#661100", "p", "/o/o", "--"),
+    ("#DDCC77", "H", "-o-o", "-"),
 )
 ARMS = MappingProxyType(
     {

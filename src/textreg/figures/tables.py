@@ -3,11 +3,12 @@
 A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder of ``seed-*`` folders, read together.
 Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval is the 95 %
 bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds);
-with several seeds it is the range over seeds, because two or three seeds support no finer statement.
+with several seeds it is the range over seeds.  What is said about all of them together, with intervals, is estimated
+from the answers (:func:`verdicts`, :mod:`textreg.fidelity.estimates`).
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from textreg.errors import InputError
+from textreg.fidelity.estimates import CAPTION, CLASSES, Estimate, Point, estimate
 
 ENGLISH = "en"
 #: Rows of every table and figure; further arms of a profile follow.
-SYSTEM_ORDER = ("BM", "TR", "EN", "BM+M", "TR+M", "backbone")
+SYSTEM_ORDER = ("backbone", "BM", "EN", "TR-mono", "TR", "BM+M", "TR+M")
 FIDELITY_COLUMNS = (
     "seed",
     "system",
@@ -99,7 +101,7 @@ def load_results(folder: str | Path) -> Results:
         folder=Path(folder),
         fidelity=_in_order(_concat(fidelity)),
         visual=_in_order(_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS)),
-        answers=_together([run / "evaluate/answers.parquet" for run in runs], ("system", "language", "arm", "answer")),
+        answers=_concat([_answers(run) for run in runs if (run / "evaluate/answers.parquet").is_file()]),
         mixture=_together([run / "prepare_data/mixture.csv" for run in runs], ("source", "language", "rows", "share")),
         losses=_concat(losses),
         sweep=_concat(sweeps),
@@ -108,10 +110,78 @@ def load_results(folder: str | Path) -> Results:
     )
 
 
+def _answers(run: Path) -> pd.DataFrame:
+    """The answers of a run with their ``backbone``: the language model that was aligned, empty where none is named."""
+    base = run / "align" / "base.json"
+    name = json.loads(base.read_text(encoding="utf-8"))["llm"] if base.is_file() else ""
+    table = _read(run / "evaluate/answers.parquet", ("system", "language", "arm", "answer"))
+    return table.assign(backbone=name)
+
+
+def verdicts(results: Results) -> pd.DataFrame:
+    """The answers of every system at its own lambda, with what can be said of each; empty where none were kept."""
+    return results.answers if results.answers.empty else headline(results.answers, results.chosen)
+
+
 def system_order(systems: Iterable[str]) -> list[str]:
     """Each system once: those of :data:`SYSTEM_ORDER` in that order, then others as they come."""
     given = list(dict.fromkeys(systems))
     return [*(name for name in SYSTEM_ORDER if name in given), *(name for name in given if name not in SYSTEM_ORDER)]
+
+
+def estimates(
+    answers: pd.DataFrame, columns: Mapping[str, Sequence[str]], resamples: int = 1000
+) -> dict[tuple[str, str], Estimate]:
+    """(system, column) -> mean and interval, over backbones, seeds, scenes and languages.
+
+    ``columns``: name -> (arm, measure), maybe with task and languages (:class:`textreg.fidelity.estimates.Point`).
+    """
+    systems = system_order(answers["system"])
+    return {
+        (system, name): estimate(answers, [(1.0, Point(system, *point))], resamples=resamples)
+        for system in systems
+        for name, point in columns.items()
+    }
+
+
+def losses_by_arm(
+    answers: pd.DataFrame, measure: str = "asked", before: str = "backbone", resamples: int = 1000
+) -> pd.DataFrame:
+    """What each system lost against ``before`` on the same requests: ``system, arm, value, low, high`` (shares).
+
+    Arms ``image``, ``text_en`` (the content as English text) and ``text``; and ``beyond``, the loss on images less
+    that on English text: what the picture takes that an English document would not.
+    """
+    rows = []
+    for system in system_order(answers["system"]):
+        if system == before or before not in set(answers["system"]):
+            continue
+        lost = {
+            arm: [(1.0, Point(before, arm, measure)), (-1.0, Point(system, arm, measure))]
+            for arm in ("image", "text_en", "text")
+        }
+        lost["beyond"] = lost["image"] + [(-weight, point) for weight, point in lost["text_en"]]
+        for arm, terms in lost.items():
+            found = estimate(answers, terms, resamples=resamples)
+            rows.append((system, arm, found.value, found.low, found.high))
+    return pd.DataFrame(rows, columns=["system", "arm", "value", "low", "high"])
+
+
+def classes(answers: pd.DataFrame, arms: Sequence[str] = ("image", "text_en", "text")) -> pd.DataFrame:
+    """What the answers to caption requests in other languages than English are: ``system, arm, class, share``.
+
+    A share (0..1) is a mean over languages, then over runs; the classes of a system and arm sum to 1 where every
+    answer has one.
+    """
+    require(answers, ("backbone", "seed", "class"), "answers")
+    rows = answers[(answers["task"] == CAPTION) & (answers["language"] != ENGLISH) & answers["arm"].isin(arms)]
+    keys = ["backbone", "seed", "system", "arm", "language"]
+    shares = (
+        pd.DataFrame({name: rows["class"] == name for name in CLASSES}).groupby([rows[key] for key in keys]).mean()
+    )
+    table = shares.groupby(keys[:-1]).mean().groupby(["system", "arm"]).mean()
+    order = [(name, arm) for name in system_order(rows["system"]) for arm in arms if (name, arm) in table.index]
+    return table.loc[order].rename_axis(columns="class").stack().rename("share").reset_index()
 
 
 def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -177,15 +247,6 @@ def with_scored(fidelity: pd.DataFrame) -> pd.DataFrame:
     return fidelity.assign(scored=fidelity["n_scored"] / fidelity["n"])
 
 
-def image_loss(fidelity: pd.DataFrame, metric: str = "lf") -> pd.DataFrame:
-    """IFL, ``system, value, low, high, seeds, languages``: text arm minus image arm of every seed, as in ``macro``."""
-    keys = ["seed", "system", "language"]
-    arms = {arm: _select(fidelity, metric, arm, None).set_index(keys)[metric] for arm in ("text", "image")}
-    # The order of the systems is that of the image rows; a difference of two indexes would sort them.
-    loss = arms["text"].reindex(arms["image"].index) - arms["image"]
-    return macro(loss.rename(metric).reset_index().assign(arm="image", n=0), metric)
-
-
 def questions_by_task(visual: pd.DataFrame) -> pd.DataFrame:
     """``task, n`` (English questions of all seeds) and a column per system: the share of them it got right (0..1)."""
     rows = visual[(visual["language"] == ENGLISH) & (visual["task"] != "caption")]
@@ -193,21 +254,6 @@ def questions_by_task(visual: pd.DataFrame) -> pd.DataFrame:
     shares = (sums["hits"] / sums["n"]).unstack("system")
     counts = sums["n"].groupby(level="task").max().astype(int)
     return shares[system_order(shares.columns)].assign(n=counts).rename_axis(columns=None).reset_index()
-
-
-def visual_accuracy(visual: pd.DataFrame, questions: bool = False) -> pd.DataFrame:
-    """``system, value, low, high, seeds``: the visual score, which is the share of English captions with the right
-    meaning, or with ``questions`` the share of English questions answered right, of whatever kind; mean over seeds.
-    """
-    if visual.empty:
-        return pd.DataFrame(columns=["system", "value", "low", "high", "seeds"])
-    rows = visual[(visual["language"] == ENGLISH) & ((visual["task"] != "caption") == questions)]
-    hits = rows.assign(hits=rows["accuracy"] * rows["n"]).groupby(["system", "seed"], sort=False)[["hits", "n"]].sum()
-    by_seed = (hits["hits"] / hits["n"]).rename("accuracy").reset_index()
-    grouped = by_seed.groupby("system", sort=False)["accuracy"]
-    table = grouped.agg(value="mean", low="min", high="max", seeds="count").reset_index()
-    table.loc[table["seeds"] < 2, ["low", "high"]] = float("nan")
-    return table
 
 
 def group_small(mixture: pd.DataFrame, threshold: float = 0.03) -> pd.DataFrame:

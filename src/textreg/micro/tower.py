@@ -1,6 +1,6 @@
 """The micro vision tower: a small SigLIP encoder that learns to see scenes by naming their attributes.
 
-Three choices are not obvious:
+Four choices are not obvious:
 
 * *Supervision by attributes.*  A contrastive pre-training would need millions of pairs; one linear head per attribute,
   thrown away afterwards, needs minutes.
@@ -8,6 +8,8 @@ Three choices are not obvious:
   knows from its training (:func:`tokens`), so what the projector, which sees one token at a time, has to translate is
   there in one place.  A tower whose heads read all tokens together sees as well, but needs many times more pictures
   to be aligned.  The tokens of a tower trained on pairs from the web are not sorted like this.
+* *Grey pictures.*  A share of them is shown in grey, and everything but the colours asked: without them the tower
+  knows a shape by its colour, and is lost on a combination of both that training does not show.
 * *Reading order.*  Groups are told apart by their place in reading order, the order in which a caption names them.
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb``.
@@ -30,6 +32,7 @@ from textreg.scenes.splits import draw
 from textreg.settings import Backbone
 
 SLOTS = 3
+GREY = 0.25  # share of the training pictures without colour
 RELATIONS_SEEN = (None, "above", "left")
 
 
@@ -102,6 +105,21 @@ def examples(rng: random.Random, size: int, count: int, split: str = "train") ->
     return pixels([render(scene, rng, size) for scene in scenes]), targets
 
 
+def greyed(
+    images: "torch.Tensor", targets: "torch.Tensor", generator: "torch.Generator"
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """A share of the pictures ``(n, 3, height, width)`` in grey, with colour targets that no loss counts (-100).
+
+    The weights of the three channels are drawn for each picture, so that no colour always looks like the background.
+    """
+    grey = torch.rand(len(images), generator=generator) < GREY
+    weights = -torch.rand(len(images), 3, generator=generator).log()  # (n, 3): uniform on the simplex once divided
+    channel = torch.einsum("nchw,nc->nhw", images, weights / weights.sum(1, keepdim=True))
+    colours = torch.tensor([name.startswith("colour") for name in classes()])
+    images = torch.where(grey[:, None, None, None], channel[:, None], images)
+    return images, targets.masked_fill(grey[:, None] & colours, -100)
+
+
 def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["SiglipVisionModel", dict[str, float]]:
     """Train the tower; returns it and the accuracy of every attribute on 2,000 held-out scenes.
 
@@ -121,12 +139,12 @@ def train_tower(settings: Backbone, report: Callable[[dict], None]) -> tuple["Si
         return tuple(head(features[:, tokens()[name]]) for name, head in heads.items())
 
     losses, start = [], time.perf_counter()
-    rng = random.Random(settings.seed)
+    rng, generator = random.Random(settings.seed), torch.Generator().manual_seed(settings.seed)
     for step in range(settings.tower_steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.tower_learning_rate * learning_rate_factor(step, settings.tower_steps)
         batch = examples(rng, settings.image_size, settings.tower_batch)  # always fresh: a pool gets memorized
-        images, targets = (tensor.to(compute.device) for tensor in batch)
+        images, targets = (tensor.to(compute.device) for tensor in greyed(*batch, generator))
         found = scores(images)
         loss = sum(cross_entropy(logits, targets[:, i]) for i, logits in enumerate(found))
         loss.backward()

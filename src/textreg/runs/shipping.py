@@ -30,6 +30,7 @@ FILES = (
     "*/*/manifest.json",
     "prepare_data/mixture.csv",
     "align/log.csv",
+    "align/base.json",
     "tune/*/log.csv",
     "tune/*/shown.csv",
     "merge/*/*.csv",
