@@ -304,21 +304,30 @@ def export(
 
 @app.command()
 def ask(
-    image: Annotated[Path, typer.Argument(help="a picture")],
-    prompt: Annotated[str, typer.Argument(help="what to ask")],
-    model: Annotated[str, typer.Option(help="folder or hub id of a LLaVA, or the run folder of a profile")],
-    system: Annotated[str, typer.Option(help="which system of a run folder")] = "TR+M",
-    max_new_tokens: Annotated[int, typer.Option(help="length limit of the answer")] = 64,
+    image: Annotated[Path | None, typer.Argument(help="a picture (default: the shipped one)")] = None,
+    prompt: Annotated[str, typer.Argument(help="what to ask")] = "Beschreibe das Bild.",
+    model: Annotated[
+        str, typer.Option(help="run folder of a profile, or folder or hub id of a LLaVA (default: what is shipped)")
+    ] = "",
+    system: Annotated[list[str] | None, typer.Option(help="which systems of a run (default: all)")] = None,
+    language: Annotated[str, typer.Option(help="code of the language asked for (default: the prompt's)")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 64,
 ) -> None:
-    """One answer about one picture, with the language it is in."""
-    from textreg.fidelity.identifiers import open_identifier
+    """What one model, or every system of a run, says about a picture, and in which language."""
+    from textreg.serve import asking
     from textreg.vlm import systems
 
-    answer = systems.ask(image, prompt, model, system, max_new_tokens)
-    label = open_identifier().identify([answer])[0]
-    typer.echo(answer)
-    said = f" ({' or '.join(label.votes)})" if label.votes else ""
-    typer.echo(f"language: {label.code}{said}")
+    if not prompt.strip():
+        raise InputError("the prompt is empty; ask something, in the language you want the answer in")
+    run = model or str(asking.SYSTEMS)
+    about = asking.asked_about(image)
+    if not systems.is_run(run):
+        answer = systems.ask(about.picture, prompt, run, max_new_tokens=max_new_tokens)
+        typer.echo(answer)
+        typer.echo(f"language: {asking.spoken(answer)}")
+        return
+    table = asking.compare(about, prompt, run, system, language, max_new_tokens)
+    asking.show(table, asking.unread(table["language"].iloc[0], run))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ command that refreshes it.
     python -m textreg.runs.shipping ship runs/laptop results/laptop/seed-0
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import typer
 
 from textreg.errors import InputError, RunError
@@ -143,6 +145,31 @@ def _cure(folder: Path, path: Path, overrides: Sequence[str]) -> str:
     return f"{start} && python -m textreg.runs.shipping ship {run} {graph.relative(folder)}"
 
 
+def ship_systems(run: Path, target: Path) -> list[Path]:
+    """Copy what answers (aligned projector, adapters, chosen lambdas) of a finished run, and its first test picture.
+
+    ``target`` then holds a run folder that ``textreg ask`` can open, ``sample.png`` and ``sample.json`` (its scene).
+    Raises :class:`InputError` for a run without these.
+    """
+    patterns = ("align/base.json", "align/projector.safetensors", "tune/*/adapter/*", "merge/*/choice.json")
+    found = sorted(path for pattern in patterns for path in run.glob(pattern))
+    requests = pd.read_parquet(run / "prepare_data" / "requests.parquet")
+    asked = requests[(requests["split"] == "test") & (requests["arm"] == "image") & (requests["task"] == "caption")]
+    if asked.empty or not any(path.parent.name == "adapter" for path in found):
+        raise InputError(f"{run}: no tuned arm or no test picture here; finish the run first")
+    first = asked.iloc[0]
+    pictures = pd.read_parquet(run / "prepare_data/images.parquet", filters=[("image_id", "==", first["image_id"])])
+    remove_tree(target)
+    copies = []
+    for path in found:
+        copies.append(target / path.relative_to(run))
+        copies[-1].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copies[-1])
+    (target / "sample.png").write_bytes(pictures["image"].iloc[0]["bytes"])
+    write_json(target / "sample.json", {"scene": json.loads(first["reference"])[0]})
+    return [*copies, target / "sample.png", target / "sample.json"]
+
+
 app = typer.Typer(add_completion=False, help="Ship small results of a run, and check shipped ones.")
 
 
@@ -164,6 +191,13 @@ def check_command(results: Path) -> None:
 def ship_command(run: Path, target: Path) -> None:
     """Copy the small files of the finished run RUN to TARGET."""
     typer.echo(f"{len(ship(run, target))} files in {graph.relative(target)}")
+
+
+@app.command("systems")
+def systems_command(run: Path, target: Path) -> None:
+    """Copy adapters, projector, lambdas and a test picture of the finished run RUN to TARGET, for ``textreg ask``."""
+    size = sum(path.stat().st_size for path in ship_systems(run, target))
+    typer.echo(f"{graph.relative(target)}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -95,24 +95,55 @@ def open_system(
     return load_adapter(model, run / "tune" / arm / "adapter") if arm else model, processor, seen
 
 
+def systems_of(run: str | Path) -> list[str]:
+    """Names of every system of a run: the backbone, each tuned arm, and each that was merged."""
+    tuned = sorted(path.parent.name for path in Path(run).glob("tune/*/adapter"))
+    merged = sorted(path.parent.name for path in Path(run).glob(f"merge/*{MERGED}/choice.json"))
+    return [BACKBONE, *tuned, *merged]
+
+
+def is_run(model: str | Path) -> bool:
+    """Whether a folder is a run, whose systems are told apart, and not a checkpoint."""
+    return (Path(model) / "align" / "base.json").is_file()
+
+
+def ask_systems(
+    image: str | Path, prompt: str, run: str | Path, names: Sequence[str] | None = None, max_new_tokens: int = 64
+) -> dict[str, str]:
+    """System -> its greedy answer; ``names``: which systems of the run, all by default.
+
+    Raises :class:`InputError` for a picture, a run, a system or a prompt that cannot be used.
+    """
+    picture, compute, run = open_image(image), set_up(1), Path(run)
+    asked = [find_system(run, name) for name in names or systems_of(run)]
+    told: dict[str, str] = {}
+    for arm in dict.fromkeys(which.arm for which in asked):
+        vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
+        if arm:
+            vlm = load_adapter(vlm, run / "tune" / arm / "adapter")
+        for which in asked:
+            if which.arm == arm:
+                with scaled_adapter(vlm, which.lam) if arm else nullcontext():
+                    told[which.name] = _answer_about(picture, prompt, vlm, processor, max_new_tokens)
+    return {which.name: told[which.name] for which in asked}
+
+
 def ask(image: str | Path, prompt: str, model: str, name: str = "TR+M", max_new_tokens: int = 64) -> str:
     """The greedy answer of a checkpoint, or of the system ``name`` of a run.
 
     Raises :class:`InputError` for a picture, a model, a system or a prompt that cannot be used.
     """
+    if is_run(model):
+        return ask_systems(image, prompt, model, [name], max_new_tokens)[name]
+    picture = open_image(image)
+    vlm, processor = assembly.load_vlm(model, device=set_up(1).device)
+    return _answer_about(picture, prompt, vlm, processor, max_new_tokens)
+
+
+def _answer_about(picture: Any, prompt: str, vlm: Any, processor: Any, max_new_tokens: int) -> str:
     if not prompt.strip():
         raise InputError("the prompt is empty; ask something, in the language you want the answer in")
-    picture, compute, run = open_image(image), set_up(1), Path(model)
-    which = None
-    if (run / "align" / "base.json").is_file():
-        which = find_system(run, name)
-        vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
-        if which.arm:
-            vlm = load_adapter(vlm, run / "tune" / which.arm / "adapter")
-    else:
-        vlm, processor = assembly.load_vlm(model, device=compute.device)
     table = ImageTable({"asked": encode_png(picture)}, {}, Path())
     seen = open_features(plain(vlm), processor, table, ids=["asked"])
     request = Request(f"<image>\n{prompt}", "asked")
-    with scaled_adapter(vlm, which.lam) if which and which.arm else nullcontext():
-        return answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
+    return answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
