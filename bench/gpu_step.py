@@ -180,6 +180,13 @@ def rows_of(step: Step) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def work_of(tuned: torch.nn.Module, processor: Any, rows: pd.DataFrame, images: RandomImages, settings: Tune) -> float:
+    """Operations of all steps."""
+    samples = encode(processor, rows, images, max_length=settings.max_length)
+    order = np.arange(len(rows)).reshape(settings.steps, settings.batch_size)
+    return float(flops.per_step(tuned, samples, order, cached=settings.cache_features).sum())
+
+
 def main() -> int:
     """Run the steps and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -201,9 +208,7 @@ def main() -> int:
     tuned = attach(model, rank=settings.rank, alpha=settings.alpha)
     rows = rows_of(step)
     images = RandomImages(step, not settings.cache_features)
-    samples = encode(processor, rows, image_tokens=step.patches, max_length=settings.max_length)
-    order = np.arange(len(rows)).reshape(settings.steps, settings.batch_size)
-    work = flops.per_step(tuned, samples, order, cached=settings.cache_features).sum()
+    work = work_of(tuned, processor, rows, images, settings)
     with tempfile.TemporaryDirectory() as out:
         log = train(tuned, processor, rows, images, settings, Path(out), order=range(len(rows)))
     device = torch.cuda.get_device_properties(0)

@@ -26,7 +26,7 @@ CORPUS = (
 
 
 #: Files of minutes, the longest first: a process that began one last would leave the other idle.
-LONG = ("test_jobs", "test_kills", "test_train", "test_hub_chain", "test_stage_kills", "test_runner")
+LONG = ("test_chain", "test_kills", "test_hub_chain", "test_runner", "test_train")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -172,6 +172,14 @@ def made_once(tmp_path_factory):
         return place
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain(made_once) -> Path:
+    """A finished run of the repository's own notebooks at miniature size; see ``real_chain.py``."""
+    import real_chain
+
+    return made_once("chain", real_chain.run) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ def test_the_step_of_a_profile_trains_at_miniature_size(runs_tower, tmp_path):
     model, processor = gpu_step.build(step, device="cpu")
     rows, images = gpu_step.rows_of(step), gpu_step.RandomImages(step, runs_tower)
     tuned = attach(model, rank=2, alpha=4)
+    assert gpu_step.work_of(tuned, processor, rows, images, step.settings) > 0
     log = gpu_step.train(tuned, processor, rows, images, step.settings, tmp_path, order=range(len(rows)))
     assert log.rows == 8 and log.loss > 0
 

@@ -140,8 +140,8 @@ def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> None:
     temporary.write_text(json.dumps(content))
 
 
-def run_here(root: Path, profile: str, run: Path) -> None:
-    """A whole run without a process of its own for anything; only for forks, which it leaves changed."""
+def run_here(root: Path, profile: str | Path, run: Path, **options) -> None:
+    """A run without a process of its own for anything; only for forks, which it leaves changed."""
 
     def launch(profile: profiles.Profile, place: runner.Place, state: runner.State, weight: int, *, fresh: bool):
         failure = execution.execute(children.job_of(profile, place, state, fresh=fresh))
@@ -152,4 +152,4 @@ def run_here(root: Path, profile: str, run: Path) -> None:
     execution._papermill, children.launch = cells, launch
     children.watch, children.verdict = lambda *given: None, lambda child, run: child.said["end"]
     os.environ["HF_HUB_OFFLINE"] = "1"
-    runner.run(profile, run, root=root, jobs=1, report=quiet())
+    runner.run(profile, run, root=root, jobs=1, report=quiet(), **options)

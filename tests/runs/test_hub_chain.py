@@ -1,17 +1,17 @@
 """Hub scale end to end: the notebooks themselves, one after the other, on folders with the hub's files and columns.
 
-Their cells are executed in forks of one process (``kill_script.py``, with nothing killed), because a kernel per stage
-would take most of the time; kernels, papermill and the runner are the same at every scale.
+Their cells are executed in a fork of the test process, because a kernel per stage would take most of the time;
+kernels and papermill are the same at every scale.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import hub_folders
 import pandas as pd
 import pytest
+import tiny_chain
 import yaml
 
 from textreg.vlm.export import export_system
@@ -76,12 +76,8 @@ def run(tmp_path_factory, tiny_llm, tiny_tower):
         ],
     }
     (data / "tiny-hub.yaml").write_text(yaml.safe_dump(profile))
-    root, folder = Path(__file__).parents[2], tmp_path_factory.mktemp("hub")
-    job = {"profile": str(data / "tiny-hub.yaml"), "root": str(root), "folder": str(folder), "seed": 0, "pause_s": 0}
-    (folder / "job.json").write_text(json.dumps({**job, "notebooks": str(root / "notebooks"), "kills": {}}))
-    command = [sys.executable, str(Path(__file__).parents[1] / "kill_script.py"), str(folder / "job.json")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path_factory.mktemp("hub")
+    assert forks.ended(tiny_chain.run_here, Path(__file__).parents[2], data / "tiny-hub.yaml", folder / "run") == 0
     return folder / "run"
 
 

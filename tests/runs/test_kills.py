@@ -72,6 +72,12 @@ def test_a_run_that_ends_at_any_change_of_a_file_is_finished_by_the_next(tmp_pat
     assert number > 60
 
 
+def alive(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Those that have not ended in time; one that ended and that nobody has fetched yet is none of them."""
+    left = psutil.wait_procs(processes, timeout=timeout)[1]
+    return [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 @pytest.fixture
 def started(tmp_path):
     """``started()``: the command, running on a miniature repository whose tuning takes its time."""
@@ -107,11 +113,11 @@ def test_runs_whose_processes_are_killed_leave_no_orphan_and_go_on(started, tmp_
     assert process.wait(60) == 1
     told = (root / "run.log").read_text()
     assert "the kernel died in cell 2" in told and "was ended by SIGKILL" in told
-    assert psutil.wait_procs([*members, own], timeout=10)[1] == []
+    assert alive([*members, own], timeout=10) == []
 
     root, process, members = started()
     process.kill()
-    assert psutil.wait_procs(members, timeout=10)[1] == []
+    assert alive(members, timeout=10) == []
 
     root, process, members = started()
     with pytest.raises(InputError, match=f"in use by process {process.pid}"):
@@ -120,7 +126,7 @@ def test_runs_whose_processes_are_killed_leave_no_orphan_and_go_on(started, tmp_
     clock = time.monotonic()
     assert process.wait(timeout=60) not in (0, None)
     assert time.monotonic() - clock < 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert psutil.wait_procs(members, timeout=1)[1] == []
+    assert alive(members, timeout=1) == []
     assert "the same command goes on from here" in (root / "run.log").read_text()
     require_whole(root)
 

@@ -178,12 +178,10 @@ def arms(results: Results, out: Path) -> Saved:
 def confusion(results: Results, out: Path) -> Saved | None:
     """Asked by answered language of BM and TR."""
     rows = captions(results)
-    if rows.empty:
+    tables = {system: cross(rows[rows["system"] == system]) for system in ("BM", "TR")} if len(rows) else {}
+    tables = {system: table for system, table in tables.items() if not table.empty}  # no answer told its language
+    if not tables:
         return None
-
-    tables = {
-        system: cross(rows[rows["system"] == system]) for system in ("BM", "TR") if system in set(rows["system"])
-    }
     english = {
         s: t.loc[t.index != "en"].get("en", pd.Series(0.0)).sum() / t.loc[t.index != "en"].to_numpy().sum()
         for s, t in tables.items()

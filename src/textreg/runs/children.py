@@ -73,15 +73,19 @@ def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: 
     if forks:
         context.set_forkserver_preload([PRELOADED])
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, run / "logs" / f"{unit.stem}.log", writer))
+    log = run / "logs" / f"{unit.stem}.log"
     with _surroundings(getattr(state.settings, "threads", 1), offline=profile.scale == "scenes"):
+        # What it is a fork of may have started in another environment, and goes on for as long as this process does.
+        process = context.Process(target=_work, args=(job, log, writer, dict(os.environ)))
         process.start()
     writer.close()
     return Child(state, process, reader, time.monotonic(), weight)
 
 
-def _work(job: execution.Job, log: Path, events: connection.Connection) -> None:
+def _work(job: execution.Job, log: Path, events: connection.Connection, environment: Mapping[str, str]) -> None:
     """Execute a job in this process, whose output goes to the log, and tell how it ended."""
+    os.environ.clear()
+    os.environ.update(environment)
     if hasattr(os, "setsid"):
         os.setsid()  # what a terminal sends to the run's group is for the run to pass on
     processes.die_with_parent()
