@@ -39,7 +39,7 @@ reproduce: $(READY)  ## run the profile through papermill and build the book; sa
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-rerun: $(READY)  ## train one arm of the shipped results again and compare (ten minutes or more)
+rerun: $(READY)  ## train three arms of the shipped results again and compare (ten minutes or more)
 	$(BIN)/python -m pytest -m rerun -n 0 tests/runs/test_rerun.py
 
 smoke: $(READY)  ## the whole chain at toy size, in about two minutes
