@@ -51,9 +51,9 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="say what would run, and why")] = False,
 ) -> None:
     """Run the stages of a profile in sequence through papermill; what is up to date is skipped."""
-    from textreg.runs import runner
+    from textreg.runs import report, runner
 
-    runner.run(
+    done = runner.run(
         profile,
         run,
         only=only or (),
@@ -65,6 +65,8 @@ def run(
         force=force,
         dry_run=dry_run,
     )
+    for line in [] if dry_run else report.headline(done.run):
+        typer.echo(line)
 
 
 @app.command()

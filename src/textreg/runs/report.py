@@ -6,9 +6,12 @@ same events become one line each when a unit starts, ends or fails, so that a lo
 nothing is executed.
 """
 
+import csv
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from types import TracebackType
 from typing import Any
 
@@ -93,6 +96,29 @@ class Report:
         }
         failed = f", {count['failed']} failed" if count["failed"] else ""
         self.say(f"{count['ran']} ran, {count['kept']} up to date{failed}, {seconds:.1f} s")
+
+
+def headline(run: Path) -> list[str]:
+    """What an evaluated run found, in two lines: the asked language by system, and its claims.
+
+    Empty where nothing was evaluated.
+    """
+    folder = run / "evaluate"
+    if not (folder / "claims.csv").is_file():
+        return []
+    shares: dict[str, list[float]] = {}
+    for row in _rows(folder / "fidelity.csv"):
+        if row["arm"] == "image" and row["language"] != "en":
+            shares.setdefault(row["system"], []).append(float(row["class_asked"]))
+    kept = ", ".join(f"{system} {100 * mean(values):.0f} %" for system, values in shares.items())
+    counts = Counter(row["verdict"] for row in _rows(folder / "claims.csv"))
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    return [f"asked language under pictures: {kept}", f"claims: {told} (evaluate/claims.csv)"]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _table(*left: str, right: Sequence[str] = ()) -> Table:
