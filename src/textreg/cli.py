@@ -319,8 +319,6 @@ def ask(
     from textreg.serve import asking
     from textreg.vlm import systems
 
-    if not prompt.strip():
-        raise InputError("the prompt is empty; ask something, in the language you want the answer in")
     run = model or str(asking.SYSTEMS)
     about = asking.asked_about(image)
     if not systems.is_run(run):

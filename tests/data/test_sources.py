@@ -217,7 +217,7 @@ def test_prepare_writes_every_file_of_the_contract(prepared):
     folder, result, _ = prepared
     names = {"align", "visual", "text", "text_control", "images", "requests"}
     assert {path.stem for path in folder.glob("*.parquet")} == names
-    assert result.rows == {"align": 6, "visual": 5, "text": 8, "text_control": 8, "requests": 45, "images": 17}
+    assert result.rows == {"align": 6, "visual": 5, "text": 8, "text_control": 8, "requests": 55, "images": 17}
     for name, schema in (("align", ROWS), ("images", IMAGES), ("requests", REQUESTS)):
         assert pq.read_schema(folder / f"{name}.parquet").names == schema.names
 

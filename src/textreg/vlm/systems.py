@@ -26,6 +26,7 @@ from textreg.vlm.generation import Request, answer
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from PIL.Image import Image
     from transformers import PreTrainedModel
 
 BACKBONE = "backbone"
@@ -114,7 +115,7 @@ def ask_systems(
 
     Raises :class:`InputError` for a picture, a run, a system or a prompt that cannot be used.
     """
-    picture, compute, run = open_image(image), set_up(1), Path(run)
+    picture, compute, run = _picture(image, prompt), set_up(1), Path(run)
     asked = [find_system(run, name) for name in names or systems_of(run)]
     told: dict[str, str] = {}
     for arm in dict.fromkeys(which.arm for which in asked):
@@ -135,14 +136,18 @@ def ask(image: str | Path, prompt: str, model: str, name: str = "TR+M", max_new_
     """
     if is_run(model):
         return ask_systems(image, prompt, model, [name], max_new_tokens)[name]
-    picture = open_image(image)
+    picture = _picture(image, prompt)
     vlm, processor = assembly.load_vlm(model, device=set_up(1).device)
     return _answer_about(picture, prompt, vlm, processor, max_new_tokens)
 
 
-def _answer_about(picture: Any, prompt: str, vlm: Any, processor: Any, max_new_tokens: int) -> str:
+def _picture(image: str | Path, prompt: str) -> "Image":
     if not prompt.strip():
         raise InputError("the prompt is empty; ask something, in the language you want the answer in")
+    return open_image(image)
+
+
+def _answer_about(picture: "Image", prompt: str, vlm: Any, processor: Any, max_new_tokens: int) -> str:
     table = ImageTable({"asked": encode_png(picture)}, {}, Path())
     seen = open_features(plain(vlm), processor, table, ids=["asked"])
     request = Request(f"<image>\n{prompt}", "asked")
