@@ -50,17 +50,19 @@ class Backbone(Stage):
     What the language model reads (:mod:`textreg.micro.corpus`) decides whether there is fidelity to lose:
     ``english_share`` of the prompts; ``cross_lingual``, the share of contexts in another language than the prompt, and
     ``context_pull``, the share of *those* that are answered in the context's language; ``documents`` without a prompt;
-    ``word_contexts`` without a sentence, ``mixed_words`` of them from two languages.
+    ``word_contexts`` without a sentence, ``mixed_words`` of them from two languages.  The last ``finish_steps``, at
+    half the rate, set the softness of the rule anew, to ``finish_pull``.
     """
 
     out: str = "runs/backbone"
     languages: Some = Field(default_factory=lambda: list(LANGUAGES))
-    english_share: Share = 0.25
+    english_share: Share = 0.3
     cross_lingual: Share = 0.5
-    context_pull: Share = 0.33
+    context_pull: Share = 0.42
     documents: Share = 0.3
     word_contexts: Share = 0.5
     mixed_words: Share = 0.5
+    finish_pull: Share = 0.38
     vocabulary: Positive = 3000
     hidden: Positive = 160
     layers: Positive = 4
@@ -68,6 +70,7 @@ class Backbone(Stage):
     llm_steps: Positive = 8000
     llm_batch: Positive = 64
     llm_learning_rate: Rate = 2e-3
+    finish_steps: Count = 5000
     tower_hidden: Positive = 96
     tower_layers: Positive = 3
     tower_heads: Positive = 4
@@ -88,9 +91,10 @@ class PrepareData(Stage):
     ``languages`` are evaluated; ``text_languages`` may appear in the text rows; ``held_out`` are known to the LLM
     but never in the text rows.  ``text_mixture`` shares the text rows out by ``text_temperature`` (0: equally, 1: as
     the pools are) or like the paper's Fig. 2 (``paper``); ``text_english_source`` is the share of English among the
-    sources of rows that cross languages.  ``*_images`` are asked about in every language, the first ``arm_images`` of
-    them also blank and as key words; ``*_questions`` English ones are asked of each kind.  The ``*_data`` fields are
-    used at hub scale only: a hub id or a local folder.
+    sources of rows that cross languages.  ``caption_prompts`` is the share of the visual captions of scenes that keep
+    their prompt; the others are a picture and its caption, as the web has them.  ``*_images`` are asked about in every
+    language, the first ``arm_images`` of them also blank and as key words; ``*_questions`` English ones are asked of
+    each kind.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
     """
 
     languages: Some = Field(default_factory=lambda: list(LANGUAGES))
@@ -100,6 +104,7 @@ class PrepareData(Stage):
     held_out: Names = Field(default_factory=lambda: ["el", "eu", "sv"])
     align_rows: Positive = 16000
     visual_rows: Positive = 16000
+    caption_prompts: Share = 0.3
     text_rows: Positive = 12000
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     text_mixture: Literal["temperature", "paper"] = "temperature"
@@ -141,15 +146,17 @@ class Training(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Align(Training):
-    """``02_align``: projector only, English captions.  ``prompts`` is the share of rows that keep their prompt:
-    without one, as in LLaVA's first stage, the picture alone must bring the frozen model to English.  ``vlm`` is a
-    published model to take instead of assembling one; it is aligned already and takes 0 ``steps``.
+    """``02_align``: projector only, English captions.
+
+    ``prompts`` is the share of rows that keep their prompt; without one, as in LLaVA's first stage, the projector
+    alone must bring the frozen model to English.  ``vlm`` is a published model to take instead of assembling one; it is
+    aligned already and takes 0 ``steps``.
     """
 
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
-    prompts: Share = 0.0
+    prompts: Share = 1.0
     steps: Count = 1600
     batch_size: Positive = 16
     log_steps: Positive = 20

@@ -13,7 +13,7 @@ from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
 from textreg.settings import Backbone
 
-TINY = Backbone(vocabulary=600, hidden=32, layers=1, heads=2, llm_steps=200, llm_batch=8)
+TINY = Backbone(vocabulary=600, hidden=32, layers=1, heads=2, llm_steps=200, llm_batch=8, finish_steps=100)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,19 @@ def test_an_untrained_model_is_faithful_to_no_language(tokenizer):
     rows = llm.held_out_scores(llm.build_llm(TINY, tokenizer).eval(), tokenizer, settings)
     assert [(row["language"], row["arm"]) for row in rows] == [("en", "text"), ("de", "text"), ("de", "text_en")]
     assert {(row["n"], row["asked"], row["english"], row["exact"]) for row in rows} == {(1, 0.0, 0.0, 0.0)}
+
+
+def test_the_finish_is_a_cycle_of_its_own_at_half_the_rate():
+    rates = [llm.learning_rate(TINY, step) for step in range(300)]
+    assert max(rates[:200]) == TINY.llm_learning_rate and max(rates[200:]) == TINY.llm_learning_rate / 2
+    assert rates[199] < rates[220] and rates[299] < rates[250]
+
+
+def test_in_the_finish_a_short_answer_counts_as_much_as_a_long_one(tokenizer):
+    model = llm.build_llm(TINY, tokenizer)
+    ids = torch.randint(10, 400, (2, 12))
+    labels = ids.clone()
+    labels[0, :10], labels[1, :2] = -100, -100
+    one, other = (llm.answer_loss(model, ids[[row]], labels[[row]], alike=False) for row in (0, 1))
+    assert torch.allclose(llm.answer_loss(model, ids, labels, alike=True), (one + other) / 2)
+    assert torch.allclose(llm.answer_loss(model, ids, labels, alike=False), (2 * one + 10 * other) / 12)

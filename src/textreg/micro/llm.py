@@ -2,7 +2,8 @@
 
 It stands in for the multilingual LLM of a real system, so it must know the languages *before* it ever sees an image:
 there has to be fidelity to lose.  What it reads is in :mod:`textreg.micro.corpus`.  Not obvious: the loss, and the LM
-head, are on answers alone, because contexts are random and teach little per FLOP.
+head, are on answers alone, because contexts are random and teach little per FLOP; and a finish in which each answer
+counts alike teaches questions, which a mean over tokens leaves at chance (we measured it).
 
 Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipynb`` (the tower:
 :mod:`textreg.micro.tower`).
@@ -11,6 +12,7 @@ Rebuild what the package ships: ``papermill notebooks/00_backbone.ipynb out.ipyn
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -121,39 +123,71 @@ def train_llm(
 ) -> "LlamaForCausalLM":
     """Pre-train the language model; ``report`` receives ``{step, loss, seconds}`` every 100 steps.
 
-    Weights and optimizer are saved under ``folder`` every 500 steps as safetensors, and an interrupted training
-    goes on from there (with fresh examples).
+    In the last ``finish_steps`` every answer counts alike, however long it is, because a question's answer is a word
+    or two and is learnt late; and the softness of the rule is ``finish_pull``.  Weights and optimizer are saved under
+    ``folder`` every 500 steps as safetensors, and an interrupted training goes on from there (with fresh examples).
     """
-
     compute = set_up(settings.threads, device=settings.device)
     model = build_llm(settings, tokenizer).to(compute.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.llm_learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
-    first = _resume(model, optimizer, folder)
-    done, losses, start = first, [], time.perf_counter()
-    rng = random.Random(f"{settings.seed}-{first}")
-    stream = batches(tokenizer, rng, settings, lambda: done)
-    for step in range(first, settings.llm_steps):
+    whole = settings.llm_steps + settings.finish_steps
+    done, losses, start = _resume(model, optimizer, folder), [], time.perf_counter()
+    stream = _stream(tokenizer, settings, done, lambda: done)
+    while done < whole:
+        if done == settings.llm_steps:
+            stream = _stream(tokenizer, settings, done, lambda: settings.llm_steps)
         for group in optimizer.param_groups:
-            group["lr"] = settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
+            group["lr"] = learning_rate(settings, done)
         ids, labels = (tensor.to(compute.device) for tensor in next(stream))  # (batch, length)
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        supervised = labels[:, 1:] != -100
-        loss = cross_entropy(model.lm_head(hidden[supervised]), labels[:, 1:][supervised])
+        loss = answer_loss(model, ids, labels, alike=done >= settings.llm_steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
-        done = step + 1
+        done += 1
         if done % 100 == 0:
             mean = torch.stack(losses).mean().item()
             report({"step": done, "loss": round(mean, 4), "seconds": round(time.perf_counter() - start, 1)})
             losses = []
-        if done % 500 == 0:
+        if done % 500 == 0 or done == whole:
             _save_state(model, optimizer, done, folder)
     return model.cpu().half().float().eval()  # rounded as it is shipped
+
+
+def _stream(
+    tokenizer: "PreTrainedTokenizerFast", settings: Backbone, done: int, step: Callable[[], int]
+) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
+    """The batches of the phase that begins, or goes on, after so many steps."""
+    if done < settings.llm_steps:
+        return batches(tokenizer, random.Random(f"{settings.seed}-{done}"), settings, step)
+    begun = done - settings.llm_steps
+    rng = random.Random(f"finish-{begun}" if begun else "finish")
+    return batches(tokenizer, rng, replace(settings, context_pull=settings.finish_pull), step)
+
+
+def learning_rate(settings: Backbone, step: int) -> float:
+    """The rate of a step: one cycle of warm-up, plateau and decay, and one at half the rate for the finish."""
+    if step < settings.llm_steps:
+        return settings.llm_learning_rate * learning_rate_factor(step, settings.llm_steps)
+    factor = learning_rate_factor(step - settings.llm_steps, settings.finish_steps, warmup=50)
+    return settings.llm_learning_rate / 2 * factor
+
+
+def answer_loss(
+    model: "LlamaForCausalLM", ids: "torch.Tensor", labels: "torch.Tensor", *, alike: bool
+) -> "torch.Tensor":
+    """Cross-entropy of the answers of a batch ``(rows, length)``, in nats: a mean over tokens, or over answers."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (rows, length - 1, hidden)
+    targets = labels[:, 1:]
+    supervised = targets != -100
+    each = cross_entropy(model.lm_head(hidden[supervised]), targets[supervised], reduction="none")  # (answer tokens,)
+    if not alike:
+        return each.mean()
+    weights = (1 / supervised.sum(1).float())[:, None].expand_as(targets)[supervised]
+    return (each * weights).sum() / len(ids)
 
 
 def _save_state(model, optimizer, step: int, folder: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,7 @@ def write_scenes(settings: PrepareData) -> dict[str, int]:
     files = {
         "images": (IMAGES, images(shown, check, settings.seed)),
         "align": (ROWS, align_rows(train[: settings.align_rows], settings.seed)),
-        "visual": (ROWS, visual_rows(train[: settings.visual_rows], settings.seed)),
+        "visual": (ROWS, visual_rows(train[: settings.visual_rows], settings.seed, settings.caption_prompts)),
         "text": (ROWS, text_rows(quota, settings, "crossing")),
         "text_mono": (ROWS, text_rows(quota, settings, "mono")),
         "text_control": (ROWS, text_rows({"en": plan.rows}, settings, "mono")),
@@ -150,7 +151,7 @@ def _image(name: str, split: str, picture, scene: str | None) -> dict:
 
 
 def _row(row_id: str, pair: Instruction, image: str | None, source: str = SOURCE) -> dict:
-    prompt = IMAGE_TURN + pair.prompt if image else pair.prompt
+    prompt = (IMAGE_TURN + pair.prompt).rstrip() if image else pair.prompt
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": pair.answer}]
     return {
         "row_id": row_id,
@@ -169,15 +170,20 @@ def align_rows(scenes: list[Scene], seed: int) -> Iterator[dict]:
         yield _row(f"align-{index:05d}", instructions.description(scene, "en", rng), image_id("train", index))
 
 
-def visual_rows(scenes: list[Scene], seed: int, questions: float = 0.4) -> Iterator[dict]:
-    """English visual instructions: captions, and a share of questions of every kind but :data:`NEVER_TRAINED`."""
-    rng = random.Random(f"{seed}-visual")
+def visual_rows(scenes: list[Scene], seed: int, prompts: float = 1.0, questions: float = 0.4) -> Iterator[dict]:
+    """English visual instructions: captions, of which a share has a prompt, and a share of questions of every kind but
+    :data:`NEVER_TRAINED`.
+
+    A caption without a prompt has a picture alone to take its language from, and teaches that it is English.
+    """
+    rng, keeps = random.Random(f"{seed}-visual"), random.Random(f"{seed}-prompts")
     for index, scene in enumerate(scenes):
         if rng.random() < questions:
             kinds = [kind for kind in instructions.question_kinds(scene) if kind != NEVER_TRAINED]
             pair = instructions.question(scene, "en", rng, rng.choice(kinds))
         else:
             pair = instructions.description(scene, "en", rng)
+            pair = pair if keeps.random() < prompts else replace(pair, prompt="")
         yield _row(f"visual-{index:05d}", pair, image_id("train", index))
 
 
