@@ -62,7 +62,7 @@ class Backbone(Stage):
     documents: Share = 0.3
     word_contexts: Share = 0.5
     mixed_words: Share = 0.5
-    finish_pull: Share = 0.38
+    finish_pull: Share = 0.405
     vocabulary: Positive = 3000
     hidden: Positive = 160
     layers: Positive = 4
@@ -149,8 +149,8 @@ class Align(Training):
     """``02_align``: projector only, English captions.
 
     ``prompts`` is the share of rows that keep their prompt; without one, as in LLaVA's first stage, the projector
-    alone must bring the frozen model to English.  ``vlm`` is a published model to take instead of assembling one; it is
-    aligned already and takes 0 ``steps``.
+    alone must bring the frozen model to English.  ``vlm`` is a published model to take instead of assembling one; it
+    is aligned already and takes 0 ``steps``.
     """
 
     llm: str = "shipped"
