@@ -248,6 +248,10 @@ def merge(
     adapter_base: Annotated[
         str | None, typer.Option(help="base model of a LoRA adapter, where it cannot be found")
     ] = None,
+    untie: Annotated[
+        bool, typer.Option(help="give a model that ties head and embedding a head of its own, as the backbone has")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="load the merge's class without weights and compare the names")] = True,
     figure: Annotated[
         Path | None, typer.Option(help="draw the change per layer into PATH.svg, .pdf, .png and .csv")
     ] = None,
@@ -273,7 +277,9 @@ def merge(
         patterns=parse_patterns(pattern or []),
         keep=keep or (),
         adapter_base=adapter_base,
+        untie=untie,
         overwrite=force,
+        check_reload=check,
     )
     Console().print(report.table())
     if figure:
