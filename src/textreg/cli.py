@@ -16,6 +16,7 @@ try:
 
     import typer
 
+    from textreg import __version__
     from textreg.display import visible_answer
     from textreg.errors import InputError, RunError
 except KeyboardInterrupt:  # most of the start is spent here, outside of what main can catch
@@ -35,6 +36,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Language fidelity of vision-language models: measure it, lose it, restore it.",
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"textreg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="print it")
+    ] = False,
+) -> None:
+    """What holds for every command."""
 
 
 @app.command()

@@ -245,7 +245,8 @@ def _keep_last_state(cell: dict[str, Any]) -> None:
 
 
 def _stage_pages(target: Path, run: Path | None, results: Path | None, standing: str) -> None:
-    parts, folders = [], {}
+    parts: list[str] = []
+    folders: dict[str, Path] = {}
     for origin, folder in (("Shipped results", results), ("This run", run)):
         if folder is None or folder == (results if origin == "This run" else None):
             continue

@@ -130,7 +130,7 @@ def _imported(nodes: list[ast.stmt], package: Path) -> dict[str, Use]:
     found: dict[str, Use] = {}
     for node in (word for each in nodes for word in ast.walk(each)):
         for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             full = f"{module}.{alias.name}" if module else alias.name
             whole = not module or module_file(full, package)
             found[alias.asname or alias.name.split(".")[0]] = (full, ALL) if whole else (module, alias.name)
