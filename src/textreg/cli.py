@@ -102,7 +102,7 @@ NEAR = Annotated[str, typer.Option(help="together or apart: whether near languag
 SET_ASIDE = Annotated[
     str,
     typer.Option(
-        help="parts of an answer that are not judged: reasoning, code, mathematics, addresses, keys, markup, "
+        help="parts of an answer that are not judged: turns, reasoning, code, mathematics, addresses, keys, markup, "
         "quotations, asides, by commas; or all, or none"
     ),
 ]
