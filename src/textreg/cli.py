@@ -11,6 +11,7 @@ INTERRUPTED = "textreg: interrupted; the same command goes on from here"
 
 try:
     import io
+    from errno import EDQUOT, ENOSPC
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated
 
@@ -343,6 +344,23 @@ def ask(
     typer.echo(f"language: {label.code}{said}")
 
 
+def _in_words(error: Exception) -> InputError | RunError | None:
+    """What no command has put in its own words: a name that the system cannot take, a place that it cannot use, a file
+    nested without end; None for anything else, which is a defect and keeps its traceback."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return RunError("the disk is full; make room and run the same command again")
+    if isinstance(error, OSError) and error.filename is not None:
+        return InputError(f"{str(error.filename)[:200]}: {error.strerror}; name another place")
+    if isinstance(error, RecursionError):
+        return InputError("a file is nested too deep to be read; write it again")
+    if isinstance(error, ValueError) and ("null byte" in text or "surrogates not allowed" in text):
+        return InputError("a name holds a character that no file's name can; give another")
+    if isinstance(error, RuntimeError) and ("home directory" in text or "Symlink loop" in text):
+        return InputError(f"{text[:200]} Name the place in full.")
+    return None
+
+
 def main() -> None:
     """Entry point: the package's own errors end in one line on stderr and their exit code.
 
@@ -352,7 +370,12 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        except (OSError, RecursionError, ValueError, RuntimeError) as error:
+            if (said := _in_words(error)) is None:
+                raise
+            raise said from error
     except (InputError, RunError) as error:
         typer.echo(f"textreg: {visible_answer(str(error), LONGEST_ERROR)}", err=True)
         sys.exit(error.exit_code)
