@@ -12,6 +12,7 @@ whole counts whole.
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,13 @@ def code(notebook: Path, package: Path = PACKAGE, *, drawing: bool = False) -> d
                 data |= part.data
     found = {name: digest(sorted(said))[:LENGTH] for name, said in texts.items()}
     return found | {f"data {path.relative_to(package).as_posix()}": digest(meaning(path))[:LENGTH] for path in data}
+
+
+def stamp(notebook: Path, package: Path = PACKAGE) -> str:
+    """What is another one whenever the notebook or a file of the package was written since."""
+    places = [notebook, *(Path(folder, name) for folder, _, names in os.walk(package) for name in names)]
+    found = [(str(place), place.stat()) for place in places if place.suffix != ".pyc" and place.is_file()]
+    return digest([(name, written.st_size, written.st_mtime_ns) for name, written in sorted(found)])
 
 
 def module_file(name: str, package: Path = PACKAGE) -> Path | None:
