@@ -130,6 +130,13 @@ def test_the_licence_is_named_the_same_everywhere():
     assert str(citation["version"]) == PROJECT["version"] == __version__
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_of_the_pages_at_the_root_lead_somewhere(page):
+    """Those of the book are looked at when it is built."""
+    named = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_no_page_or_setting_names_a_folder_of_one_machine():
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.yml"), ROOT / "Makefile", *ROOT.glob("*.txt"), *ROOT.glob("book/*")]
     for path in files:
