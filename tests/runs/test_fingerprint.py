@@ -90,7 +90,9 @@ def test_what_is_known_of_the_code_is_asked_for_anew_when_a_file_or_the_notebook
     asked = []
 
     def known():
-        return cache.kept("x", fingerprint.stamp(path, package), lambda: asked.append(1) or fingerprint.code(path, package))
+        return cache.kept(
+            "x", fingerprint.stamp(path, package), lambda: asked.append(1) or fingerprint.code(path, package)
+        )
 
     first = known()
     cache.save()
