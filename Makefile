@@ -51,14 +51,14 @@ figures: $(READY)  ## redraw every figure from the shipped results; nothing is t
 		-p run runs/figures -p results results/$(PROFILE)
 	@echo "figures: runs/figures/figures"
 
-book: $(READY)  ## build the book from the latest run, or from the notebooks' sources
+book: $(READY)  ## build the book, in which no link may be broken, from the latest run, or from the notebooks' sources
 	@book=$$($(BIN)/python -m textreg.book.build $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
 
-check: $(READY)  ## lint, layers, links, stale results
+check: $(READY)  ## lint, layers, types, stale results
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m textreg.book.links
+	$(BIN)/mypy
 	$(BIN)/python -m textreg.runs.shipping check results
 
 audit: $(READY)  ## ask for known weaknesses of every pinned version (needs the network)

@@ -19,6 +19,21 @@ def last_text(body: dict) -> str:
     return content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
 
 
+def completion(message: dict | str, finish: str = "stop", **more: object) -> dict:
+    """A chat completion with one message, or its content alone."""
+    message = {"content": message} if isinstance(message, str) else message
+    usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant"} | message}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    } | more
+
+
 class FaultyServer:
     def __init__(
         self, answer: Callable[[dict], str] = last_text, faults: Sequence[str] | str = (), delay: float = 0.0
@@ -75,10 +90,10 @@ class FaultyServer:
             with self._lock:
                 self.together -= 1
 
-    def _send(self, handler, status: int, text: str, length: int | None = None, **headers: str) -> None:
-        data = text.encode()
+    def _send(self, handler, status: int, text: str | bytes, length: int | None = None, **headers: str) -> None:
+        data = text if isinstance(text, bytes) else text.encode()
         handler.send_response(status)
-        handler.send_header("content-type", "application/json")
+        handler.send_header("content-type", headers.pop("content_type", "application/json"))
         handler.send_header("content-length", str(len(data) if length is None else length))
         for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
@@ -87,16 +102,7 @@ class FaultyServer:
         handler.wfile.flush()
 
     def _completion(self, body: dict) -> dict:
-        return {
-            "id": "chat-1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.answer(body)}}
-            ],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
-        }
+        return completion(self.answer(body), model=body["model"])
 
     def _fault_(self, handler, body: dict, fault: str) -> None:
         self._send(handler, 200, json.dumps(self._completion(body)))
@@ -139,3 +145,15 @@ class FaultyServer:
     def _fault_drop(self, handler, body: dict, fault: str) -> None:
         handler.close_connection = True
         handler.connection.close()
+
+
+class Server(FaultyServer):
+    """A server of some make: ``play(body)`` gives status, body (an object, text or bytes) and headers."""
+
+    def __init__(self, play: Callable[[dict], tuple]):
+        super().__init__()
+        self.play = play
+
+    def _fault_(self, handler, body: dict, fault: str) -> None:
+        status, reply, *headers = self.play(body)
+        self._send(handler, status, json.dumps(reply) if isinstance(reply, dict) else reply, **dict(*headers))

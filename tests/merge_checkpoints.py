@@ -51,14 +51,14 @@ def write_vlm(folder: Path, kind: str = "Llava", shard: str = "50GB", **options)
     return folder
 
 
-def adapted(model, projector: bool = True, targets: str | None = None, **options):
-    """The model with a random LoRA adapter on its language model and a changed trainable projector."""
+def adapted(model, projector: bool = True, targets=None, save: list[str] | None = None, **options):
+    """The model with a random LoRA adapter (on its language model, else on ``targets``) and changed whole modules."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets or r".*language_model\.layers\.\d+\.\w+\.\w+_proj",
-        modules_to_save=["multi_modal_projector"] if projector else None, **options,
+        modules_to_save=save or (["multi_modal_projector"] if projector else None), **options,
     )  # fmt: skip
     wrapped = get_peft_model(model, config).eval()
     torch.manual_seed(7)

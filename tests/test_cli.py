@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_chain
 
-from textreg import cli
+from textreg import __version__, cli
 from textreg.runs import plan, profiles
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "papermill", "datasets")
@@ -41,6 +41,10 @@ def test_help_comes_in_under_a_second_and_loads_nothing_heavy():
     assert all(f" {name} " in done.stdout for name in COMMANDS)
     # Seconds of the processor: those of the clock also count what else the machine does.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    assert call(monkeypatch, capsys, "--version") == (0, f"textreg {__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

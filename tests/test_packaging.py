@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from textreg import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,10 +31,6 @@ def declared(*groups):
     return as_table(lines)
 
 
-def conda_environment():
-    return yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-
-
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return as_table(line for line in lines if line and not line.startswith("#"))
@@ -41,13 +40,31 @@ def make_targets():
     return set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_conda_and_pip_users_get_the_same_packages():
-    pip_list = next(item["pip"] for item in conda_environment() if isinstance(item, dict))
-    assert as_table(pip_list) == declared("book", "dev")
+def test_conda_brings_python_and_pip_which_installs_the_package_with_its_pins():
+    *own, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert own == ["python=3.11", "pip"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[book,dev]"]}
 
 
-def test_conda_brings_nothing_but_python_and_pip():
-    assert [item for item in conda_environment() if isinstance(item, str)] == ["python=3.11", "pip"]
+def test_binder_installs_the_package_with_its_pins():
+    folder = ROOT / "binder"
+    assert {"-c ../constraints.txt", "-e .[book]"} <= set((folder / "requirements.txt").read_text().splitlines())
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]),
+                         ids=lambda path: path.name)  # fmt: skip
+def test_what_github_and_git_read_is_valid_and_names_commands_that_exist(path):
+    text = path.read_text()
+    assert yaml.safe_load(text)
+    assert set(re.findall(r"run: make ([a-z]+)", text)) <= make_targets()
+    assert all((ROOT / name).exists() for name in re.findall(r"(?:tests/\S+\.py|\.ci/run)", text))
+
+
+def test_hooks_use_the_pinned_tools():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    versions = {normalised(hook["repo"].rpartition("/")[2]): hook["rev"].lstrip("v") for hook in hooks}
+    for name, hook in (("ruff", "ruff-pre-commit"), ("nbstripout", "nbstripout")):
+        assert pins()[name][0] == SpecifierSet(f"=={versions[hook]}")
 
 
 def test_every_direct_dependency_is_pinned_within_its_declared_range():
@@ -110,7 +127,14 @@ def test_the_licence_is_named_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert PROJECT["license"] == citation["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
-    assert str(citation["version"]) == PROJECT["version"]
+    assert str(citation["version"]) == PROJECT["version"] == __version__
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_links_of_the_pages_at_the_root_lead_somewhere(page):
+    """Those of the book are looked at when it is built."""
+    named = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_no_page_or_setting_names_a_folder_of_one_machine():

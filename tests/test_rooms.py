@@ -51,4 +51,4 @@ def test_few_imports_stand_inside_functions():
 
 
 def test_no_data_file_lies_loose_at_the_root_of_the_package():
-    assert [path.name for path in PACKAGE.iterdir() if path.is_file() and path.suffix != ".py"] == []
+    assert [path.name for path in PACKAGE.iterdir() if path.is_file() and path.suffix != ".py"] == ["py.typed"]

@@ -11,11 +11,13 @@ INTERRUPTED = "textreg: interrupted; the same command goes on from here"
 
 try:
     import io
+    from errno import EDQUOT, ENOSPC
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated
 
     import typer
 
+    from textreg import __version__
     from textreg.display import visible_answer
     from textreg.errors import InputError, RunError
 except KeyboardInterrupt:  # most of the start is spent here, outside of what main can catch
@@ -35,6 +37,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Language fidelity of vision-language models: measure it, lose it, restore it.",
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"textreg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="print it")
+    ] = False,
+) -> None:
+    """What holds for every command."""
 
 
 @app.command()
@@ -88,7 +105,7 @@ NEAR = Annotated[str, typer.Option(help="together or apart: whether near languag
 SET_ASIDE = Annotated[
     str,
     typer.Option(
-        help="parts of an answer that are not judged: reasoning, code, mathematics, addresses, keys, markup, "
+        help="parts of an answer that are not judged: turns, reasoning, code, mathematics, addresses, keys, markup, "
         "quotations, asides, by commas; or all, or none"
     ),
 ]
@@ -250,6 +267,10 @@ def merge(
     adapter_base: Annotated[
         str | None, typer.Option(help="base model of a LoRA adapter, where it cannot be found")
     ] = None,
+    untie: Annotated[
+        bool, typer.Option(help="give a model that ties head and embedding a head of its own, as the backbone has")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="load the merge's class without weights and compare the names")] = True,
     figure: Annotated[
         Path | None, typer.Option(help="draw the change per layer into PATH.svg, .pdf, .png and .csv")
     ] = None,
@@ -275,7 +296,9 @@ def merge(
         patterns=parse_patterns(pattern or []),
         keep=keep or (),
         adapter_base=adapter_base,
+        untie=untie,
         overwrite=force,
+        check_reload=check,
     )
     Console().print(report.table())
     if figure:
@@ -330,6 +353,23 @@ def ask(
     asking.show(table, asking.unread(table["language"].iloc[0], run))
 
 
+def _in_words(error: Exception) -> InputError | RunError | None:
+    """What no command has put in its own words: a name that the system cannot take, a place that it cannot use, a file
+    nested without end; None for anything else, which is a defect and keeps its traceback."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return RunError("the disk is full; make room and run the same command again")
+    if isinstance(error, OSError) and error.filename is not None:
+        return InputError(f"{str(error.filename)[:200]}: {error.strerror}; name another place")
+    if isinstance(error, RecursionError):
+        return InputError("a file is nested too deep to be read; write it again")
+    if isinstance(error, ValueError) and ("null byte" in text or "surrogates not allowed" in text):
+        return InputError("a name holds a character that no file's name can; give another")
+    if isinstance(error, RuntimeError) and ("home directory" in text or "Symlink loop" in text):
+        return InputError(f"{text[:200]} Name the place in full.")
+    return None
+
+
 def main() -> None:
     """Entry point: the package's own errors end in one line on stderr and their exit code.
 
@@ -339,7 +379,12 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        except (OSError, RecursionError, ValueError, RuntimeError) as error:
+            if (said := _in_words(error)) is None:
+                raise
+            raise said from error
     except (InputError, RunError) as error:
         typer.echo(f"textreg: {visible_answer(str(error), LONGEST_ERROR)}", err=True)
         sys.exit(error.exit_code)

@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BufferedRandom
@@ -218,6 +218,14 @@ class HashCache:
     def folder(self, folder: Path) -> dict[str, str]:
         """Relative POSIX path -> hash of every result file under ``folder`` (see :func:`files_under`)."""
         return {path.relative_to(folder).as_posix(): self.file(path) for path in files_under(folder)}
+
+    def kept(self, name: str, stamp: Any, make: Callable[[], Any]) -> Any:
+        """What ``make()`` gave, a JSON-able value, remembered while ``stamp``, another one, stays the same."""
+        known = self._known.get(name)
+        if not (isinstance(known, list) and len(known) == 2 and known[0] == stamp):
+            known = self._known[name] = [stamp, make()]
+            self._changed = True
+        return known[1]
 
     def save(self) -> None:
         """Write the cache when something was added."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from result_folders import fidelity_table, write_run
 
@@ -302,6 +303,16 @@ def test_the_page_of_the_backbone_shows_the_scores_of_what_is_shipped(root):
 def test_published_numbers_stand_without_words_about_rows_that_are_not_there():
     page = book_pages.published_page()
     assert "Pixtral" in page and "ours" not in page and "column n" not in page
+
+
+def test_answers_of_published_models_are_shown_from_the_shipped_tables_and_missed_in_words(tmp_path):
+    page = book_pages.real_models_page(Path(__file__).parents[2] / "results")
+    fidelity = pd.read_csv(Path(__file__).parents[2] / "results" / "real_vlms" / "fidelity.csv")
+    assert all(f'"{book_pages.escaped(system)}"' in page for system in fidelity["system"])
+    row = fidelity[(fidelity["system"] == "cambrian") & (fidelity["language"] == "ja")].iloc[0]
+    assert f'"{row["lf"]:.0f} ({row["english"]:.0f})"' in page and "Kinyarwanda" in page
+    assert page.count("csv-table") == 4
+    assert "not at hand" in book_pages.real_models_page(tmp_path)
 
 
 def test_undefined_values_are_a_dash_in_tables():

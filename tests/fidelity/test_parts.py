@@ -52,6 +52,22 @@ def test_what_is_judged_of_an_answer(case):
     assert judged_part(answer, rules=()) == (answer, ())
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "ER:  \nYou are a helpful visual-language assistant.\n\n¿Qué hay en la imagen?  ASSISTANT: ",
+        "USER: What is in the picture? ASSISTANT:",
+        "system\nYou are a helpful assistant.\nuser\nWhat is in the picture?\nassistant\n",
+        "user\n\n\nWhat is in the picture?\nmodel\n",
+        "A chat between a curious human and an assistant. USER: What is this? ASSISTANT: ",
+        "Question: What is in the picture?\nAnswer: ",
+    ],
+)
+def test_a_conversation_that_was_decoded_whole_is_judged_from_the_answer_on(before):
+    text, names = judged_part(before + DE)
+    assert text.strip() == DE and names[0] == "turns"
+
+
 def test_a_repeated_prompt_is_a_quotation():
     prompt = "Describe the image in one sentence, please."
     assert judged_part(f"{prompt}\n{DE}", prompt) == (f" \n{DE}", ("quotations",))

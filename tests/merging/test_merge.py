@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,20 @@ from merge_checkpoints import (
     build_vlm,
     image_logits,
     stored,
+    text_logits,
     write_backbone,
     write_vlm,
 )
 
 from textreg.errors import InputError, RunError
-from textreg.merging import folder as merge_folder
-from textreg.merging.merge import merge
+from textreg.merging import merge as merging
 from textreg.merging.methods import METHODS, Recipe, merge_tensors
+from textreg.merging.reload import reload_keys
 from textreg.merging.report import read_report
 from textreg.vlm.layouts import canonical, is_language
 
 LAYOUTS = ["Llava", "LlavaNext", "LlavaOnevision"]
+merge = partial(merging.merge, check_reload=False)  # the check starts a process; tests of it ask for it
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_every_layout_merges_its_language_model_and_keeps_the_rest_byte_for_byte
             torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
         else:
             assert torch.equal(merged[name], value), name
-    assert report.reload == {
+    assert reload_keys(tmp_path / "out") == {
         "checked": True, "class": f"{kind}ForConditionalGeneration", "missing": [], "unexpected": [], "mismatched": [],
     }  # fmt: skip
     assert report.counts()["resized"] == (1 if tied else 2)
@@ -118,7 +121,7 @@ def test_shards_of_either_side_change_nothing(tmp_path, backbone):
     sharded = write_vlm(tmp_path / "sharded", shard="9KB")
     base = write_backbone(tmp_path / "base", shard="5KB")
     assert len(list(sharded.glob("*.safetensors"))) > 3
-    recipe = {"lam": 0.7, "method": "drop", "density": 0.5, "seed": 5, "check_reload": False}
+    recipe = {"lam": 0.7, "method": "drop", "density": 0.5, "seed": 5}
     merge(whole, backbone, tmp_path / "a", **recipe)
     merge(sharded, base, tmp_path / "b", **recipe, workers=3)
     assert same_bytes(stored(tmp_path / "a"), stored(tmp_path / "b"))
@@ -136,7 +139,7 @@ def test_streamed_merge_equals_the_pure_function_of_each_method(tmp_path, backbo
     tuned = [write_backbone(tmp_path / f"tuned-{seed}", seed=seed) for seed in (5, 6)]
     tuned = tuned[:1] if method in {"slerp", "trim"} else tuned
     recipe = Recipe(method, 0.6, 0.4, 0.1, 3)
-    merge(tuned, backbone, tmp_path / "out", 0.6, method, density=0.4, gamma=0.1, seed=3, check_reload=False)
+    merge(tuned, backbone, tmp_path / "out", 0.6, method, density=0.4, gamma=0.1, seed=3)
     merged, base, others = stored(tmp_path / "out"), stored(backbone), [stored(folder) for folder in tuned]
     for name in merged:
         expected = merge_tensors(base[name], [other[name] for other in others], recipe, canonical(name))
@@ -186,11 +189,12 @@ def test_names_as_they_are_in_memory_match_the_backbone_too(tmp_path, vlm, backb
         tensors[name.replace(prefix, spelling[prefix], 1)] = value
     save_file(tensors, renamed / "model.safetensors", {"format": "pt"})
     (renamed / "config.json").write_text((vlm / "config.json").read_text())
-    report = merge(renamed, backbone, tmp_path / "out", 0.5)
+    merge(renamed, backbone, tmp_path / "out", 0.5)
     merge(vlm, backbone, tmp_path / "reference", 0.5)
     merged = {canonical(name): value for name, value in stored(tmp_path / "out").items()}
     assert same_bytes(merged, {canonical(name): value for name, value in stored(tmp_path / "reference").items()})
-    assert report.reload["missing"] == report.reload["unexpected"] == []
+    told = reload_keys(tmp_path / "out")
+    assert told["missing"] == told["unexpected"] == []
 
 
 def test_the_base_of_the_vlm_may_itself_be_a_vlm(tmp_path, vlm):
@@ -219,6 +223,25 @@ def test_a_tied_vlm_and_a_backbone_with_a_head_of_its_own_are_refused(tmp_path):
     merge(tuned, base, tmp_path / "out", keep=["lm_head.weight"])
 
 
+def test_a_tied_vlm_gets_a_head_of_its_own_when_asked_and_then_speaks_like_its_backbone(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    base = write_backbone(tmp_path / "base", tied=False)
+    tuned = write_vlm(tmp_path / "tuned", tied=True)
+    report = merge(tuned, base, tmp_path / "out", 0.0, untie=True)
+    told = reload_keys(tmp_path / "out")
+    assert told["missing"] == told["unexpected"] == []
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    backbone = AutoModelForCausalLM.from_pretrained(base).eval()
+    assert (
+        loaded.config.tie_word_embeddings is False
+        and loaded.lm_head.weight is not loaded.get_input_embeddings().weight
+    )
+    ours = text_logits(loaded)[..., :VOCABULARY]
+    torch.testing.assert_close(ours, text_logits(backbone), rtol=0, atol=1e-5)
+    assert any("gets a head of its own" in note for note in report.notes)
+
+
 def test_a_backbone_with_more_rows_lends_the_rows_that_the_vlm_has(tmp_path):
     base = write_backbone(tmp_path / "base", vocabulary=VOCABULARY + 20)
     tuned = write_vlm(tmp_path / "tuned")
@@ -235,8 +258,8 @@ def test_an_unknown_tensor_of_the_vlm_is_an_error_and_kept_only_when_asked(tmp_p
     odd.mkdir()
     save_file({**stored(vlm), "audio_tower.weight": torch.ones(3)}, odd / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"audio_tower\.weight.*--keep"):
-        merge(odd, backbone, tmp_path / "out", check_reload=False)
-    merge(odd, backbone, tmp_path / "out", keep=["audio_tower.*"], check_reload=False)
+        merge(odd, backbone, tmp_path / "out")
+    merge(odd, backbone, tmp_path / "out", keep=["audio_tower.*"])
     assert torch.equal(stored(tmp_path / "out")["audio_tower.weight"], torch.ones(3))
 
 
@@ -246,7 +269,8 @@ def test_a_deeper_backbone_is_not_the_backbone_of_this_model(tmp_path, vlm):
         merge(vlm, base, tmp_path / "out")
 
 
-def test_a_tuned_model_without_one_of_its_tensors_is_found_before_anything_is_written(tmp_path, vlm, backbone):
+@pytest.mark.slow
+def test_a_tuned_model_without_one_of_its_tensors_leaves_nothing_behind(tmp_path, vlm, backbone):
     from safetensors.torch import save_file
 
     broken = tmp_path / "broken"
@@ -255,8 +279,8 @@ def test_a_tuned_model_without_one_of_its_tensors_is_found_before_anything_is_wr
     tensors = stored(vlm)
     del tensors["multi_modal_projector.linear_1.weight"]
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RunError, match=r"1 missing.*linear_1"):
-        merge(broken, backbone, tmp_path / "out")
+    with pytest.raises(RunError, match=r"1 missing.*linear_1.*--no-check"):
+        merge(broken, backbone, tmp_path / "out", check_reload=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
 
 
@@ -269,7 +293,7 @@ def test_not_finite_weights_are_refused_and_named(tmp_path, backbone):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
     save_file(tensors, bad / "model.safetensors", {"format": "pt"})
     with pytest.raises(RunError, match=r"layers\.1\.mlp\.up_proj\.weight.*not finite"):
-        merge(bad, backbone, tmp_path / "out", check_reload=False)
+        merge(bad, backbone, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -281,23 +305,53 @@ def test_a_merge_that_leaves_the_range_of_float16_is_refused(tmp_path):
         save_file({"model.norm.weight": torch.full((4,), value).half()}, tmp_path / folder / "model.safetensors")
     with pytest.raises(RunError, match="range of float16"):
         merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 1.5)
-    report = merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 0.5)
-    assert report.reload == {"checked": False, "reason": "there is no config.json"}
+    merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 0.5)
+    assert reload_keys(tmp_path / "out") == {"checked": False, "reason": "there is no config.json"}
 
 
-@pytest.mark.parametrize("projector", [True, False])
-def test_an_adapter_merges_like_the_checkpoint_it_would_make(tmp_path, projector):
+LANGUAGE = r".*language_model\.layers\.\d+\.\w+\.\w+_proj"
+ADAPTERS = {
+    "with its projector": {"projector": True},
+    "rank-stabilised": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"mlp.up_proj": 2}, "alpha_pattern": {"mlp.up_proj": 32, "1.self_attn.q_proj": 1}},
+    "patterns with anchors": {"rank_pattern": {r"^.*1\.mlp\.\w+": 3}, "alpha_pattern": {r".*\.mlp\.down_proj": 5}},
+    "embedding": {"targets": r".*language_model\.(embed_tokens|layers\.0\.mlp\.up_proj)"},
+    "head": {"targets": r".*(lm_head|o_proj)"},
+    "saved embedding and head": {"save": ["embed_tokens", "lm_head"]},
+    "some layers": {"targets": ["q_proj", "down_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    "everywhere": {"targets": "all-linear"},
+    "tower too": {"targets": r".*(vision_tower.*(k_proj|fc1)|language_model\.layers\.\d\.mlp\.gate_proj)"},
+    "orthogonal start": {"init_lora_weights": "orthogonal"},
+    "biases": {"bias": "lora_only", "refused": "bias"},
+    "bias of the pair": {"lora_bias": True, "refused": "lora_bias"},
+    "dora": {"use_dora": True, "refused": "use_dora"},
+    "pissa": {"init_lora_weights": "pissa", "refused": "init_lora_weights"},
+    "olora": {"init_lora_weights": "olora", "refused": "init_lora_weights"},
+    "tokens": {"trainable_token_indices": {"embed_tokens": [1, 2]}, "refused": "trainable_token_indices"},
+}
+
+
+@pytest.mark.parametrize("kind", list(ADAPTERS))
+def test_an_adapter_gives_the_logits_that_peft_gives_or_is_refused_by_name(tmp_path, kind):
+    from transformers import AutoModelForImageTextToText
+
+    options = {"projector": False} | ADAPTERS[kind]
+    refused = options.pop("refused", None)
     model = build_vlm()
     model.save_pretrained(tmp_path / "base")
-    wrapped = adapted(model, projector)
+    wrapped = adapted(model, **options)
     wrapped.save_pretrained(tmp_path / "adapter")
-    report = merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 1.0, adapter_base=tmp_path / "base")
-    wrapped.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
-    merged, expected = stored(tmp_path / "out"), stored(tmp_path / "peft")
-    assert merged.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
-    assert report.counts()["replaced"] == (4 if projector else 0)
+    arguments = (tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 1.0)
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            merge(*arguments, adapter_base=tmp_path / "base")
+        return
+    report = merge(*arguments, adapter_base=tmp_path / "base")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(image_logits(loaded), image_logits(wrapped), rtol=0, atol=2e-5)
+    before = AutoModelForImageTextToText.from_pretrained(tmp_path / "base").eval()
+    assert (image_logits(loaded) - image_logits(before)).abs().max() > 0.01
+    assert report.counts()["replaced"] == (4 if kind == "with its projector" else 0)
 
 
 def test_an_adapter_at_half_lambda_keeps_its_projector_at_full_strength(tmp_path):
@@ -314,36 +368,6 @@ def test_an_adapter_at_half_lambda_keeps_its_projector_at_full_strength(tmp_path
     assert not torch.equal(half[projector], stored(tmp_path / "base")[projector])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"use_rslora": True},
-        {"rank_pattern": {"mlp.up_proj": 2}, "alpha_pattern": {"mlp.up_proj": 32, "1.self_attn.q_proj": 1}},
-        {"targets": r".*language_model\.(embed_tokens|layers\.0\.mlp\.up_proj)"},
-    ],
-    ids=["rank-stabilised", "patterns", "embedding"],
-)
-def test_scale_and_kind_of_an_adapter_follow_peft(tmp_path, options):
-    model = build_vlm()
-    model.save_pretrained(tmp_path / "base")
-    wrapped = adapted(model, projector=False, **options)
-    wrapped.save_pretrained(tmp_path / "adapter")
-    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 1.0, adapter_base=tmp_path / "base")
-    wrapped.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
-    merged, expected = stored(tmp_path / "out"), stored(tmp_path / "peft")
-    for name, value in expected.items():
-        torch.testing.assert_close(merged[name], value, rtol=0, atol=1e-6)
-    assert not same_bytes(merged, stored(tmp_path / "base"))
-
-
-def test_dora_is_refused_because_it_is_not_a_sum(tmp_path):
-    model = build_vlm()
-    model.save_pretrained(tmp_path / "base")
-    adapted(model, projector=False, use_dora=True).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(InputError, match="use_dora"):
-        merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", adapter_base=tmp_path / "base")
-
-
 def test_report_says_what_was_done_and_reads_back(tmp_path, vlm, backbone):
     report = merge(vlm, backbone, tmp_path / "out", 0.5)
     assert read_report(tmp_path / "out").layer_norms() == report.layer_norms()
@@ -353,7 +377,7 @@ def test_report_says_what_was_done_and_reads_back(tmp_path, vlm, backbone):
     change = sum(float(((one[f"language_model.{n}"] - two[n]) ** 2).sum()) for n in mlp) ** 0.5
     row = next(row for row in report.layer_norms() if (row["layer"], row["module"]) == (0, "mlp"))
     assert row["change"] == pytest.approx(change, rel=1e-5)
-    assert json.loads((tmp_path / "out" / "merge_report.json").read_text())["layers"] == report.layer_norms()
+    assert report.reload == {"checked": False, "reason": "not asked for"}
 
 
 def test_hashes_in_the_report_are_those_of_the_bytes_on_disk(tmp_path, vlm, backbone):
@@ -379,7 +403,7 @@ def test_an_earlier_merge_is_replaced_only_when_asked_and_nothing_else_ever(tmp_
 
 
 def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, vlm, backbone, monkeypatch):
-    monkeypatch.setattr(merge_folder, "SPARE", 2**60)
+    monkeypatch.setattr(merging, "SPARE", 2**60)
     with pytest.raises(InputError, match="GB free"):
         merge(vlm, backbone, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -426,8 +450,8 @@ def test_every_file_is_forced_to_disk_before_the_folder_gets_its_name(tmp_path, 
     def sync(path: Path) -> None:
         forced.append((path.name, out.exists()))
 
-    monkeypatch.setattr(merge_folder, "sync", sync)
-    merge(vlm, backbone, out, check_reload=False)
+    monkeypatch.setattr(merging, "sync", sync)
+    merge(vlm, backbone, out)
     assert {(path.name, False) for path in out.iterdir()} < set(forced)
     assert forced[-1] == (tmp_path.name, True)
 
@@ -441,7 +465,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, vlm, backbone):
 def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
     from textreg.figures.merge import change_table, draw_changes
 
-    report = merge(vlm, backbone, tmp_path / "out", check_reload=False)
+    report = merge(vlm, backbone, tmp_path / "out")
     saved = draw_changes(report, tmp_path / "changes")
     assert all(path.stat().st_size for path in saved.paths.values())
     table = change_table(read_report(tmp_path / "out"))

@@ -10,7 +10,7 @@ from merge_checkpoints import adapted, build_vlm, stored, write_backbone
 from safetensors.torch import save_file
 
 from textreg.errors import InputError
-from textreg.merging.tensors import Files, header_bytes, open_checkpoint, read_header
+from textreg.merging.tensors import header_bytes, open_checkpoint, read_header
 from textreg.merging.weights import Reader, open_weights
 from textreg.vlm.layouts import canonical, is_language, layer_and_module, parse_patterns
 
@@ -22,13 +22,9 @@ def sharded(tmp_path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_blocks_read_the_values_that_the_safetensors_library_reads(tmp_path, dtype):
-    weights = open_weights(write_backbone(tmp_path / "one", dtype=dtype))
-    with Files(weights.files) as files:
-        reader = Reader(weights, files)
-        for name, value in stored(tmp_path / "one").items():
-            out, start = np.empty(value.numel() - 3, np.float32), 3
-            reader.floats(name, start, value.numel(), out)
-            assert np.array_equal(out, value.flatten()[3:].float().numpy())
+    reader = Reader(open_weights(write_backbone(tmp_path / "one", dtype=dtype)))
+    for name, value in stored(tmp_path / "one").items():
+        assert np.array_equal(reader.floats(name, 3, value.numel()), value.flatten()[3:].float().numpy())
 
 
 def test_shards_read_as_one_checkpoint(sharded):
@@ -174,7 +170,20 @@ def test_an_adapter_of_another_width_is_refused(tmp_path):
         open_weights(tmp_path / "adapter", tmp_path / "base")
 
 
-@pytest.mark.parametrize(("option", "value"), [("peft_type", "IA3"), ("bias", "all"), ("fan_in_fan_out", True)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("peft_type", "IA3"),
+        ("peft_type", "LOHA"),
+        ("bias", "all"),
+        ("fan_in_fan_out", True),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("alora_invocation_tokens", [1]),
+        ("target_parameters", ["experts.gate_up_proj"]),
+        ("init_lora_weights", "loftq"),
+        ("an_option_of_tomorrow", {"on": True}),
+    ],
+)
 def test_adapters_that_are_no_plain_sum_are_refused(tmp_path, option, value):
     config = {"peft_type": "LORA", "lora_alpha": 8, "r": 4, option: value}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

@@ -85,6 +85,25 @@ def edited(package, name, old, new):
     files._content.cache_clear()
 
 
+def test_what_is_known_of_the_code_is_asked_for_anew_when_a_file_or_the_notebook_was_written(package, tmp_path):
+    path, cache = write(package.parent / "01_x.ipynb", code_cell(NOTEBOOK)), files.HashCache(tmp_path / "hashes.json")
+    asked = []
+
+    def known():
+        return cache.kept(
+            "x", fingerprint.stamp(path, package), lambda: asked.append(1) or fingerprint.code(path, package)
+        )
+
+    first = known()
+    cache.save()
+    cache = files.HashCache(tmp_path / "hashes.json")
+    assert known() == first and len(asked) == 1
+    edited(package, "steps.py", "step * rate", "step + rate")
+    assert known() != first and len(asked) == 2
+    (package / "tables" / "more.yaml").write_text("b: 1")
+    assert known() and len(asked) == 3
+
+
 def test_the_print_names_the_notebook_the_definitions_it_reaches_and_their_data(package):
     assert set(print_of(package)) == {"01_x.ipynb", "fit", "RATE", "advance", "offset", "data tables"}
 
@@ -278,7 +297,7 @@ def test_a_change_in_a_room_makes_stale_what_computes_with_it_and_nothing_else(c
 
 def test_every_data_file_of_the_package_is_claimed_by_the_room_that_reads_it():
     package = fingerprint.PACKAGE
-    data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    data = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".typed")}
     claimed = set()
     for path in package.rglob("*.py"):
         module = ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")

@@ -10,13 +10,14 @@ import time
 
 import pandas as pd
 import pytest
-from faulty_server import FaultyServer, last_text
+from faulty_server import FaultyServer, Server, completion, last_text
+from PIL import Image
 
 from textreg.data.images import open_image
 from textreg.errors import InputError, RunError
 from textreg.fidelity.service import Service
 from textreg.serve.endpoint import evaluate, sentences
-from textreg.serve.probes import scene_set
+from textreg.serve.probes import probe_set, scene_set
 
 COLUMNS = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
 PROBES = scene_set(("en", "es"), 3)
@@ -78,6 +79,33 @@ def test_a_request_that_fails_for_good_is_counted_and_left_out(tmp_path):
         assert "1 requests without an answer" in sentences(done)[1]
         healed = evaluate(service(server), PROBES, tmp_path, progress=False)
         assert (healed.asked, healed.kept, len(pd.read_parquet(done.answers))) == (1, 17, 18)
+
+
+def test_a_picture_refused_for_its_size_is_sent_smaller_and_that_is_said(tmp_path):
+    def play(body):
+        content = body["messages"][0]["content"]
+        if isinstance(content, list):
+            data = content[0]["image_url"]["url"].removeprefix("data:image/png;base64,")
+            if max(open_image(base64.b64decode(data)).size) > 336:
+                return 413, {"error": {"message": "payload too large"}}
+        return 200, completion("hola")
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.effect_noise((700, 500), 50).save(folder / "large.png")
+    probes = probe_set(str(folder), ["es"], 1)
+    with Server(play) as server:
+        done = evaluate(service(server), probes, tmp_path / "out", progress=False)
+    assert done.unanswered == {} and (done.asked, len(server.requests)) == (2, 4)
+    assert "2 pictures were refused for their size and sent with 336 pixels at most" in sentences(done)
+
+
+def test_a_run_without_a_single_answer_is_a_failed_run(tmp_path):
+    with (
+        Server(lambda _: (200, completion("", "content_filter"))) as server,
+        pytest.raises(RunError, match="content filter"),
+    ):
+        evaluate(service(server), PROBES, tmp_path, progress=False)
 
 
 def test_a_server_that_breaks_down_loses_nothing(tmp_path):

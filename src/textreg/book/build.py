@@ -246,7 +246,8 @@ def _keep_last_state(cell: dict[str, Any]) -> None:
 
 
 def _stage_pages(target: Path, run: Path | None, results: Path | None, standing: str) -> None:
-    parts, folders = [], {}
+    parts: list[str] = []
+    folders: dict[str, Path] = {}
     for origin, folder in (("Shipped results", results), ("This run", run)):
         if folder is None or folder == (results if origin == "This run" else None):
             continue
@@ -275,6 +276,7 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
+    (target / "real_vlms.md").write_text(pages.real_models_page(target.parents[1] / "results"), encoding="utf-8")
     (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
     (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
+from langcodes import Language
 
 from textreg import settings
 from textreg.book import outcome
@@ -290,6 +291,62 @@ def published_page() -> str:
     header = [head.format(sizes.get(column)) for column, head in heads.items()]
     shown = table(header, rows, "Mean LF on Crossmodal-3600 by number of languages, per cent, as published")
     return shown + "\n" + "\n".join(f"- {escaped(line)}" for line in published.conditions()) + "\n"
+
+
+def real_models_page(results: Path) -> str:
+    """Tables of the answers of published models (``bench/real_vlms.py``) and of the identifiers that may judge them
+    (``bench/identifiers.py``), from ``results/real_vlms`` and ``results/identifiers``."""
+    vlms, identifiers = results / "real_vlms", results / "identifiers" / "summary.csv"
+    if not (vlms / "fidelity.csv").is_file() or not identifiers.is_file():
+        return "The tables were not at hand when this book was built; `python bench/real_vlms.py` makes them.\n"
+    found = pd.read_csv(vlms / "fidelity.csv")
+    other = found[found["language"] != "en"]
+    asked = language_order(other["language"].unique())
+    means = other.groupby("system")[["lf", "english"]].mean().sort_values("lf")
+    cell = {(row.system, row.language): f"{row.lf:.0f} ({row.english:.0f})" for row in other.itertuples()}
+    rows = [
+        [system, *(cell.get((system, code), UNDEFINED) for code in asked), f"{mean.lf:.0f} ({mean.english:.0f})"]
+        for system, mean in means.iterrows()
+    ]
+    parts = [table(["model", *(Language.get(code).display_name() for code in asked), "mean"], rows,
+                   "LF, and English instead in parentheses, per cent of the answers that were scored")]  # fmt: skip
+    judged = pd.read_csv(vlms / "judge.csv").dropna(subset=["score_english"])
+    rows = [[row.system, int(row.n_asked), f"{row.score_asked:.2f}", int(row.n_english), f"{row.score_english:.2f}"]
+            for row in judged.itertuples()]  # fmt: skip
+    head = ["model", "answers in the asked language", "mean score", "answers in English", "mean score"]
+    parts.append(table(head, rows, "What the judge of these answers gave them, 1 to 5, whatever their language"))
+    reverse = pd.read_csv(vlms / "reverse.csv")
+    strayed = reverse[reverse["system"].isin(reverse.loc[reverse["answered"] != "en", "system"])]
+    rows = [[row.system, row.answered, row.answers] for row in strayed.itertuples()]
+    parts.append(
+        table(["model", "answered in", "answers"], rows, "Questions in English that were not all answered in it")
+    )
+    seen = (
+        pd.read_csv(vlms / "identifiers.csv").groupby("identifier", sort=False)[["lf", "english", "agreement"]].mean()
+    )
+    measured = pd.read_csv(identifiers)
+    rows = []
+    for name, group in measured.groupby("identifier", sort=False):
+        right = {row.length: per_cent(row.right, row.low, row.high) for row in group.itertuples()}
+        sentence = group.set_index("length").loc["sentence"]
+        real = f"{seen.loc[name, 'agreement']:.1f}" if name in seen.index else UNDEFINED
+        lengths = (right[length] for length in ("paragraph", "sentence", "phrase"))
+        rows.append(
+            [name.replace(",", " + "), *lengths, per_cent(sentence["undecided"]), per_cent(sentence["english"]), real]
+        )
+    head = [
+        "identifier",
+        "paragraph",
+        "sentence",
+        "phrase",
+        "undecided",
+        "called English",
+        "as the default, on answers",
+    ]
+    title = (
+        "Identifiers on the 36 languages: right, macro mean in per cent with 95 % bounds; errors at sentence length"
+    )
+    return "\n".join([*parts, table(head, rows, title)])
 
 
 def backbone_note() -> str:

@@ -1,4 +1,4 @@
-"""What part of an answer is judged: reasoning, code, formulas, addresses and quotations are set aside, by named rules.
+"""What part of an answer is judged: echoed turns, reasoning, code, addresses, quotations are set aside by named rules.
 
 A reader asks whether the *answer* is in the asked language; a reasoning block in English, a code fence or an address
 says nothing of it.  Every rule is on by default, has a name, and is counted.  Not obvious: a rule that would leave no
@@ -42,6 +42,11 @@ _QUOTE = re.compile(
     r"“[^”\n]*”|„[^“”\n]*[“”]|«[^»\n]*»|「[^」\n]*」|『[^』\n]*』|(?<!\w)\"[^\"\n]*\"(?!\w)|(?m:^[ \t]*>[^\n]*$)"
 )
 _ASIDE = re.compile(r"\([^()\n]*\)|（[^（）\n]*）")
+_TURNS = re.compile(  # a conversation decoded whole, as the templates of Qwen, Gemma, LLaVA and others write one
+    r"(?s)^\s*(?:(?:system\n.*?\n)?user\n.*?\n\s*(?:assistant|model)\n"
+    r"|(?:A chat between .*?\s)?(?:US)?ER:\s.*?\bASSISTANT:|(?:User|Human|Question):\s.*?\n\s*(?:Assistant|Answer):)"
+)
+_TURN_STARTS = ("system\n", "user\n", "user:", "er:", "human:", "question:", "a chat between")
 _HINT = re.compile(r"[<`~$\\\"“„«「『>{\[◁@(（&]|://|www\.|(?i:/think>)")
 _REPEATED = re.compile(r"(?s)(\S.{1,120}?)\1{3,}")
 REPEATED = 20_000  # characters that are searched for repetition
@@ -74,6 +79,7 @@ def _json(text: str) -> str:
 
 
 RULES: dict[str, Callable[[str], str]] = {
+    "turns": lambda text: _TURNS.sub("", text),
     "reasoning": _reasoning,
     "code": lambda text: _SPAN.sub(" ", _FENCE.sub("\n", text)),
     "mathematics": lambda text: _MATHS.sub(" ", text),
@@ -102,7 +108,7 @@ def judged_part(answer: str, prompt: str = "", rules: Collection[str] = tuple(RU
     if prompt and "quotations" in rules and len(answer) > ECHO:
         text = _without_echo(text, prompt)
         applied += ["quotations"] * (text != answer)
-    if not _HINT.search(text):
+    if not (_HINT.search(text) or text[:20].lstrip().lower().startswith(_TURN_STARTS)):
         return text, tuple(applied)
     for name, rule in RULES.items():
         if name not in rules:

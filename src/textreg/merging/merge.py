@@ -1,43 +1,59 @@
 """Merging a tuned VLM with its language backbone, streaming, at any size.
 
-Every tensor is read in blocks, merged in float32 and written to its place in the output file; a worker owns a few
-fixed buffers, so memory does not grow with the model.  Choices: the output has the shards, names, order and dtypes of
-the tuned model, so everything that loaded it loads the merge; what is not the language model is copied byte for byte;
-lambda 0 and 1 copy bytes too, so the end points are exact; the folder is built beside its final place, read back, and
-renamed only when every hash agrees, so an interruption leaves nothing that looks finished and a rerun starts clean;
-arrays are numpy's, because importing torch takes longer than merging a gigabyte.
+Every tensor is read in blocks, merged in float32 and written to its place in the output file, so memory does not grow
+with the model.  Choices: the output has the shards, names, order and dtypes of the tuned model, so everything that
+loaded it loads the merge; what is not the language model is copied byte for byte; lambda 0 and 1 copy bytes too, so
+the end points are exact; the folder is built hidden beside its final place, read back, and renamed only when every
+hash agrees, so an interruption leaves nothing that looks finished; only files that an earlier merge wrote are ever
+replaced; arrays are numpy's, because importing torch takes longer than merging a gigabyte.
 
     merge("runs/tuned-llava", "BSC-LT/salamandra-2b-instruct", "merged", lam=0.5)
     merge("runs/laptop/tune/TR/adapter", "my-llava", "merged", method="trim", density=0.2, patterns={"*.mlp.*": 0.3})
 """
 
+import json
+import math
 import os
-import sys
+import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from textreg.errors import InputError, RunError
-from textreg.merging.folder import building, check_place, copy_side_files, lay_out, verify_headers
+from textreg.files import remove_tree, sweep
 from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
 from textreg.merging.plan import MergePlan, Step, plan_merge
-from textreg.merging.reload import finish_check, refuse_incomplete, reload_keys, start_check
-from textreg.merging.report import MergeReport, TensorReport
-from textreg.merging.tensors import WIDTH, Entry, Files, narrow, open_checkpoint
+from textreg.merging.reload import finish_check, start_check
+from textreg.merging.report import REPORT, MergeReport, TensorReport, written_by_a_merge
+from textreg.merging.tensors import (
+    ADAPTER_CONFIG,
+    INDEX,
+    WIDTH,
+    Checkpoint,
+    Entry,
+    header_bytes,
+    narrow,
+    open_checkpoint,
+    read_bytes,
+    read_floats,
+    read_raw,
+)
 from textreg.merging.weights import Reader, Weights, open_weights
-from textreg.vlm.layouts import canonical
 
-TICK = 1 << 23  # bytes between two movements of the progress bar
 MOST_WORKERS = 4  # beyond this the disk, not the arithmetic, sets the pace
+SPARE = 64 * 2**20  # bytes left free beside the output: side files, and room for whoever else writes
+COPIED = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
+NOT_COPIED = {ADAPTER_CONFIG, INDEX, REPORT, "trainer_state.json", "all_results.json"}
 
 
 def merge(
@@ -53,6 +69,7 @@ def merge(
     patterns: Mapping[str, float] | None = None,
     keep: Sequence[str] = (),
     adapter_base: str | Path | None = None,
+    untie: bool = False,
     overwrite: bool = False,
     check_reload: bool = True,
     workers: int | None = None,
@@ -62,9 +79,10 @@ def merge(
     ``out``.
 
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
-    :class:`~textreg.merging.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned.  ``overwrite``
-    replaces an earlier merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal, ``workers`` None
-    takes a thread per core, four at most.
+    :class:`~textreg.merging.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned; ``untie`` gives a
+    model that ties head and embedding a head of its own where the backbone has one.  ``overwrite`` replaces an earlier
+    merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal, ``workers`` None takes a thread per
+    core, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -76,31 +94,161 @@ def merge(
         raise InputError("nothing to merge: give at least one tuned model")
     models = [open_weights(source, adapter_base) for source in sources]
     backbone = open_checkpoint(base)
-    plan = plan_merge(models, backbone, recipe, keep)
+    refuse_twice(models)
+    plan = plan_merge(models, backbone, recipe, keep, untie)
     out = Path(out).expanduser()
-    check_place(out, [*(file for model in models for file in model.files), *backbone.files], overwrite)
+    check_place(out, [folder for model in models for folder in model.folders] + [backbone.folder], overwrite)
     with building(out, plan.nbytes) as folder:
-        outputs = lay_out(plan, models[0], folder)
-        copy_side_files(models[0], folder)
-        checker = start_check(folder) if check_reload and "transformers.modeling_utils" not in sys.modules else None
+        outputs = lay_out(plan, models[0].checkpoint, folder)
+        copy_side_files(models[0], folder, plan.untied)
+        checker = start_check(folder) if check_reload else None
         try:
-            job = Job(recipe, plan, tuple(models), tuple(backbone.files), outputs)
-            tensors = run(job, workers, progress)
+            tensors = run(Job(recipe, plan, tuple(models), outputs), workers, progress)
             verify_headers(plan, folder)
-            answer: dict[str, Any] = {"checked": False, "reason": "not asked for"}
-            if check_reload:
-                answer = finish_check(checker) if checker else reload_keys(folder)
-                refuse_incomplete(answer)
+            answer = finish_check(checker) if checker else {"checked": False, "reason": "not asked for"}
         finally:
             if checker and checker.poll() is None:
                 checker.kill()
                 checker.wait()
         report = MergeReport(
-            tuple(map(str, sources)), str(base), str(out), asdict(recipe), round(time.monotonic() - began, 3),
-            plan.nbytes, tuple(file.name for file in models[0].checkpoint.files), plan.notes, answer, tensors,
+            tuned=tuple(map(str, sources)), base=str(base), out=str(out), recipe=asdict(recipe),
+            seconds=round(time.monotonic() - began, 3), nbytes=plan.nbytes, notes=plan.notes, reload=answer,
+            written=tuple(sorted(path.name for path in folder.iterdir())), tensors=tensors,
         )  # fmt: skip
         report.write(folder)
     return report
+
+
+def refuse_twice(models: Sequence[Weights]) -> None:
+    """Raises :class:`InputError` when one tuned model is given twice."""
+    places = [model.folders[0].resolve() for model in models]
+    for place in places:
+        if places.count(place) > 1:
+            raise InputError(f"{place} is given twice as a tuned model; give different ones")
+
+
+def check_place(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Raises :class:`InputError` when ``out`` cannot or must not be written: an input lies in it or around it, or it
+    holds a file that no merge wrote."""
+    place = out.resolve()
+    for folder in inputs:
+        held = folder.resolve()
+        if held == place:
+            raise InputError(f"{out} is one of the inputs; write the merge somewhere else")
+        if held.is_relative_to(place) or place.is_relative_to(held):
+            raise InputError(f"{out} holds an input, or lies in one ({folder}); write the merge somewhere else")
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        return
+    ours = written_by_a_merge(out) if out.is_dir() else set()
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if ours else []
+    if not ours:
+        raise InputError(f"{out} exists and is no earlier merge; choose another folder or remove it")
+    if foreign:
+        raise InputError(f"{out} holds {foreign[0]}, which no merge wrote; move it away, or choose another folder")
+    if not overwrite:
+        raise InputError(f"{out} already holds a merge; choose another folder, or --force to replace it")
+
+
+@contextmanager
+def building(out: Path, nbytes: int) -> Iterator[Path]:
+    """A hidden folder beside ``out`` that becomes ``out`` when the block ends well, and disappears when it does not.
+
+    Raises :class:`InputError` when the disk is too small for ``nbytes``, :class:`RunError` when it fills up all the
+    same or another merge is writing to the same place.
+    """
+    folder = out.parent / f".{out.name}.partial"
+    lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another merge is writing {out}; wait for it to end") from None
+    except OSError as error:
+        raise InputError(f"cannot write to {out.parent} ({error.strerror}); choose another folder") from error
+    try:
+        remove_tree(folder)
+        free = shutil.disk_usage(out.parent).free
+        if free < nbytes + SPARE:
+            raise InputError(
+                f"the merge needs {(nbytes + SPARE) / 1e9:.2f} GB and {out.parent} has {free / 1e9:.2f} GB free; "
+                f"make room or choose another disk"
+            )
+        folder.mkdir()
+        yield folder
+        for path in (*folder.iterdir(), folder):
+            sync(path)
+        remove_tree(out)
+        folder.rename(out)
+        sync(out.parent)
+    except OSError as error:
+        full = error.errno in (ENOSPC, EDQUOT)
+        what = f"the disk of {out.parent} is full" if full else f"writing {out} failed ({error})"
+        raise RunError(f"{what}; nothing was left behind, {'make room and ' if full else ''}run again") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        sweep(out.parent, out.name)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lay_out(plan: MergePlan, first: Checkpoint, folder: Path) -> dict[str, Entry]:
+    """Creates the output files with their headers and full length, and returns where each tensor goes.
+
+    A disk that is too small shows now, where the system can give a file its place at once.
+    """
+    outputs: dict[str, Entry] = {}
+    for file in first.files:
+        entries = [step.target for step in plan.steps if step.target.file == file]
+        header = header_bytes(entries, first.metadata[file.name])
+        start = len(header)
+        length = start + sum(entry.nbytes for entry in entries)
+        with (folder / file.name).open("wb") as stream:
+            stream.write(header)
+            stream.flush()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, length)
+            else:
+                stream.truncate(length)
+        for entry in entries:
+            outputs[entry.name] = replace(entry, file=folder / file.name, start=start)
+            start += entry.nbytes
+    if len(first.files) > 1:
+        places = {name: entry.file.name for name, entry in outputs.items()}
+        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return outputs
+
+
+def copy_side_files(first: Weights, folder: Path, untied: bool) -> None:
+    """Configuration, tokenizer, processor and template; an adapter's own files win over those of its base."""
+    for source in reversed(first.folders):
+        for path in sorted(source.iterdir()):
+            wanted = path.suffix in COPIED or path.name.startswith(("LICENSE", "NOTICE"))
+            if path.is_file() and wanted and path.name not in NOT_COPIED:
+                shutil.copyfile(path, folder / path.name)
+    if untied and (folder / "config.json").exists():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for part in (config, config.get("text_config") or {}):
+            part["tie_word_embeddings"] = False
+        (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def verify_headers(plan: MergePlan, folder: Path) -> None:
+    """Raises :class:`RunError` unless the folder holds every planned tensor in its shape and dtype, and no other."""
+    wanted = {(step.name, step.target.dtype, step.target.shape) for step in plan.steps}
+    found = {(entry.name, entry.dtype, entry.shape) for entry in open_checkpoint(folder).tensors.values()}
+    if wanted != found:
+        odd = sorted(wanted ^ found)[0]
+        raise RunError(f"the merged checkpoint lacks {odd[0]} as planned; this is a defect, please report it")
 
 
 @dataclass(frozen=True)
@@ -110,166 +258,124 @@ class Job:
     recipe: Recipe
     plan: MergePlan
     models: tuple[Weights, ...]
-    base_files: tuple[Path, ...]
     outputs: Mapping[str, Entry]
 
 
 def run(job: Job, workers: int | None, progress: bool | None) -> tuple[TensorReport, ...]:
     """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker."""
-
-    # the largest first, so that none is left to the end
-    steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)
     stop = threading.Event()
-    with ExitStack() as stack:
-        sources = [*(file for model in job.models for file in model.files), *job.base_files]
-        inputs = stack.enter_context(Files(sources))
-        outputs = stack.enter_context(Files((entry.file for entry in job.outputs.values()), writable=True))
-        bar = stack.enter_context(
-            tqdm(
-                total=job.plan.nbytes,
-                unit="B",
-                unit_scale=True,
-                disable=None if progress is None else not progress,
-            )
-        )
-        flusher = stack.enter_context(ThreadPoolExecutor(1))
-        pool = stack.enter_context(ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)))
-        local, lock = threading.local(), threading.Lock()
-
-        def advance(nbytes: int) -> None:
-            with lock:
-                bar.update(nbytes)
-
-        def work(step: Step) -> TensorReport:
-            if not hasattr(local, "worker"):
-                local.worker = Worker(job, inputs, outputs, stop, advance)
-            with np.errstate(all="ignore"):  # values that are not finite are looked for, and refused in words
-                return local.worker.write(step)
-
-        futures = {step.name: pool.submit(work, step) for step in steps}
+    done: dict[str, TensorReport] = {}
+    bar = tqdm(total=job.plan.nbytes, unit="B", unit_scale=True, disable=None if progress is None else not progress)
+    with bar, ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
+        # the largest first, so that none is left to the end
+        steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)
+        futures = {pool.submit(Worker(job, stop).write, step): step for step in steps}
         try:
-            # forced to disk at the end in any case; begun early, the disk works while the processor does
-            flushed = flusher.submit(outputs.flush_until, stop)
-            wait(futures.values(), return_when=FIRST_EXCEPTION)
+            for future in as_completed(futures):
+                done[futures[future].name] = future.result()
+                bar.update(futures[future].target.nbytes)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-        ended = (*futures.values(), flushed)
-        failed = [f.exception() for f in ended if not f.cancelled() and f.exception()]
-        for error in sorted(failed, key=lambda error: isinstance(error, Stopped)):
-            raise error
-        return tuple(futures[step.name].result() for step in job.plan.steps)
-
-
-class Stopped(Exception):
-    """Another worker failed, or the user interrupted; this one ends early."""
+    return tuple(done[step.name] for step in job.plan.steps)
 
 
 class Worker:
-    """One thread's readers and buffers; writes one tensor at a time."""
+    """Writes one tensor; several at a time share nothing but the job and the order to stop."""
 
-    def __init__(
-        self, job: Job, inputs: Files, outputs: Files, stop: threading.Event, advance: Callable[[int], object]
-    ):
-        self.job, self.outputs, self.stop, self.advance = job, outputs, stop, advance
-        self.readers = [Reader(model, inputs) for model in job.models]
-        self.base = np.empty(BLOCK, np.float32)
-        self.changes = [np.empty(BLOCK, np.float32) for _ in job.models]
-        self.output = self.readers[0].buffer  # free again by the time a block is written
+    def __init__(self, job: Job, stop: threading.Event):
+        self.job, self.stop = job, stop
+        self.readers = [Reader(model) for model in job.models]
 
     def write(self, step: Step) -> TensorReport:
         """Writes the tensor, reads it back, compares the hashes, and says what was done."""
-
-        if self.stop.is_set():
-            raise Stopped
         entry, digest = self.job.outputs[step.name], xxhash.xxh3_128()
         change = base = 0.0
-        position = shown = 0
+        with entry.file.open("r+b") as file, np.errstate(all="ignore"):  # what is not finite is refused in words
+            file.seek(entry.start)
+            for block in self.blocks(step):
+                if self.stop.is_set():
+                    raise RunError("the merge was stopped")
+                change, base = change + block.change, base + block.base
+                stored = block.stored.view(np.uint8)
+                digest.update(stored)
+                file.write(stored)
+        written = xxhash.xxh3_128()
+        for start, stop in spans(entry.nbytes, 4 * BLOCK):
+            written.update(read_bytes(entry, start, stop))
+        if written.digest() != digest.digest():
+            raise RunError(f"{step.name} reads back differently from what was written; check the disk and run again")
+        compared = step.base is not None
+        return TensorReport(
+            name=step.name, key=step.key, action=step.action, elements=entry.count, merged_elements=step.merged,
+            lam=step.lam if compared else None, change_norm=math.sqrt(change) if compared else None,
+            base_norm=math.sqrt(base) if compared else None, xxh3_128=digest.hexdigest(),
+        )  # fmt: skip
 
-        def put(data: memoryview) -> None:
-            nonlocal position, shown
-            if self.stop.is_set():
-                raise Stopped
-            digest.update(data)
-            self.outputs.write(entry.file, entry.start + position, data)
-            position += len(data)
-            if position - shown >= TICK or position == entry.nbytes:
-                self.advance(position - shown)
-                shown = position
-
+    def blocks(self, step: Step) -> Iterator["Block"]:
+        """The tensor's blocks in order: merged ones, then what the backbone does not reach."""
         if step.base is not None:
-            for merged in merged_blocks(
-                self.reading(step), step.merged, len(self.readers), self.job.recipe, step.lam, canonical(step.name)
-            ):
-                change, base = change + merged.change, base + merged.base
-                if not (change + base) < float("inf"):
+            read = self.reading(step)
+            for merged in merged_blocks(read, step.merged, len(self.readers), self.job.recipe, step.lam, step.key):
+                if not math.isfinite(merged.change + merged.base):
                     raise RunError(
                         f"{step.name} holds values that are not finite, in the tuned model or in the backbone"
                     )
-                put(self.final(step, merged.start, merged.stop, merged.values))
-        for start, stop in spans(entry.count - step.merged):
-            put(self.kept(step, step.merged + start, step.merged + stop))
-        self.read_back(step, entry, digest.hexdigest())
-        compared = step.base is not None
-        return TensorReport(
-            step.name, step.action, entry.count, step.merged, step.lam if compared else None,
-            change**0.5 if compared else None, base**0.5 if compared else None, digest.hexdigest(),
-        )  # fmt: skip
+                stored = self.final(step, merged.start, merged.stop, merged.values)
+                yield Block(stored, merged.change, merged.base)
+        if step.target.dtype not in WIDTH:
+            stored = self.readers[0].weights.stored(step.tuned[0])
+            for start, stop in spans(stored.nbytes, 4 * BLOCK):
+                yield Block(read_bytes(stored, start, stop))
+            return
+        for start, stop in spans(step.target.count - step.merged):
+            yield Block(self.kept(step, step.merged + start, step.merged + stop))
 
     def reading(self, step: Step) -> Read:
         """The ``read(start, stop)`` of :func:`~textreg.merging.methods.merged_blocks` for one tensor."""
 
         def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
-            base = self.base[: stop - start]
-            self.readers[0].cast(step.base, start, stop, base)
-            changes = [change[: stop - start] for change in self.changes]
-            for reader, name, change in zip(self.readers, step.tuned, changes, strict=True):
-                reader.floats(name, start, stop, change)
-                change -= base
-            return base, changes
+            base = read_floats(step.base, start, stop)
+            tuned = [reader.floats(name, start, stop) for reader, name in zip(self.readers, step.tuned, strict=True)]
+            return base, [values - base for values in tuned]
 
         return read
 
-    def final(self, step: Step, start: int, stop: int, values: np.ndarray) -> memoryview:
-        """Bytes of one merged block in the output dtype; stored bytes at the end points of an interpolation."""
-        width = WIDTH[step.target.dtype]
+    def final(self, step: Step, start: int, stop: int, values: np.ndarray) -> np.ndarray:
+        """One merged block as it is stored; the stored bytes at the end points of an interpolation."""
         if self.job.recipe.method in {"linear", "slerp"} and len(self.readers) == 1:
-            stored = self.readers[0].stored(step.name)
+            stored = self.readers[0].weights.stored(step.tuned[0])
             if step.lam == 0 and step.base.dtype == step.target.dtype:
-                return self.readers[0].raw(step.base, start * width, (stop - start) * width)
-            if step.lam == 1 and stored.dtype == step.target.dtype and step.name not in self.job.models[0].changes:
-                return self.readers[0].raw(stored, start * width, (stop - start) * width)
+                return read_raw(step.base, start, stop)
+            changed = step.tuned[0] in self.readers[0].weights.changes
+            if step.lam == 1 and stored.dtype == step.target.dtype and not changed:
+                return read_raw(stored, start, stop)
         return self.rounded(step, values)
 
-    def kept(self, step: Step, start: int, stop: int) -> memoryview:
-        """Bytes of one block of a tensor that is not merged: the first tuned model's own."""
-        reader, width = self.readers[0], WIDTH[step.target.dtype]
-        stored = reader.stored(step.name)
-        if stored.dtype == step.target.dtype and step.name not in reader.weights.changes:
-            return reader.raw(stored, start * width, (stop - start) * width)
-        values = self.base[: stop - start]
-        reader.floats(step.name, start, stop, values)
+    def kept(self, step: Step, start: int, stop: int) -> np.ndarray:
+        """One block of a tensor that is not merged, as it is stored: the first tuned model's own."""
+        name, reader = step.tuned[0], self.readers[0]
+        stored = reader.weights.stored(name)
+        if stored.dtype == step.target.dtype and name not in reader.weights.changes:
+            return read_raw(stored, start, stop)
+        return self.rounded(step, reader.floats(name, start, stop))
+
+    def rounded(self, step: Step, values: np.ndarray) -> np.ndarray:
+        """A block [n] float32 in the output dtype, rounded once; RunError where it does not fit or is not finite."""
+        stored = narrow(values, step.target.dtype)
         if not np.isfinite(values).all():
-            raise RunError(f"{step.name} holds values that are not finite in {reader.weights.source}")
-        return self.rounded(step, values)
-
-    def rounded(self, step: Step, values: np.ndarray) -> memoryview:
-        """Bytes of a block [n] float32 in the output dtype, rounded once."""
-        stored = self.output.view(step.target.dtype, len(values))
-        narrow(values, step.target.dtype, stored, self.output.scratch)
+            raise RunError(f"{step.name} at lambda {step.lam:g} is not finite; take a smaller lambda")
         if step.target.dtype == "F16" and np.isinf(stored).any():
             raise RunError(
                 f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
             )
-        return self.output.bytes[: stored.nbytes]
+        return stored
 
-    def read_back(self, step: Step, entry: Entry, expected: str) -> None:
-        """Raises :class:`RunError` when the bytes on disk are not those that were written."""
 
-        digest = xxhash.xxh3_128()
-        for start, stop in spans(entry.nbytes, len(self.output.bytes)):
-            view = self.output.bytes[: stop - start]
-            self.outputs.read(entry.file, entry.start + start, view)
-            digest.update(view)
-        if digest.hexdigest() != expected:
-            raise RunError(f"{step.name} reads back differently from what was written; check the disk and run again")
+@dataclass(frozen=True)
+class Block:
+    """A block as it is stored, and the squared norms that it adds."""
+
+    stored: np.ndarray
+    change: float = 0.0
+    base: float = 0.0

@@ -42,6 +42,7 @@ METHODS = {
 ALIASES = {"task_arithmetic": "linear", "dare": "drop", "dare_linear": "drop", "lerp": "linear"}
 BLOCK = 1 << 18  # elements per block: larger falls out of the cache, smaller costs calls; unit of the random mask
 ROW = 1 << 13  # elements per float32 sum of products; short sums stay exact, and BLAS takes no threads for them
+LARGEST = 100.0  # lambda: beyond, nothing of either model is left
 FLAT = 1e-4  # angle (radians) below which slerp and linear differ by less than float32 can hold
 
 
@@ -68,10 +69,11 @@ class Recipe:
             raise InputError(f"unknown merge method {self.method!r}{did_you_mean(self.method, METHODS)}")
         object.__setattr__(self, "method", method)
         for name, value in {"lambda": self.lam, **self.patterns}.items():
-            if not math.isfinite(value) or (method == "slerp" and not 0 <= value <= 1):
-                raise InputError(
-                    f"lambda {value} ({name}) is out of range{' 0 to 1 of slerp' if method == 'slerp' else ''}"
-                )
+            low, high = (0, 1) if method == "slerp" else (-LARGEST, LARGEST)
+            if not low <= value <= high:
+                raise InputError(f"lambda {value} ({name}) is out of range {low:g} to {high:g}")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} is negative; a seed is a whole number from 0 on")
         if not 0 < self.density <= 1:
             raise InputError(f"density {self.density} is not in 0 (exclusive) to 1: the share of changes that is kept")
         if not 0 <= self.gamma < 1 or (method == "breadcrumbs" and self.gamma + self.density > 1 + 1e-9):
@@ -87,6 +89,15 @@ class Recipe:
             raise InputError("model_stock needs two or more tuned models: its step comes from the angle between them")
         if self.method == "model_stock" and self.patterns:
             raise InputError("model_stock finds its own step; patterns of lambda have no meaning with it")
+
+    def remarks(self, tuned: int) -> list[str]:
+        """What deserves a word though it is allowed."""
+        said = [
+            f"lambda {value:g} ({name}) is outside 0 to 1: it goes beyond the two models"
+            for name, value in {"all": self.lam, **self.patterns}.items()
+            if not 0 <= value <= 1
+        ]
+        return said + (["ties with one tuned model is trim"] if self.method == "ties" and tuned == 1 else [])
 
     def at(self, name: str) -> float:
         """Lambda for the tensor ``name`` (as stored, or canonical)."""

@@ -1,8 +1,7 @@
 """Would a checkpoint folder load in transformers with every weight in its place?
 
-The model is built on the meta device, so no weight is read into memory and the check costs the import of transformers.
-A merge that runs in a process without transformers asks in a process of its own, which also keeps the merge's memory
-small:
+The model is built on the meta device, so no weight is read; the check costs the import of its class.  A merge asks in
+a process of its own, which works while the merge does and keeps the merge's memory small:
 
     python -m textreg.merging.reload FOLDER        # prints one JSON object
 """
@@ -33,17 +32,11 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
     model_class = getattr(transformers, name, None) if name else None
     if model_class is None:
         return {"checked": False, "reason": f"transformers has no class {name!r}"}
-    level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    try:
-        _, info = model_class.from_pretrained(
-            folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
-        )
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bar:
-            transformers.logging.enable_progress_bar()
+    _, info = model_class.from_pretrained(
+        folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
+    )
     lists = {key: sorted(map(str, info[f"{key}_keys"])) for key in ("missing", "unexpected", "mismatched")}
     return {"checked": True, "class": name, **lists}
 
@@ -55,23 +48,21 @@ def start_check(folder: Path) -> "subprocess.Popen[str]":
 
 
 def finish_check(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """The answer of :func:`start_check`'s process; :class:`RunError` when it failed."""
+    """The answer of :func:`start_check`'s process; :class:`RunError` when it failed, or when a model misses weights or
+    has weights that nothing takes."""
     output, errors = process.communicate()
     if process.returncode:
         last = (errors.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"the merged checkpoint does not load: {last}")
-    return json.loads(output.strip().splitlines()[-1])
-
-
-def refuse_incomplete(answer: Mapping[str, Any]) -> None:
-    """Raises :class:`RunError` when a checked model misses weights or has weights that nothing takes."""
+        raise RunError(f"the merged checkpoint does not load: {last}; --no-check leaves this check out")
+    answer: Mapping[str, Any] = json.loads(output.strip().splitlines()[-1])
     for kind in ("missing", "unexpected", "mismatched"):
         names = answer.get(kind, [])
         if names:
             raise RunError(
                 f"reloading as {answer['class']} finds {len(names)} {kind} tensor(s), {names[0]} first; "
-                f"the tuned checkpoint is not complete itself"
+                f"the tuned checkpoint is not complete itself (--no-check merges it all the same)"
             )
+    return dict(answer)
 
 
 if __name__ == "__main__":

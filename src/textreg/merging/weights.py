@@ -1,9 +1,10 @@
 """The tuned side of a merge: a checkpoint, or a base and its LoRA adapter read as if the sum had been saved.
 
 An adapter is not merged first: ``W + s B A`` is formed block by block while streaming, so no second full model is
-written. Projector and other ``modules_to_save`` of the adapter replace the base's.  Choices: every adapter tensor must
-find its place, what cannot be formed this way (DoRA, trained biases, resized embeddings) is an input error that names
-the cure, and the scale follows peft (alpha / rank, rank-stabilised if asked, patterns honoured).
+written.  Projector and other ``modules_to_save`` of the adapter replace the base's.  Choices: every adapter tensor
+must find its place; the scale follows peft (alpha / rank, rank-stabilised if asked, patterns matched against the
+module's name as peft matches them); and an option of an adapter that is not known to leave a plain sum is refused,
+whatever a newer peft calls it, so that no kind passes unseen.
 
     open_weights("runs/laptop/tune/TR/adapter", adapter_base="llava-hf/llava-1.5-7b-hf")
 """
@@ -13,28 +14,45 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from textreg.errors import InputError, did_you_mean
-from textreg.merging.methods import BLOCK
+from textreg.errors import InputError, did_you_mean, quoted
 from textreg.merging.tensors import (
+    ADAPTER_CONFIG,
     FLOATS,
-    WIDTH,
-    Buffer,
     Checkpoint,
     Entry,
-    Files,
+    Foreign,
     open_checkpoint,
+    read_as,
+    read_floats,
     read_header,
-    read_json,
     resolve,
-    widen,
 )
-from textreg.vlm.layouts import by_canonical, canonical
+from textreg.merging.tree import Finder
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+#: Options of an adapter that leave ``W + s B A`` what it is; any other one must be empty.
+HARMLESS = {
+    "task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "r", "target_modules",
+    "exclude_modules", "lora_dropout", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern",
+    "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+    "runtime_config",
+}  # fmt: skip
+PLAIN = {"bias": "none"}  # other values that mean nothing more
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base beside the adapter
+
+
+class AdapterConfig(Foreign):
+    """``adapter_config.json``; what is not named here is looked through for options that are more than a sum."""
+
+    peft_type: str = ""
+    base_model_name_or_path: str | None = None
+    lora_alpha: float = 8  # what peft takes where nothing is said
+    use_rslora: bool = False
+    alpha_pattern: dict[str, float] | None = None
+    init_lora_weights: bool | str | None = True
 
 
 @dataclass(frozen=True)
@@ -62,9 +80,13 @@ class Weights:
     adapter: Path | None = None
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Every weight file that is read."""
-        return self.checkpoint.files + ((self.adapter / ADAPTER_WEIGHTS,) if self.adapter else ())
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files lie, the adapter's first."""
+        return (*((self.adapter,) if self.adapter else ()), self.checkpoint.folder)
+
+    def stored(self, name: str) -> Entry:
+        """Where the tensor's bytes are: in the checkpoint, or in the adapter that replaces it."""
+        return self.replaced.get(name) or self.checkpoint.tensors[name]
 
 
 def open_weights(source: str | Path, adapter_base: str | Path | None = None) -> Weights:
@@ -76,127 +98,112 @@ def open_weights(source: str | Path, adapter_base: str | Path | None = None) -> 
     folder = resolve(source)
     if not (folder / ADAPTER_CONFIG).exists():
         return Weights(str(source), open_checkpoint(folder))
-    config = read_json(folder / ADAPTER_CONFIG)
-    if config.get("peft_type") != "LORA":
-        raise InputError(
-            f"{folder} is a {config.get('peft_type')} adapter; only LoRA is a change of the weights that scales"
-        )
-    for option, plain in {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "lora_bias": False}.items():
-        if config.get(option, plain) not in (plain, None):
-            raise InputError(f"{folder}: {option}={config[option]} is more than W + s B A; merge it with peft first")
-    base = adapter_base or config.get("base_model_name_or_path")
+    config = read_as(folder / ADAPTER_CONFIG, AdapterConfig)
+    check_kind(folder, config)
+    base = adapter_base or config.base_model_name_or_path
     if not base:
         raise InputError(f"{folder} does not name its base model; give it with adapter_base (--adapter-base)")
     checkpoint = open_checkpoint(base)
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise InputError(f"{folder} has no {ADAPTER_WEIGHTS}; save the adapter again with safetensors")
-    entries, _ = read_header(folder / ADAPTER_WEIGHTS)
-    changes, replaced = place_adapter(entries, config, checkpoint, folder)
+    changes, replaced = place_adapter(read_header(folder / ADAPTER_WEIGHTS)[0], config, checkpoint, folder)
     return Weights(str(source), checkpoint, changes, replaced, folder)
 
 
-def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
+def check_kind(folder: Path, config: AdapterConfig) -> None:
+    """Raises :class:`InputError` unless the adapter is LoRA and nothing but a sum."""
+    if not config.peft_type:
+        raise InputError(f"{folder}: no adapter of peft (an MLX one?); convert it, or fuse it into the model first")
+    if config.peft_type != "LORA":
+        raise InputError(f"{folder} is a {config.peft_type} adapter; only LoRA is a change of the weights that scales")
+    options = dict(config.model_extra or {})
+    if config.init_lora_weights not in PLAIN_STARTS:
+        options["init_lora_weights"] = config.init_lora_weights
+    for option, value in options.items():
+        if option not in HARMLESS and value and value != PLAIN.get(option):
+            raise InputError(f"{folder}: {option}={quoted(value)} is more than W + s B A; merge it with peft first")
+    for pattern in config.alpha_pattern or {}:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{folder}: alpha_pattern {quoted(pattern)} is no pattern ({error})") from None
+
+
+def scale_of(module: str, rank: int, config: AdapterConfig) -> float:
     """peft's scale of one module: alpha / r, or alpha / sqrt(r) when rank-stabilised; ``alpha_pattern`` wins."""
-    alpha = config["lora_alpha"]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.search(rf"(^|\.){pattern}$", module):
-            alpha = value
-            break
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    patterns = config.alpha_pattern or {}
+    key = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
+    alpha = config.lora_alpha if key is None else patterns[key]
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def place_adapter(
-    entries: list[Entry], config: Mapping[str, Any], checkpoint: Checkpoint, folder: Path
+    entries: list[Entry], config: AdapterConfig, checkpoint: Checkpoint, folder: Path
 ) -> tuple[dict[str, LowRank], dict[str, Entry]]:
     """Stored names of the base -> low-rank change, and -> replacement, from the tensors of an adapter."""
-    index = by_canonical(checkpoint.tensors, str(checkpoint.folder))
-    pairs: dict[tuple[str, bool], dict[str, Entry]] = {}
+    finder = Finder(checkpoint)
+    pairs: dict[tuple[str, str, bool], dict[str, Entry]] = {}
     replaced: dict[str, Entry] = {}
     for entry in entries:
         name = entry.name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         low_rank = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name)
-        key = canonical(f"{low_rank.group(1)}.weight" if low_rank else name)
-        if key not in index:
-            raise InputError(
-                f"{folder}: {entry.name} matches no tensor of {checkpoint.folder}{did_you_mean(key, index)}"
-            )
-        stored = checkpoint.tensors[index[key]]
+        key = f"{low_rank[1]}.weight" if low_rank else name
+        found = finder.find(key)
+        if found is None:
+            near = did_you_mean(key, checkpoint.tensors)
+            raise InputError(f"{folder}: {entry.name} matches no tensor of {checkpoint.folder}{near}")
+        stored = checkpoint.tensors[found]
         if low_rank:
-            pairs.setdefault((stored.name, bool(low_rank.group(2))), {})[low_rank.group(3)] = entry
+            pairs.setdefault((found, low_rank[1], bool(low_rank[2])), {})[low_rank[3]] = entry
         elif entry.shape != stored.shape:
-            raise InputError(
-                f"{folder}: {entry.name} is {entry.shape}, its base {stored.shape}; merge it with peft first"
-            )
+            shapes = f"{list(entry.shape)}, its base {list(stored.shape)}"
+            raise InputError(f"{folder}: {entry.name} is {shapes}; merge it with peft first")
         else:
-            replaced[stored.name] = entry
+            replaced[found] = entry
     changes = {}
-    for (name, embedding), pair in pairs.items():
-        shape = checkpoint.tensors[name].shape
-        if set(pair) != {"A", "B"} or len(shape) != 2:
-            raise InputError(
-                f"{folder}: the LoRA pair of {name} is incomplete or not of a matrix; save the adapter again"
-            )
+    for (found, module, embedding), pair in pairs.items():
+        shape = checkpoint.tensors[found].shape
+        if len(shape) != 2:
+            raise InputError(f"{folder}: {found} is no matrix (a convolution?); merge the adapter with peft first")
+        if set(pair) != {"A", "B"} or len(pair["A"].shape) != 2:
+            raise InputError(f"{folder}: the LoRA pair of {found} is incomplete; save the adapter again")
         down, up = pair["A"], pair["B"]
         rank = down.shape[0]
         wanted = ((rank, shape[0]), (shape[1], rank)) if embedding else ((rank, shape[1]), (shape[0], rank))
-        if (down.shape, up.shape) != wanted:
+        if (down.shape, up.shape) != wanted or not rank:
             raise InputError(
-                f"{folder}: the LoRA pair of {name} is {down.shape}, {up.shape}, which does not give {shape}"
+                f"{folder}: the LoRA pair of {found} is {down.shape}, {up.shape}, which does not give {shape}"
             )
-        scale = scale_of(name.removesuffix(".weight"), rank, config)
-        changes[name] = LowRank(down, up, scale, embedding)
+        for entry in (down, up):
+            if entry.dtype not in FLOATS:
+                raise InputError(f"{entry.file}: {entry.name} is {entry.dtype}; only float adapters can be added")
+        changes[found] = LowRank(down, up, scale_of(module, rank, config), embedding)
     return changes, replaced
 
 
 class Reader:
-    """Reads blocks of one model's tensors as float32; one per worker and model, because its buffers are reused."""
+    """Reads blocks of one model's tensors as float32; one per worker, which keeps the last adapter pair it formed."""
 
-    def __init__(self, weights: Weights, files: Files):
-        self.weights, self.files = weights, files
-        self.buffer = Buffer(BLOCK)
-        self.loaded: tuple[str, np.ndarray, np.ndarray] | None = None
+    def __init__(self, weights: Weights):
+        self.weights = weights
+        self._pair: tuple[str, np.ndarray, np.ndarray] | None = None
 
-    def stored(self, name: str) -> Entry:
-        """Where the tensor's bytes are: in the checkpoint, or in the adapter that replaces it."""
-        return self.weights.replaced.get(name) or self.weights.checkpoint.tensors[name]
-
-    def raw(self, entry: Entry, offset: int, nbytes: int) -> memoryview:
-        """``nbytes`` bytes at byte ``offset`` of a tensor, in the reused buffer."""
-        view = self.buffer.bytes[:nbytes]
-        self.files.read(entry.file, entry.start + offset, view)
-        return view
-
-    def floats(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """Elements ``start`` to ``stop`` of the tuned weight into ``out`` [stop - start] float32."""
-        self.cast(self.stored(name), start, stop, out)
+    def floats(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements ``start`` to ``stop`` of the tuned weight [stop - start] float32."""
+        values = read_floats(self.weights.stored(name), start, stop)
         if name in self.weights.changes:
-            out += self.low_rank(name, start, stop)
+            values = values + self._low_rank(name, start, stop)
+        return values
 
-    def cast(self, entry: Entry, start: int, stop: int, out: np.ndarray) -> None:
-        """Elements of a stored float tensor into ``out`` [stop - start] float32."""
-        width = WIDTH[entry.dtype]
-        self.raw(entry, start * width, (stop - start) * width)
-        widen(self.buffer.view(entry.dtype, stop - start), entry.dtype, out)
-
-    def low_rank(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Elements ``start`` to ``stop`` of ``scale B A`` [stop - start] float32; only the rows touched are formed."""
+    def _low_rank(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements ``start`` to ``stop`` of ``scale B A``; only the rows touched are formed."""
         change = self.weights.changes[name]
-        if self.loaded is None or self.loaded[0] != name:
-            down, up = self.whole(change.down), self.whole(change.up)
+        if self._pair is None or self._pair[0] != name:
+            down, up = (read_floats(e, 0, e.count).reshape(e.shape) for e in (change.down, change.up))
             left, right = (down.T, up.T) if change.embedding else (up, down)
-            self.loaded = (name, left * np.float32(change.scale), right)
-        _, left, right = self.loaded  # [out, r], [r, in]
+            self._pair = (name, left * np.float32(change.scale), right)
+        _, left, right = self._pair  # [out, r], [r, in]
         columns = right.shape[1]
         first, last = start // columns, -(-stop // columns)
         rows = left[first:last] @ right  # [rows, in]
         return rows.reshape(-1)[start - first * columns : stop - first * columns]
-
-    def whole(self, entry: Entry) -> np.ndarray:
-        """A small tensor as float32, in its shape."""
-        if entry.dtype not in FLOATS:
-            raise InputError(f"{entry.file}: {entry.name} is {entry.dtype}; only float adapters can be added")
-        out = np.empty(entry.count, np.float32)
-        for start in range(0, entry.count, BLOCK):
-            stop = min(start + BLOCK, entry.count)
-            self.cast(entry, start, stop, out[start:stop])
-        return out.reshape(entry.shape)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -106,6 +106,7 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
 
 def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> Iterator[Need]:
     """Every hub repository that a profile names, with the bytes that are not stored here yet."""
+    wanted: list[tuple[str, Literal["model", "dataset"], str]]
     wanted = [(name, "model", "align") for name in ([align.vlm] if align.vlm else [align.llm, align.tower])]
     wanted += [(name, "model", "merge") for name in identifiers]
     sets = dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data])

@@ -69,7 +69,7 @@ def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: 
     (run / ".runner" / "runtime").chmod(0o700)
     job = job_of(profile, place, state, fresh=fresh)
     forks = sys.platform == "linux" and profile.scale == "scenes"
-    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
         context.set_forkserver_preload([PRELOADED])
     reader, writer = context.Pipe(duplex=False)

@@ -12,6 +12,7 @@ whole counts whole.
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ def code(notebook: Path, package: Path = PACKAGE, *, drawing: bool = False) -> d
     return found | {f"data {path.relative_to(package).as_posix()}": digest(meaning(path))[:LENGTH] for path in data}
 
 
+def stamp(notebook: Path, package: Path = PACKAGE) -> str:
+    """What is another one whenever the notebook or a file of the package was written since."""
+    places = [notebook, *(Path(folder, name) for folder, _, names in os.walk(package) for name in names)]
+    found = [(str(place), place.stat()) for place in places if place.suffix != ".pyc" and place.is_file()]
+    return digest([(name, written.st_size, written.st_mtime_ns) for name, written in sorted(found)])
+
+
 def module_file(name: str, package: Path = PACKAGE) -> Path | None:
     """The source file of a module of the package, or None when there is no such module."""
     first, *steps = name.split(".")
@@ -130,7 +138,7 @@ def _imported(nodes: list[ast.stmt], package: Path) -> dict[str, Use]:
     found: dict[str, Use] = {}
     for node in (word for each in nodes for word in ast.walk(each)):
         for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             full = f"{module}.{alias.name}" if module else alias.name
             whole = not module or module_file(full, package)
             found[alias.asname or alias.name.split(".")[0]] = (full, ALL) if whole else (module, alias.name)

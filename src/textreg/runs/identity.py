@@ -16,7 +16,7 @@ from typing import Any
 from textreg.data import hub
 from textreg.errors import InputError
 from textreg.files import HashCache, digest, files_under
-from textreg.runs.fingerprint import LENGTH, code
+from textreg.runs.fingerprint import LENGTH, code, stamp
 from textreg.settings import Stage
 
 #: Notebooks whose product is drawings: only there does the code that draws decide what the result is.
@@ -116,9 +116,13 @@ def _content(parts: hub.Name, hashes: HashCache) -> dict[str, str]:
 def of(settings: Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashCache) -> Identity:
     """Identity of the unit that runs ``notebook`` with ``settings`` on ``inputs`` (upstream unit -> hash of its
     files)."""
+    # Reading the package takes most of a second, and a run asks for every unit; the cure is to ask once.
+    prints = hashes.kept(
+        f"code of {notebook}", stamp(notebook), lambda: code(notebook, drawing=notebook.name in DRAWING)
+    )
     return Identity(
         parameters(settings),
-        code(notebook, drawing=notebook.name in DRAWING),
+        prints,
         {**inputs, **local_data(settings, hashes)},
     )
 

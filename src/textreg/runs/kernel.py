@@ -15,7 +15,7 @@ from jupyter_client import AsyncKernelManager
 
 from textreg.processes import die_with_parent
 
-CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 START_S = 600  # an overloaded machine gets its time; a kernel that dies is noticed at once
 
 

@@ -108,7 +108,7 @@ def damage(folder: Path, content: Mapping[str, Any], hashes: HashCache, *, shipp
 @cache
 def provenance() -> dict[str, Any]:
     """Versions, commit and hardware of this process: a record, never part of the identity."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

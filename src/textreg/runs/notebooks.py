@@ -77,13 +77,14 @@ def parameters(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for statement in statements:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            target, value = statement.target, statement.value
+            target: ast.expr = statement.target
+            value = statement.value
         elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, value = statement.targets[0], statement.value
         else:
             raise InputError(f"notebook {path}: line {statement.lineno} of the parameters cell is no plain assignment")
         try:
-            values[target.id] = ast.literal_eval(value)  # type: ignore[union-attr]
+            values[target.id] = ast.literal_eval(value)  # type: ignore[attr-defined]
         except (AttributeError, ValueError):
             raise InputError(
                 f"notebook {path}: line {statement.lineno} of the parameters cell is no literal"

@@ -18,7 +18,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -101,7 +101,8 @@ def tune_arm(run: Path, arm: str) -> None:
         RunError: see :func:`textreg.training.train.train`.
     """
     state = look(run, arm, stages.repository())
-    settings, folder = state.settings, run / state.unit.folder
+    settings: Any = state.settings
+    folder = run / state.unit.folder
     device = compute.set_up(settings.threads, precision=settings.precision).device
     ranks.smallest(0, device)  # all have looked before the first one changes anything
     if state.state == "done":

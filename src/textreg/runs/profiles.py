@@ -20,6 +20,7 @@ from typing import Any
 
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import notebooks, stages, strict_yaml
+from textreg.runs.stages import Unit
 from textreg.settings import (
     Evaluate,
     Mechanism,
@@ -55,7 +56,7 @@ class Profile:
     arms: tuple[Mapping[str, Any], ...]
 
     @property
-    def units(self) -> tuple[stages.Unit, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """The units of a normal run, in running order."""
         return stages.units(self.stages, self.arms)
 
@@ -231,7 +232,7 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
         upstream(profile, unit, overrides)
 
 
-def upstream(profile: Profile, unit: stages.Unit, overrides: Sequence[str] = ()) -> tuple[stages.Unit, ...]:
+def upstream(profile: Profile, unit: Unit, overrides: Sequence[str] = ()) -> tuple[Unit, ...]:
     """The units whose files ``unit`` reads, by the resolved systems and arms of its stage."""
     known = stages.units(tuple(stage_classes()), profile.arms)
     systems: Sequence[str] = ()

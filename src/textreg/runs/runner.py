@@ -164,7 +164,8 @@ def _clean_ending() -> Iterator[None]:
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     old = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         if old[number] != signal.SIG_IGN or number == signal.SIGTERM:

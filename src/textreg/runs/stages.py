@@ -123,7 +123,7 @@ def _wanted(unit: Unit, known: Sequence[Unit], where: str) -> Unit:
     if unit in known:
         return unit
     merging = unit.stage == "merge"
-    arms = [other.arm for other in known if other.stage == unit.stage]
+    arms = [other.arm for other in known if other.arm and other.stage == unit.stage]
     what = f"system {unit.arm}+M" if merging else f"arm {unit.arm!r}"
     cure = "; give the arm 'merge: true'" if merging else "; add it to the profile's arms"
     raise InputError(f"{where} names {what}, which this profile does not make{did_you_mean(unit.arm, arms)}{cure}")

@@ -22,15 +22,16 @@ import pandas as pd
 from textreg.data.images import data_url
 from textreg.data.requests import IMAGE_TURN
 from textreg.display import counting
-from textreg.errors import InputError
-from textreg.fidelity.service import Service, Session, Unanswered, for_each, run_async
+from textreg.errors import InputError, RunError
+from textreg.fidelity.service import PictureTooLarge, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal, atomic_write
-from textreg.serve.probes import Probe, ProbeSet, png
+from textreg.serve.probes import LONGEST, Probe, ProbeSet, png
 
 JOURNAL = "answers.jsonl"
 ANSWERS = "answers.parquet"
 RECORD = {"answer": str, "finish": str, "tokens_in": int, "tokens_out": int}  # what the journal keeps of an answer
 MAX_TOKENS = 64
+SMALLER = 336  # pixels: longest side of a picture that is sent again because the server refused it for its size
 AS_SERVED = 1.0  # the merge coefficient of a model that nobody merged here
 
 
@@ -55,7 +56,8 @@ def evaluate(
     """Ask every probe, at most ``service.concurrency`` at a time, and write ``answers.parquet`` into ``out``.
 
     Answers already in the journal of ``out`` are not asked for again.  Raises InputError or RunError as
-    :meth:`~textreg.fidelity.service.Session.ask` does; what was answered till then is kept.
+    :meth:`~textreg.fidelity.service.Session.ask` does, and RunError when no request got an answer; what was answered
+    till then is kept.
     """
     if max_tokens < 1:
         raise InputError(f"max_tokens: {max_tokens}; an answer needs at least 1 token")
@@ -63,13 +65,17 @@ def evaluate(
     options = {"temperature": 0, "max_tokens": max_tokens}
     keys = [request_key(service, options, probe) for probe in probes.probes]
     unanswered: Counter[str] = Counter()
+    notes: list[str] = []
     with Journal(out / JOURNAL, RECORD) as journal:
         pending = {key: probe for key, probe in zip(keys, probes.probes, strict=True) if key not in journal}
         kept = len(set(keys)) - len(pending)
         if pending:
             with counting("answers", len(pending), kept, progress) as advance:
-                run_async(_ask(service, options, pending, journal, unanswered, advance))
+                notes += run_async(_ask(service, options, pending, journal, unanswered, advance))
         found = [(probe, journal[key]) for key, probe in zip(keys, probes.probes, strict=True) if key in journal]
+    if not found:
+        reasons = "; ".join(f"{why} ({count} times)" for why, count in unanswered.most_common(3))
+        raise RunError(f"model {service.model!r} at {service.url}: no request got an answer: {reasons}")
     table = answer_table(service.model, found)
     _write(table, out / ANSWERS)
     return Evaluation(
@@ -80,7 +86,7 @@ def evaluate(
         cut=sum(record["finish"] == "length" for _, record in found),
         tokens_in=sum(record["tokens_in"] for _, record in found),
         tokens_out=sum(record["tokens_out"] for _, record in found),
-        notes=probes.notes,
+        notes=(*probes.notes, *notes),
     )
 
 
@@ -103,12 +109,15 @@ def request_key(service: Service, options: Mapping[str, Any], probe: Probe) -> s
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def messages(probe: Probe) -> list[dict[str, Any]]:
-    """The conversation that is sent: image before text, as the arms were trained and as servers expect it."""
+def messages(probe: Probe, longest: int = LONGEST) -> list[dict[str, Any]]:
+    """The conversation that is sent: image before text, as the arms were trained and as servers expect it.
+
+    ``longest`` limits the longest side of the picture, in pixels.
+    """
     text = probe.prompt.removeprefix(IMAGE_TURN)
     if probe.picture is None:
         return [{"role": "user", "content": text}]
-    image = {"type": "image_url", "image_url": {"url": data_url(png(probe.picture))}}
+    image = {"type": "image_url", "image_url": {"url": data_url(png(probe.picture, longest))}}
     return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
 
 
@@ -119,12 +128,19 @@ async def _ask(
     journal: Journal,
     unanswered: Counter[str],
     advance: Callable[[], None],
-) -> None:
+) -> list[str]:
+    """Asks what is pending; returns notes on how it had to be asked."""
+    smaller = 0
     async with Session(service) as session:
 
         async def ask(key: str) -> None:
+            nonlocal smaller
             try:
-                reply = await session.ask(messages(pending[key]), **options)
+                try:
+                    reply = await session.ask(messages(pending[key]), **options)
+                except PictureTooLarge:
+                    reply = await session.ask(messages(pending[key], SMALLER), **options)
+                    smaller += 1
             except Unanswered as failure:
                 unanswered[str(failure)] += 1
             else:
@@ -140,6 +156,8 @@ async def _ask(
             advance()
 
         await for_each(pending, ask, service.concurrency)
+    told = f"{smaller} pictures were refused for their size and sent with {SMALLER} pixels at most"
+    return [*session.notes, *([told] if smaller else [])]
 
 
 def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) -> "pd.DataFrame":

@@ -152,10 +152,10 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
 
 
 @lru_cache(maxsize=32)
-def png(picture: SentPicture) -> bytes:
-    """The picture as PNG bytes, longest side at most 1024 pixels; the last few are kept, since requests come in
+def png(picture: SentPicture, longest: int = LONGEST) -> bytes:
+    """The picture as PNG bytes, longest side at most ``longest`` pixels; the last few are kept, since requests come in
     image order."""
-    decoded = shrink(open_image(picture.source, picture.name), LONGEST)
+    decoded = shrink(open_image(picture.source, picture.name), longest)
     return encode_png(blank_like(decoded) if picture.blank else decoded)
 
 
