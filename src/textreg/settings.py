@@ -109,9 +109,9 @@ class PrepareData(Stage):
     text_temperature: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     text_mixture: Literal["temperature", "paper"] = "temperature"
     text_english_source: Share = 0.4
-    validation_images: Positive = 40
-    test_images: Positive = 100
-    arm_images: Count = 30
+    validation_images: Positive = 30
+    test_images: Positive = 60
+    arm_images: Count = 20
     validation_questions: Count = 80
     test_questions: Count = 200
     align_data: str = "liuhaotian/LLaVA-Pretrain"
@@ -131,7 +131,7 @@ class Training(Stage):
     steps: Positive = 400
     batch_size: Positive = 64
     micro_batch: Count = 0
-    learning_rate: Rate = 3e-3
+    learning_rate: Rate = 2e-3
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_length: Length = 256
@@ -201,9 +201,7 @@ class Merge(Stage):
     """``04_merge``: the lambda sweep of one arm on the validation split, the choice, and the merged checkpoint."""
 
     arm: str = "TR"
-    lambdas: Annotated[list[Share], Field(min_length=1)] = Field(
-        default_factory=lambda: [0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    )
+    lambdas: Annotated[list[Share], Field(min_length=1)] = Field(default_factory=lambda: [0.3, 0.5, 0.7, 0.85, 1.0])
     tolerated_visual_loss: Share = 0.02
     identifier: Literal["py3langid", "lingua", "glotlid"] = "py3langid"
     identifier_model: str = ""
@@ -218,7 +216,7 @@ class Evaluate(Stage):
     """``05_evaluate``: answers of every system in every language and arm, and their scores."""
 
     systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "TR-mono", "BM+M", "TR+M"])
-    frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
+    frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.3, 0.6])
     arms: Annotated[list[Literal["image", "blank", "text", "text_en", "keywords"]], Field(min_length=1)] = Field(
         default_factory=lambda: ["image", "blank", "text", "text_en", "keywords"]
     )
@@ -245,10 +243,12 @@ class Figures(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Mechanism(Stage):
-    """``07_mechanism``: does the picture act as an English document?  The first of ``arms`` is patched."""
+    """``07_mechanism``: does the picture act as an English document?  The first of ``arms`` is patched;
+    ``batch_size`` rows at a time."""
 
     arms: Some = Field(default_factory=lambda: ["BM", "TR"])
     probe_images: Positive = 8
+    batch_size: Positive = 64
     threads: Positive = 1
 
 

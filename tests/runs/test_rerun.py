@@ -7,7 +7,7 @@ them, because the batch in which a request stands can turn a near-tie.
 On the machine type that made the results (same processor, instruction set, thread counts and versions) every answer
 must come out again, to the letter.  Elsewhere sums are added in another order, and after hundreds of steps the trained
 weights are another draw, as another seed's would be: each mean must lie in the range over the shipped seeds, widened
-by the sampling error of a mean over 100 images.
+by the sampling error of a mean over the test images.
 """
 
 from collections.abc import Mapping

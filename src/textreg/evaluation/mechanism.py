@@ -42,7 +42,6 @@ from textreg.vlm.systems import BACKBONE
 
 ARMS = ("image", "blank", "text", "text_en")
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-ROWS = 64  # at a time
 MASS = ["asked", "english"]
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,6 +70,7 @@ def first_token(
     *,
     edit: Edit | None = None,
     added: Mapping[int, torch.Tensor] | None = None,
+    batch_size: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the first answer token, float32 ``(rows, vocabulary)``, and the states that predict it,
     float32 ``(rows, layers + 1, hidden)``.
@@ -85,7 +85,9 @@ def first_token(
     alike: dict[tuple[int, bool], list[int]] = {}  # equal lengths need no padding, whose place would shift the state
     for row, (ids, name) in enumerate(zip(prompts, names, strict=True)):
         alike.setdefault((len(ids), name is not None), []).append(row)
-    batches = [rows[start : start + ROWS] for rows in alike.values() for start in range(0, len(rows), ROWS)]
+    batches = [
+        rows[start : start + batch_size] for rows in alike.values() for start in range(0, len(rows), batch_size)
+    ]
     logprobs: list[Any] = [None] * len(prompts)
     states: list[Any] = [None] * len(prompts)
     with torch.inference_mode(), folded(model):
