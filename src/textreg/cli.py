@@ -148,6 +148,7 @@ def score(
     skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
 ) -> None:
     """Language fidelity of anyone's answers."""
+    from textreg.data.codes import read_language
     from textreg.figures.score import score_and_draw
     from textreg.serve.report import print_result
 
@@ -169,7 +170,7 @@ def score(
         skip_bad=skip_bad,
         rules=_rules(near, set_aside),
         places=places or (),
-        language=language,
+        language=language and read_language(language),
         against=against,
         seen=_codes(seen),
         held_out=_codes(held_out),
