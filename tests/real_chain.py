@@ -20,6 +20,9 @@ prepare_data:
   visual_rows: 8
   text_rows: 8
   validation_images: 2
+  arm_images: 2
+  validation_questions: 2
+  test_questions: 2
   test_images: 3
 align: {steps: 4, batch_size: 4, checkpoint_steps: 2}
 tune: {steps: 4, batch_size: 4, log_steps: 1, checkpoint_steps: 2}
@@ -31,7 +34,7 @@ evaluate:
   max_new_tokens: 8
   bootstrap: 20
   workers: 1
-mechanism: {arms: [TR], probe_images: 4, max_new_tokens: 8}
+mechanism: {arms: [TR], probe_images: 4}
 arms:
   - {arm: BM, text: none}
   - {arm: TR, merge: true}

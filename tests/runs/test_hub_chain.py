@@ -69,7 +69,7 @@ def run(tmp_path_factory, tiny_llm, tiny_tower):
             "bootstrap": 20,
             "workers": 1,
         },
-        "mechanism": {"probe_images": 2, "batch_size": 4, "max_new_tokens": 4},
+        "mechanism": {"probe_images": 2, "batch_size": 4},
         "arms": [
             {"arm": "BM", "text": "none"},
             {"arm": "TR", "text": "multilingual", "text_share": 0.5, "text_phases": 2, "merge": True},
@@ -140,4 +140,4 @@ def test_an_arm_is_exported_with_the_test_results_of_the_run(run, tmp_path):
 
 def test_figures_and_the_mechanism_study_are_there(run):
     assert {path.stem for path in (run / "figures").glob("*.svg")} >= {"1_language_fidelity", "2_mixture"}
-    assert {"first_token", "probe"} <= {path.stem for path in (run / "mechanism").glob("*.csv")}
+    assert {"arms", "update", "patch"} <= {path.stem for path in (run / "mechanism").glob("*.csv")}
