@@ -26,7 +26,7 @@ from textreg.micro import assets
 from textreg.scenes import grammar, languages
 from textreg.vlm import systems
 
-SYSTEMS = assets.WEIGHTS / "systems"
+SYSTEMS = Path(__file__).parent / "shipped"
 SAMPLE = SYSTEMS / "sample.png"
 
 
