@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
+from huggingface_hub import constants as hub_constants
 from rich.console import Console
 
 from textreg import settings
@@ -152,4 +153,5 @@ def run_here(root: Path, profile: str | Path, run: Path, **options) -> None:
     execution._papermill, children.launch = cells, launch
     children.watch, children.verdict = lambda *given: None, lambda child, run: child.said["end"]
     os.environ["HF_HUB_OFFLINE"] = "1"
+    hub_constants.HF_HUB_OFFLINE = True  # read once, when another test of this process first imported the hub
     runner.run(profile, run, root=root, jobs=1, report=quiet(), **options)

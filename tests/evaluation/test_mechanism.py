@@ -154,7 +154,7 @@ def test_captions_of_the_first_images_are_asked_in_every_arm_and_language(opened
     assert table.groupby(["arm", "language"]).size().tolist() == [2] * (4 * 2) and "en" not in set(table["language"])
 
 
-def test_the_states_are_those_that_the_first_token_is_predicted_from_whatever_the_batch(opened, monkeypatch):
+def test_the_states_are_those_that_the_first_token_is_predicted_from_whatever_the_batch(opened):
     settings, model, processor, seen = opened
     table = mechanism.requests(settings)
     logprobs, states = mechanism.first_token(model, processor, table, seen)
@@ -164,8 +164,7 @@ def test_the_states_are_those_that_the_first_token_is_predicted_from_whatever_th
         assert np.allclose(vlm.lm_head(torch.from_numpy(states[:, -1])).log_softmax(-1).numpy(), logprobs, atol=1e-4)
     found = generation.answer(model, processor, table, seen, max_new_tokens=1, first_logprobs=True)
     assert np.allclose(np.stack([each.first_logprobs for each in found]), logprobs, atol=1e-4)
-    monkeypatch.setattr(mechanism, "ROWS", 1)
-    assert np.allclose(mechanism.first_token(model, processor, table, seen)[1], states, atol=1e-4)
+    assert np.allclose(mechanism.first_token(model, processor, table, seen, batch_size=1)[1], states, atol=1e-4)
 
 
 def test_what_is_added_after_a_layer_moves_that_state_by_as_much_and_none_before(opened):

@@ -9,7 +9,12 @@ from textreg.errors import InputError
 from textreg.runs import profiles, stages
 
 ROOT = Path(__file__).parents[2]
-ARMS = [{"arm": "BM", "text": "none", "merge": True}, {"arm": "TR", "merge": True}, {"arm": "EN", "text": "english"}]
+ARMS = [
+    {"arm": "BM", "text": "none", "merge": True},
+    {"arm": "TR", "merge": True},
+    {"arm": "EN", "text": "english"},
+    {"arm": "TR-mono", "text": "mono"},
+]
 
 
 def profile(**content):
