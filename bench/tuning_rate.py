@@ -3,7 +3,7 @@
 Gentle means that the training loss never rises more than a tenth above its start, and that the rate is at most a third
 of the first at which it does.  Reads a run of the profile ``rate``; prints Markdown for ``bench/results``.
 
-    textreg run --profile rate && python bench/tuning_rate.py runs/rate > bench/results/tuning_rate.md
+    textreg run --profile rate --to evaluate && python bench/tuning_rate.py runs/rate > bench/results/tuning_rate.md
 """
 
 from pathlib import Path
@@ -41,8 +41,8 @@ def main(run: Path) -> None:
     head = ["system", "learning rate", "loss rises by, %", "asked", "clean English", "mixed", "English captions right"]
     record = manifest.read(run / "evaluate")
     print("# Outcome against learning rate\n")
-    print(f"Machine: {record['processor']}, one thread per arm, seed 0, 40 test images; shares in per cent.")
-    print("`textreg run --profile rate && python bench/tuning_rate.py runs/rate`\n")
+    print(f"Machine: {record['processor']}, one thread per arm, seed 0, 60 test images; shares in per cent.")
+    print("`textreg run --profile rate --to evaluate && python bench/tuning_rate.py runs/rate`\n")
     print(pd.DataFrame(rows, columns=head).round(4).to_markdown(index=False, floatfmt=".4g"))
 
 
