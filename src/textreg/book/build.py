@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -26,21 +26,28 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import pages
+from textreg.book import explorer, first, lighter, pages
+from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
 from textreg.figures import book
-from textreg.figures.tables import load_results
+from textreg.figures.tables import Results, load_results
 from textreg.runs import notebooks, plan, report
 from textreg.settings import stage_classes
 
 STAGED = Path("book/_executed")
+MADE_STATIC = "static"  # below STAGED; _config.yml names it beside book/_static
 SHIPPED = Path("results/laptop")
 PREFERRED_ARM = "TR"
 ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
 KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
 LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: Columns that no estimate on a page reads.
+UNREAD = (
+    *("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered", "confidence", "words"),
+    *("by_list", "lines", "short_lines", "repetition", "refusal", "undecided"),
+)
 BACKBONE = "00_backbone"
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
@@ -97,7 +104,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
     target = root / STAGED
     if target.exists():
         shutil.rmtree(target)
-    target.mkdir(parents=True)
+    (target / MADE_STATIC).mkdir(parents=True)
     staged: dict[str, Path | None] = {}
     standing = notes(root, run)
     for number, name in enumerate(stage_classes()):
@@ -113,7 +120,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         # Nothing else of a notebook's metadata concerns a reader, and without a language nothing is highlighted.
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    _stage_pages(target, run, results, standing.scores())
+    _stage_pages(root, run, results, standing.scores())
     return Staged(staged)
 
 
@@ -166,6 +173,7 @@ def build(
         text = COLOUR.sub("", done.stdout + done.stderr).replace(f"{root}/", "")
         report = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         raise RunError("the book did not build: " + (" | ".join(report[:5]) or text.strip()[-500:]))
+    lighter.lighten(html)
     problems = check_pages(html, toc_pages(root))
     if problems:
         raise RunError("the book was built but is not fit to publish: " + " | ".join(problems[:5]))
@@ -245,34 +253,36 @@ def _keep_last_state(cell: dict[str, Any]) -> None:
             output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
-def _stage_pages(target: Path, run: Path | None, results: Path | None, standing: str) -> None:
+def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: str) -> None:
+    target = root / STAGED
+    folders = {
+        f"{origin} ({folder.name})": folder
+        for origin, folder in (("Shipped results", results), ("This run", run))
+        if folder is not None and not (origin == "This run" and folder == results)
+    }
+    scored = {origin: load_results(folder) for origin, folder in folders.items() if _has_scores(folder)}
     parts: list[str] = []
-    folders: dict[str, Path] = {}
-    for origin, folder in (("Shipped results", results), ("This run", run)):
-        if folder is None or folder == (results if origin == "This run" else None):
-            continue
-        folders[f"{origin} ({folder.name})"] = folder
-        has_scores = (folder / "evaluate" / "fidelity.csv").is_file() or any(
-            folder.glob("seed-*/evaluate/fidelity.csv")
-        )
-        if not has_scores:
-            continue
-        title, found = f"{origin} ({folder.name})", load_results(folder)
-        # The claims are about the laptop profile; toy runs promise nothing.
-        held = () if folder.name == "smoke" else claims.load()
-        if parts:
-            parts.append(pages.run_summary(found, title, held))
-            continue
-        drawn, shown = folder / "figures", "figures-0"
-        if drawn.is_dir():
+    if scored:
+        origin, found = next(iter(scored.items()))
+        folder, shown = found.folder, "figures-0"
+        if (folder / "figures").is_dir():
             (target / shown).mkdir()
-            for path in (*drawn.glob("*.svg"), *drawn.glob("*.json")):
+            for path in (path for kind in ("svg", "json", "csv", "pdf") for path in folder.glob(f"figures/*.{kind}")):
                 shutil.copy(path, target / shown / path.name)
         else:
             book.draw_all(found, target / shown)
-        page = pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
-        heading, _, rest = page.partition("\n")
-        parts.append("\n".join([heading, "", standing if folder == run else "", rest]))
+        # The claims are about the laptop profile; toy runs promise nothing.
+        held = () if folder.name == "smoke" else claims.load()
+        others = {name: _lean(each) for name, each in scored.items() if name != origin and each.folder.name != "smoke"}
+        cells = results_pages.drawing_cells(root)
+        page = results_pages.page(_lean(found), target / shown, origin, f"_executed/{shown}", held, others, cells)
+        parts += [standing] if folder == run else []
+        parts += [page, *(results_pages.beside(each, name) for name, each in scored.items() if name != origin)]
+    shelf = next(iter(scored.values()), None)
+    shown = first.first(shelf) if shelf else None
+    (target / "first.html").write_text(first.html(shown), encoding="utf-8")
+    (target / "vlm.html").write_text(first.vlm(shown), encoding="utf-8")
+    explorer.write(shelf, target / MADE_STATIC, target / "explorer.html")
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
@@ -281,14 +291,25 @@ def _stage_pages(target: Path, run: Path | None, results: Path | None, standing:
     (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")
 
 
+def _lean(results: Results) -> Results:
+    """The same for estimates, each of which selects among all answers and copies what it selects."""
+    answers = results.answers.drop(columns=list(UNREAD), errors="ignore")
+    names = {name: "category" for name in ("system", "arm", "task", "class") if name in answers}
+    return replace(results, answers=answers.astype(names))
+
+
+def _has_scores(folder: Path) -> bool:
+    return (folder / "evaluate/fidelity.csv").is_file() or any(folder.glob("seed-*/evaluate/fidelity.csv"))
+
+
 def main(
     run: Annotated[Path | None, typer.Option(help="run folder whose executed notebooks are shown")] = None,
     out: Annotated[Path | None, typer.Option(help="folder in which _build is made")] = None,
     results: Annotated[Path | None, typer.Option(help="folder of shipped results (default: results/laptop)")] = None,
 ) -> None:
-    """Build the book and print where it is."""
+    """Build the book and print its address."""
     try:
-        print(build(run, out, results=results))
+        print(build(run, out, results=results).resolve().as_uri())
     except (InputError, RunError) as error:
         print(f"book: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

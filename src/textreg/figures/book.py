@@ -31,7 +31,7 @@ from textreg.figures.tables import Results, classes, describe, group_small, head
 from textreg.scenes.rows import draw_scenes, images
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
-GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
+GALLERY_LANGUAGES = ("it", "de", "el", "uk", "eu")
 
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,8 +41,7 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         ),
         "1_language_fidelity": "LF per prompt language, with the image: the counterpart of the paper's Fig. 1.",
         "2_mixture": (
-            "Languages of our text rows, spread evenly, and our shares beside those that the caption of the paper's "
-            "Fig. 2 names."
+            "Our shares of the text rows, spread evenly, beside those that the caption of the paper's Fig. 2 names."
         ),
         "3_intervals": (
             "From LF+ (hollow) to LF (filled): the longer a bar, the more answers mix languages or break the grammar."
@@ -51,12 +50,15 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "Fidelity against seeing as lambda falls from 1, the tuned arm. The axes do not begin at 0, and the "
             "vertical one may be broken."
         ),
-        "5_arms": "The same requests with the image, with a blank image and as text alone; IFL is text minus image.",
+        "5_arms": (
+            "The same requests with the image, with a blank one, and with its content as text, as English text or as "
+            "English key words; IFL is text minus image."
+        ),
         "6_confusion": "Asked language (rows) by answered language (columns), scored answers with the image.",
         "7_losses": "Training loss of every arm; arms train on different rows, so that levels compare within an arm.",
         "8_gallery": "The first test images, not chosen ones, with the answers of three systems.",
         "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
-        "10_held_out": "Languages in the text rows against one that was left out of them, with the image.",
+        "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
     }
 )
 
@@ -103,9 +105,9 @@ def mixture(results: Results, out: Path) -> Saved | None:
     largest = grouped.iloc[0]
     names = language_names(grouped["language"])
     alt = (
-        f"Bars of the share of each language in our multilingual text rows: {len(grouped)} bars, the largest is "
-        f"{names[largest['language']]} with {100 * largest['share']:.1f} %. Below, our share beside the paper's for "
-        f"the {len(named)} languages that the caption of its Fig. 2 names, Portuguese with 2.1 % the largest of them."
+        f"Our share of the text rows beside the paper's for the {len(named)} languages that the caption of its Fig. 2 "
+        f"names, Portuguese with 2.1 % the largest of them. Ours has {len(grouped)} languages or groups of them, the "
+        f"largest {names[largest['language']]} with {100 * largest['share']:.1f} %."
     )
     return _save(by_language.mixture(results.mixture, named), out / "2_mixture", alt, grouped)
 
@@ -226,14 +228,14 @@ def gallery(
     asked = [code for code in codes if code in set(rows["language"])]
     asked = asked or language_order(set(rows["language"]) - {"en"})[: len(codes)]
     items = list(dict.fromkeys(rows["item_id"]))[: len(asked)]
-    pictures = _pictures(results, int(rows["seed"].iloc[0]), items)
+    drawn = pictures(results, int(rows["seed"].iloc[0]), items)
     shown = []
     for item, code in zip(items, asked, strict=False):
         here = rows[(rows["item_id"] == item) & (rows["language"] == code)].set_index("system")
-        if item in pictures and len(here):
+        if item in drawn and len(here):
             told = tuple((s, here.loc[s, "answer"], _verdict(here.loc[s])) for s in systems if s in here.index)
             prompt = here["prompt"].iloc[0].replace("<image>", "").strip()
-            shown.append(GalleryItem(pictures[item], code, prompt, told))
+            shown.append(GalleryItem(drawn[item], code, prompt, told))
     if not shown:
         return None
     data = pd.DataFrame(
@@ -323,8 +325,8 @@ def _verdict(row: pd.Series) -> str:
     return "language" if pd.notna(faithful) and faithful else "wrong"
 
 
-def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Image.Image]:
-    """Pictures of items from the run, or drawn again from the seed where the run's images were not shipped."""
+def pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Image.Image]:
+    """Item -> its picture from the run, or drawn again from the seed where the run's images were not shipped."""
     wanted = {item.rpartition(":")[0]: item for item in items}
     for folder in (results.folder, results.folder / f"seed-{seed}"):
         path = folder / "prepare_data" / "images.parquet"
@@ -334,10 +336,8 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
     else:
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
         rows = images({"test": draw_scenes(seed, "test", count)}, {}, seed)
-    pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
-    return {
-        wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content
-    }
+    drawn = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
+    return {wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in drawn.items() if content}
 
 
 def _save(fig: Figure, stem: Path, alt: str, data: pd.DataFrame, note: str = "") -> Saved:
