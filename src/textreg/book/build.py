@@ -26,7 +26,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import pages
+from textreg.book import explorer, first, pages
+from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
 from textreg.figures import book
@@ -35,6 +36,7 @@ from textreg.runs import notebooks, plan, report
 from textreg.settings import stage_classes
 
 STAGED = Path("book/_executed")
+MADE_STATIC = "static"  # below STAGED; _config.yml names it beside book/_static
 SHIPPED = Path("results/laptop")
 PREFERRED_ARM = "TR"
 ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
@@ -97,7 +99,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
     target = root / STAGED
     if target.exists():
         shutil.rmtree(target)
-    target.mkdir(parents=True)
+    (target / MADE_STATIC).mkdir(parents=True)
     staged: dict[str, Path | None] = {}
     standing = notes(root, run)
     for number, name in enumerate(stage_classes()):
@@ -113,7 +115,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         # Nothing else of a notebook's metadata concerns a reader, and without a language nothing is highlighted.
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    _stage_pages(target, run, results, standing.scores())
+    _stage_pages(root, run, results, standing.scores())
     return Staged(staged)
 
 
@@ -245,40 +247,46 @@ def _keep_last_state(cell: dict[str, Any]) -> None:
             output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
-def _stage_pages(target: Path, run: Path | None, results: Path | None, standing: str) -> None:
+def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: str) -> None:
+    target = root / STAGED
+    folders = {
+        f"{origin} ({folder.name})": folder
+        for origin, folder in (("Shipped results", results), ("This run", run))
+        if folder is not None and not (origin == "This run" and folder == results)
+    }
+    scored = {origin: load_results(folder) for origin, folder in folders.items() if _has_scores(folder)}
     parts: list[str] = []
-    folders: dict[str, Path] = {}
-    for origin, folder in (("Shipped results", results), ("This run", run)):
-        if folder is None or folder == (results if origin == "This run" else None):
-            continue
-        folders[f"{origin} ({folder.name})"] = folder
-        has_scores = (folder / "evaluate" / "fidelity.csv").is_file() or any(
-            folder.glob("seed-*/evaluate/fidelity.csv")
-        )
-        if not has_scores:
-            continue
-        title, found = f"{origin} ({folder.name})", load_results(folder)
-        # The claims are about the laptop profile; toy runs promise nothing.
-        held = () if folder.name == "smoke" else claims.load()
-        if parts:
-            parts.append(pages.run_summary(found, title, held))
-            continue
-        drawn, shown = folder / "figures", "figures-0"
-        if drawn.is_dir():
+    if scored:
+        origin, found = next(iter(scored.items()))
+        folder, shown = found.folder, "figures-0"
+        if (folder / "figures").is_dir():
             (target / shown).mkdir()
-            for path in (*drawn.glob("*.svg"), *drawn.glob("*.json")):
+            for path in (path for kind in ("svg", "json", "csv", "pdf") for path in folder.glob(f"figures/*.{kind}")):
                 shutil.copy(path, target / shown / path.name)
         else:
             book.draw_all(found, target / shown)
-        page = pages.results_page(found, target / shown, title, f"_executed/{shown}", held)
-        heading, _, rest = page.partition("\n")
-        parts.append("\n".join([heading, "", standing if folder == run else "", rest]))
+        # The claims are about the laptop profile; toy runs promise nothing.
+        held = () if folder.name == "smoke" else claims.load()
+        others = {name: each for name, each in scored.items() if name != origin and each.folder.name != "smoke"}
+        cells = results_pages.drawing_cells(root)
+        page = results_pages.page(found, target / shown, origin, f"_executed/{shown}", held, others, cells)
+        parts += [standing] if folder == run else []
+        parts += [page, *(results_pages.beside(each, name) for name, each in scored.items() if name != origin)]
+    shelf = next(iter(scored.values()), None)
+    shown = first.first(shelf) if shelf else None
+    (target / "first.html").write_text(first.html(shown), encoding="utf-8")
+    (target / "vlm.html").write_text(first.vlm(shown), encoding="utf-8")
+    explorer.write(shelf, target / MADE_STATIC, target / "explorer.html")
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
     (target / "real_vlms.md").write_text(pages.real_models_page(target.parents[1] / "results"), encoding="utf-8")
     (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
     (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")
+
+
+def _has_scores(folder: Path) -> bool:
+    return (folder / "evaluate/fidelity.csv").is_file() or any(folder.glob("seed-*/evaluate/fidelity.csv"))
 
 
 def main(

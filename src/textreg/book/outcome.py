@@ -7,6 +7,8 @@ told in the same words.  Where a system was not evaluated, its sentence is left 
     for line in outcome.sentences(load_results("results/laptop"), claims.load()): print(line)
 """
 
+from contextlib import suppress
+
 import numpy as np
 import pandas as pd
 
@@ -60,19 +62,21 @@ def points(found: Estimate) -> str:
     return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] points"
 
 
-def sentences(results: Results, promised: tuple[Claim, ...] = ()) -> list[str]:
-    """Markdown sentences, one per finding, each with the numbers it rests on (per cent; differences in points)."""
+def findings(results: Results, promised: tuple[Claim, ...] = ()) -> dict[str, str]:
+    """Name of a finding -> Markdown sentences with the numbers it rests on (per cent; differences in points)."""
     answers = verdicts(results)
     if answers.empty or "class" not in answers:
-        return []
-    values = Values(answers)
-    lines = []
+        return {}
+    values, told = Values(answers), {}
     for tell in (_loss, _document, _cure, _content, _controls, _seeing, _alone, _price, _left_out):
-        try:
-            lines.append(tell(values, results))
-        except KeyError:  # a profile without this system, arm or question
-            continue
-    return [*lines, *_bounds(answers, promised)]
+        with suppress(KeyError):  # a profile without this system, arm or question
+            told[tell.__name__.strip("_")] = tell(values, results)
+    return told | _bounds(answers, promised)
+
+
+def sentences(results: Results, promised: tuple[Claim, ...] = ()) -> list[str]:
+    """The findings in their order."""
+    return list(findings(results, promised).values())
 
 
 def _loss(v: Values, _: Results) -> str:
@@ -184,9 +188,9 @@ def _left_out(v: Values, results: Results) -> str:
     )
 
 
-def _bounds(answers: pd.DataFrame, promised: tuple[Claim, ...]) -> list[str]:
+def _bounds(answers: pd.DataFrame, promised: tuple[Claim, ...]) -> dict[str, str]:
     if not promised:
-        return []
+        return {}
     found = judge(answers, promised)
     parts = [f"{(found['verdict'] == word).sum()} {word}" for word in ("met", "missed", "undecided", "undefined")]
     named = [
@@ -195,4 +199,4 @@ def _bounds(answers: pd.DataFrame, promised: tuple[Claim, ...]) -> list[str]:
         if row.verdict in ("missed", "undecided")
     ]
     told = f" Not met: {'; '.join(named)}." if named else ""
-    return [f"**The bounds.** Of {len(found)}: {', '.join(parts)}.{told}"]
+    return {"bounds": f"**The bounds.** Of {len(found)}: {', '.join(parts)}.{told}"}

@@ -19,8 +19,6 @@ import pandas as pd
 from langcodes import Language
 
 from textreg import settings
-from textreg.book import outcome
-from textreg.evaluation.claims import Claim, judge
 from textreg.figures import published
 from textreg.figures.style import language_names, language_order
 from textreg.figures.tables import (
@@ -143,10 +141,15 @@ def questions_table(results: Results) -> str:
     return table(["question", "n", *systems], rows, f"English questions answered right, per cent; {over}")
 
 
-def claims_table(results: Results, promised: Sequence[Claim]) -> str:
-    """Each claim with what was measured, misses included."""
+def claims_table(judged: Mapping[str, pd.DataFrame]) -> str:
+    """Each claim with what was measured and the verdict, misses included.
+
+    ``judged``: origin -> what :func:`textreg.evaluation.claims.judge` returns, all of the same claims; the first says
+    what was measured, of the others the value stands beside their verdict.
+    """
     times = {"before": "before the test runs", "after": "after the results"}
-    found = judge(verdicts(results), tuple(promised))
+    (origin, found), *others = judged.items()
+    beside = [other for _, other in others]
     rows = [
         [
             row.claim,
@@ -154,13 +157,18 @@ def claims_table(results: Results, promised: Sequence[Claim]) -> str:
             row.bound,
             times[row.written],
             per_cent(row.value, row.low, row.high),
-            row.verdict if row.verdict == "met" else row.verdict.upper(),
+            _verdict(row.verdict),
+            *(f"{per_cent(each['value'].iloc[place])}: {_verdict(each['verdict'].iloc[place])}" for each in beside),
         ]
-        for row in found.itertuples()
+        for place, row in enumerate(found.itertuples())
     ]
     met = (found["verdict"] == "met").sum()
     title = f"Claims: {met} of {len(found)} met; per cent, differences in points, 95 % intervals"
-    return table(["claim", "whose", "bound", "written", "measured", "verdict"], rows, title)
+    return table(["claim", "whose", "bound", "written", origin, "verdict", *(name for name, _ in others)], rows, title)
+
+
+def _verdict(word: str) -> str:
+    return word if word == "met" else word.upper()
 
 
 def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
@@ -180,39 +188,6 @@ def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> 
     spread = _seeds(results) if results.seeds > 1 else "one seed [95 % interval over images]"
     star = "; * absent from the text rows" if results.held_out else ""
     return table(["language", *systems], rows, f"{title} on image prompts by language, per cent; {spread}{star}")
-
-
-def results_page(
-    results: Results, figures: Path, origin: str, figure_path: str, promised: Sequence[Claim] = ()
-) -> str:
-    """What came out, in words, tables and figures, of one results folder, under a heading that names its origin.
-
-    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` are the
-    claims to hold the results to, if they are meant to show them.
-    """
-    told = outcome.sentences(results, tuple(promised))
-    parts = [f"## {origin}\n", "### What came out\n", *(f"- {line}" for line in told), ""]
-    parts += [systems_table(results), losses_table(results), arms_table(results)]
-    parts += [claims_table(results, promised)] if promised and not results.answers.empty else []
-    parts += [questions_table(results), languages_table(results), languages_table(results, "lf_plus", "LF+")]
-    drawings = sorted(figures.glob("*.svg"), key=lambda path: (len(path.stem.partition("_")[0]), path.stem))
-    parts += [figure(path, f"{figure_path}/{path.name}") for path in drawings]
-    return "\n".join(parts)
-
-
-def run_summary(results: Results, origin: str, promised: Sequence[Claim] = ()) -> str:
-    """A run beside shipped results: its tables of systems and its own verdict; its figures have their own page."""
-    where = "All its figures are on the page {doc}`_executed/06_figures`.\n"
-    parts = [f"## {origin}\n", where, systems_table(results), losses_table(results)]
-    return "\n".join([*parts, *([claims_table(results, promised)] if promised and len(results.answers) else [])])
-
-
-def figure(path: Path, shown: str) -> str:
-    """A MyST figure with the caption and the alternative text that were saved beside the drawing."""
-    about = json.loads(path.with_name(f"{path.stem}.json").read_text(encoding="utf-8"))
-    alt = about["alt"].replace("\n", " ")
-    caption = about.get("caption") or path.stem.partition("_")[2].replace("_", " ")
-    return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{escaped(caption)}\n```\n"
 
 
 def costs_table(folders: dict[str, Path]) -> str:

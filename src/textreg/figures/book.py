@@ -226,14 +226,14 @@ def gallery(
     asked = [code for code in codes if code in set(rows["language"])]
     asked = asked or language_order(set(rows["language"]) - {"en"})[: len(codes)]
     items = list(dict.fromkeys(rows["item_id"]))[: len(asked)]
-    pictures = _pictures(results, int(rows["seed"].iloc[0]), items)
+    drawn = pictures(results, int(rows["seed"].iloc[0]), items)
     shown = []
     for item, code in zip(items, asked, strict=False):
         here = rows[(rows["item_id"] == item) & (rows["language"] == code)].set_index("system")
-        if item in pictures and len(here):
+        if item in drawn and len(here):
             told = tuple((s, here.loc[s, "answer"], _verdict(here.loc[s])) for s in systems if s in here.index)
             prompt = here["prompt"].iloc[0].replace("<image>", "").strip()
-            shown.append(GalleryItem(pictures[item], code, prompt, told))
+            shown.append(GalleryItem(drawn[item], code, prompt, told))
     if not shown:
         return None
     data = pd.DataFrame(
@@ -323,8 +323,8 @@ def _verdict(row: pd.Series) -> str:
     return "language" if pd.notna(faithful) and faithful else "wrong"
 
 
-def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Image.Image]:
-    """Pictures of items from the run, or drawn again from the seed where the run's images were not shipped."""
+def pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Image.Image]:
+    """Item -> its picture from the run, or drawn again from the seed where the run's images were not shipped."""
     wanted = {item.rpartition(":")[0]: item for item in items}
     for folder in (results.folder, results.folder / f"seed-{seed}"):
         path = folder / "prepare_data" / "images.parquet"
@@ -334,10 +334,8 @@ def _pictures(results: Results, seed: int, items: Sequence[str]) -> dict[str, Im
     else:
         count = 1 + max((int(name.rpartition("-")[2]) for name in wanted if name.startswith("test-")), default=-1)
         rows = images({"test": draw_scenes(seed, "test", count)}, {}, seed)
-    pictures = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
-    return {
-        wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in pictures.items() if content
-    }
+    drawn = {row["image_id"]: row["image"]["bytes"] for row in rows if row["image_id"] in wanted}
+    return {wanted[name]: Image.open(io.BytesIO(content)).convert("RGB") for name, content in drawn.items() if content}
 
 
 def _save(fig: Figure, stem: Path, alt: str, data: pd.DataFrame, note: str = "") -> Saved:

@@ -1,0 +1,138 @@
+"""The results page: a heading per question, what came out in sentences, one figure, and the evidence below it.
+
+Not obvious: the sentences come from the answers (:mod:`textreg.book.outcome`), the figure from the folder of drawings,
+and under each stand its data, its drawing as PDF, and the cell of ``06_figures`` that draws it, found by the name of
+the drawing function.  A question that the results do not hold has no heading.  Where a run was made, its verdicts stand
+beside the shipped ones.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docutils.nodes import make_id
+
+from textreg.book import outcome, pages
+from textreg.evaluation.claims import Claim, judge
+from textreg.figures import book
+from textreg.figures.tables import Results, verdicts
+
+EVIDENCE = ("csv", "pdf")
+FIGURES = "06_figures"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A heading, the findings told below it, the figure, further figures and tables that stand folded below."""
+
+    title: str
+    told: tuple[str, ...]
+    drawing: str
+    folded: tuple[str, ...] = ()
+    tables: tuple[Callable[[Results], str], ...] = ()
+    filter: str = ""
+
+
+def _strict(results: Results) -> str:
+    return pages.languages_table(results, "lf_plus", "LF+")
+
+
+QUESTIONS = (
+    Question("What is lost, and what comes instead?", ("loss",), "0_classes", ("6_confusion",), (pages.systems_table,),
+             "system=BM&arm=image&filter=english"),
+    Question("Is it the picture, or is it English?", ("document",), "5_arms", (),
+             (pages.losses_table, pages.arms_table), "system=BM&arm=text_en&filter=english"),
+    Question("Does multilingual text keep the asked language?", ("cure", "controls"), "3_intervals",
+             ("1_language_fidelity",), (pages.languages_table, _strict), "system=TR&arm=image"),
+    Question("Is the right language also right?", ("content", "seeing"), "9_grounding", (), (pages.questions_table,),
+             "arm=image&filter=wrong"),
+    Question("Does merging give it back, and at what price?", ("alone", "price"), "4_frontier"),
+    Question("What of languages without any text?", ("left_out",), "10_held_out"),
+    Question("What do the answers look like?", (), "8_gallery", (), (), "arm=image"),
+    Question("What were they trained on, and how did it go?", (), "7_losses", ("2_mixture",)),
+)  # fmt: skip
+
+
+def drawing_cells(root: Path) -> dict[str, str]:
+    """Stem of a figure -> the heading of the cell of ``06_figures`` that draws it."""
+    functions = {draw.__name__: stem for stem, draw in zip(book.CAPTIONS, book.ALL.values(), strict=True)}
+    cells = json.loads((root / "notebooks" / f"{FIGURES}.ipynb").read_text(encoding="utf-8"))["cells"]
+    found, heading = {}, ""
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and (titles := re.findall(r"^## (.+)$", text, re.MULTILINE)):
+            heading = titles[-1]
+        found |= {functions[name]: heading for name in re.findall(r"\bbook\.(\w+)\(", text) if name in functions}
+    return found
+
+
+def page(
+    results: Results,
+    figures: Path,
+    origin: str,
+    figure_path: str,
+    promised: Sequence[Claim] = (),
+    others: Mapping[str, Results] | None = None,
+    cells: Mapping[str, str] | None = None,
+) -> str:
+    """What came out of one results folder, a section per question, and the claims with the verdicts of ``others``.
+
+    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` are the
+    claims to hold the results to, if they are meant to show them.
+    """
+    told, parts = outcome.findings(results, tuple(promised)), [f"*Below: {origin}.*\n"]
+    for question in QUESTIONS:
+        lines = [told[name] for name in question.told if name in told]
+        drawn = [name for name in (question.drawing, *question.folded) if (figures / f"{name}.svg").is_file()]
+        if not lines and not drawn:
+            continue
+        parts += [f"## {question.title}\n", *(f"{line}\n" for line in lines)]
+        shown = {name: _shown(figures / f"{name}.svg", figure_path, (cells or {}).get(name, "")) for name in drawn}
+        parts += [shown[name] for name in drawn if name == question.drawing]
+        if question.filter and not results.answers.empty:
+            parts.append(f'<a href="answers.html#{question.filter.replace("&", "&amp;")}">The answers themselves</a>.\n')
+        folded = [text for make in question.tables if (text := make(results))]
+        folded += [shown[name] for name in drawn if name != question.drawing]
+        parts += [_dropdown("In numbers", folded)] if folded else []
+    if promised and not results.answers.empty:
+        judged = {
+            name: judge(verdicts(each), tuple(promised))
+            for name, each in {"measured": results, **(others or {})}.items()
+            if not each.answers.empty
+        }
+        parts += ["## Which claims hold?\n", told.get("bounds", ""), "", pages.claims_table(judged)]
+    return "\n".join(parts)
+
+
+def beside(results: Results, origin: str) -> str:
+    """A run beside shipped results: its sentences and tables; its figures have their own page."""
+    where = f"All its figures are on the page {{doc}}`_executed/{FIGURES}`.\n"
+    told = [f"- {line}" for line in outcome.sentences(results)]
+    return "\n".join([f"## {origin}\n", where, *told, "", pages.systems_table(results), pages.losses_table(results)])
+
+
+def _shown(path: Path, folder: str, cell: str) -> str:
+    """A figure and the line of its evidence: data, PDF, and where it is drawn."""
+    links = [
+        f"{{download}}`{kind.upper()} <{folder}/{path.stem}.{kind}>`"
+        for kind in EVIDENCE
+        if path.with_suffix(f".{kind}").is_file()
+    ]
+    if cell:
+        links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">cell “{pages.escaped(cell)}”</a>')
+    return figure(path, f"{folder}/{path.name}") + (f"\nEvidence: {', '.join(links)}.\n" if links else "")
+
+
+def figure(path: Path, shown: str) -> str:
+    """A MyST figure with the caption and the alternative text that were saved beside the drawing."""
+    about: dict[str, Any] = json.loads(path.with_name(f"{path.stem}.json").read_text(encoding="utf-8"))
+    alt = about["alt"].replace("\n", " ")
+    caption = about.get("caption") or path.stem.partition("_")[2].replace("_", " ")
+    return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{pages.escaped(caption)}\n```\n"
+
+
+def _dropdown(title: str, parts: Sequence[str]) -> str:
+    return "\n".join([f"``````{{dropdown}} {title}", *parts, "``````\n"])
