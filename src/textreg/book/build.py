@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import explorer, first, pages
+from textreg.book import explorer, first, lighter, pages
 from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
@@ -168,6 +168,7 @@ def build(
         text = COLOUR.sub("", done.stdout + done.stderr).replace(f"{root}/", "")
         report = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         raise RunError("the book did not build: " + (" | ".join(report[:5]) or text.strip()[-500:]))
+    lighter.lighten(html)
     problems = check_pages(html, toc_pages(root))
     if problems:
         raise RunError("the book was built but is not fit to publish: " + " | ".join(problems[:5]))

@@ -108,7 +108,7 @@ def losses_table(results: Results) -> str:
     found = losses_by_arm(answers).set_index(["system", "arm"])
     systems = system_order(found.index.get_level_values("system"))
     rows = [[system, *(per_cent(*found.loc[(system, arm)]) for arm in names)] for system in systems]
-    title = f"Answers in the asked language lost against `backbone`, points; {_spread(answers)}"
+    title = f"Answers in the asked language lost against the untuned model, points; {_spread(answers)}"
     return table(["system", *names.values()], rows, escaped(title)) if rows else ""
 
 
