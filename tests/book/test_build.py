@@ -50,8 +50,10 @@ def root(tmp_path):
     (root / "book/_static").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", root)
     shutil.copy(ROOT / "book/references.bib", root / "book")
-    shutil.copy(ROOT / "book/_static/textreg.css", root / "book/_static")
-    (root / "book/intro.md").write_text("# Title\n\nA page. {cite:p}`hinck2024`\n")
+    shutil.copytree(ROOT / "book/_static", root / "book/_static", dirs_exist_ok=True)
+    block = "```{{raw}} html\n:file: _executed/{}.html\n```\n"
+    blocks = [block.format(name) for name in ("first", "vlm", "explorer")]
+    (root / "book/intro.md").write_text("\n".join(["# Title\n\nA page. {cite:p}`hinck2024`\n", *blocks]))
     (root / "book/references.md").write_text("# References\n\n```{bibliography}\n```\n")
     (root / "book/results.md").write_text("# Results\n\n```{include} _executed/results.md\n```\n")
     toc = ["format: jb-book", "root: book/intro", "chapters:", "- file: book/results", "- file: book/references"]

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
 from textreg.figures import book
-from textreg.figures.tables import load_results
+from textreg.figures.tables import Results, load_results
 from textreg.runs import notebooks, plan, report
 from textreg.settings import stage_classes
 
@@ -43,6 +43,7 @@ ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|
 KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
 LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+TEXTS = ("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered")
 BACKBONE = "00_backbone"
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
@@ -268,9 +269,9 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
             book.draw_all(found, target / shown)
         # The claims are about the laptop profile; toy runs promise nothing.
         held = () if folder.name == "smoke" else claims.load()
-        others = {name: each for name, each in scored.items() if name != origin and each.folder.name != "smoke"}
+        others = {name: _lean(each) for name, each in scored.items() if name != origin and each.folder.name != "smoke"}
         cells = results_pages.drawing_cells(root)
-        page = results_pages.page(found, target / shown, origin, f"_executed/{shown}", held, others, cells)
+        page = results_pages.page(_lean(found), target / shown, origin, f"_executed/{shown}", held, others, cells)
         parts += [standing] if folder == run else []
         parts += [page, *(results_pages.beside(each, name) for name, each in scored.items() if name != origin)]
     shelf = next(iter(scored.values()), None)
@@ -284,6 +285,11 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
     (target / "real_vlms.md").write_text(pages.real_models_page(target.parents[1] / "results"), encoding="utf-8")
     (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
     (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")
+
+
+def _lean(results: Results) -> Results:
+    """Without the texts of the answers, which every estimate would copy."""
+    return replace(results, answers=results.answers.drop(columns=list(TEXTS), errors="ignore"))
 
 
 def _has_scores(folder: Path) -> bool:

@@ -42,7 +42,7 @@ SYSTEMS = MappingProxyType(
 )
 #: What the columns say: the asked language, clean English, and the asked language with the right content.
 NUMBERS = MappingProxyType({"as asked": ASKED, "English": ENGLISH, "and right": RIGHT})
-FILE = Path("book/_static/first.svg")
+FILE, SHIPPED = Path("book/_static/first.svg"), Path("results/laptop")
 PAGES = Environment(
     loader=PackageLoader("textreg.book", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
@@ -166,7 +166,7 @@ def _lines(words: tuple[tuple[str, str], ...], width: int = 54) -> list[list[tup
 
 
 def main(
-    results: Annotated[Path, typer.Option(help="folder of results")] = Path("results/laptop"),
+    results: Annotated[Path, typer.Option(help="folder of results")] = SHIPPED,
     out: Annotated[Path, typer.Option(help="drawing to write")] = FILE,
 ) -> None:
     """Draw the README's first screen from results."""

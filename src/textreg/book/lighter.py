@@ -25,6 +25,13 @@ DROPPED = re.compile(
 MATHEMATICS = re.compile(
     r"<script[^>]*mathjax[^>]*></script>\s*|<script>window\.MathJax.*?</script>\s*", re.DOTALL | re.IGNORECASE
 )
+#: What the tools write that a screen reader or a keyboard cannot use: a list without items, a table that only a mouse
+#: scrolls, and a theme that is named by nothing on the first visit.
+MENDED = (
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
+    (re.compile(r'<table (?=class="table"|id="T_|border=)(?![^>]*tabindex)'), '<table tabindex="0" '),
+    (re.compile(r'localStorage\.getItem\("mode"\) \|\| ""'), 'localStorage.getItem("mode") || "auto"'),
+)
 NAMED = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 STYLE = """@font-face {{ font-family: "Font Awesome 6 Free"; font-weight: 900; src: url(data:font/woff;base64,{font}); }}
 :root {{ --fa-font-solid: normal 900 1em/1 "Font Awesome 6 Free"; --fa-style-family-classic: "Font Awesome 6 Free"; }}
@@ -45,6 +52,8 @@ def lighten(html: Path) -> None:
         lean = DROPPED.sub("", text)
         if lean != text and fonts:
             lean = lean.replace("</head>", f'<link rel="stylesheet" href="{up}_static/{ICONS}"/>\n</head>', 1)
+        for wrong, right in MENDED:
+            lean = wrong.sub(right, lean)
         if not re.search(r'class="[^"]*\bmath\b', lean):
             lean = MATHEMATICS.sub("", lean)
         if lean != text:
