@@ -1,5 +1,5 @@
 # Two commands matter: `make reproduce` and `make test`.  Both set up .venv first; see `make help`.
-# Variables: PYTHON (3.11 or newer), PROFILE, RUN, JOBS, CONSTRAINTS (empty: newest versions), and
+# Variables: PYTHON (3.11 or newer), PROFILE, RUN, JOBS, PORT, CONSTRAINTS (empty: newest versions), and
 # TORCH_INDEX (the index of CPU builds that PyTorch's installation page names: gigabytes smaller, no CUDA).
 
 PYTHON ?= python3
@@ -16,7 +16,8 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test rerun smoke figures book check audit clean
+PORT ?= 8000
+.PHONY: help setup reproduce test rerun smoke figures book serve check audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ figures: $(READY)  ## redraw every figure from the shipped results; nothing is t
 
 book: $(READY)  ## build the book, in which no link may be broken, from the latest run, or from the notebooks' sources
 	@book=$$($(BIN)/python -m textreg.book.build $(if $(wildcard $(RUN)/notebooks),--run $(RUN))) && echo "book: $$book"
+
+serve: book  ## build the book and serve it on this machine (PORT)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 check: $(READY)  ## lint, layers, types, stale results
 	$(BIN)/ruff check src tests bench

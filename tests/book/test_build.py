@@ -8,10 +8,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from result_folders import fidelity_table, write_run
+from result_folders import write_run
 
-from textreg.book import build
+from textreg.book import build, lighter
 from textreg.book import pages as book_pages
+from textreg.book import results as results_page
 from textreg.errors import InputError, RunError
 from textreg.figures import book as figure_set
 from textreg.figures.tables import load_results
@@ -19,6 +20,7 @@ from textreg.micro import assets
 from textreg.settings import stage_classes
 
 ROOT = Path(__file__).parents[2]
+FIGURES = tuple(figure_set.CAPTIONS)
 PAGES = [f"{number:02d}_{stage}" for number, stage in enumerate(stage_classes())]
 
 
@@ -180,7 +182,7 @@ def test_what_no_run_recorded_says_that_it_was_not_checked(root, run):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"unit": "align"}'])
 def test_a_damaged_manifest_costs_a_line_of_the_tables_and_not_the_book(run, text):
-    (run / "align").mkdir()
+    (run / "align").mkdir(exist_ok=True)
     (run / "align/manifest.json").write_text(text)
     assert "tune" in book_pages.costs_table({"run": run})
     assert "align" not in book_pages.costs_table({"run": run})
@@ -198,7 +200,7 @@ def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
         shutil.copy(path, root / "notebooks")
     shutil.copytree(ROOT / "profiles", root / "profiles")
     write_note(run, profile="laptop", file="profiles/laptop.yaml")
-    (run / "align").mkdir()
+    (run / "align").mkdir(exist_ok=True)
     (run / "align/manifest.json").write_text("{}")
     build.stage(root, run)
     assert "whose result does not stand" in notes(root, "02_align")[0]
@@ -222,11 +224,17 @@ def test_a_missing_run_folder_is_named(root):
         build.stage(root, root / "runs/none")
 
 
-def test_tables_hold_the_numbers_of_the_result_files(run):
+def row_of(shown, system):
+    return next(line for line in shown.splitlines() if line.startswith(f'"{system}"'))
+
+
+def test_tables_hold_the_shares_of_the_answers(run):
+    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
     shown = book_pages.systems_table(load_results(run))
-    table = fidelity_table().query("system == 'BM' and arm == 'image' and language != 'en'")
-    row = next(line for line in shown.splitlines() if line.startswith('"BM"'))
-    assert f'"{100 * table["lf"].mean():.1f}"' in row and '"95.0"' in row
+    assert shown.splitlines()[3].startswith('"system","asked","English","mixed"')
+    assert row_of(shown, "BM").startswith(f'"BM","{none}","{whole}","{none}"')
+    assert row_of(shown, "TR").startswith(f'"TR","{whole}","{none}","{none}"')
+    assert f'"BM","{none}","{whole}"' in row_of(book_pages.arms_table(load_results(run)), "BM")
 
 
 def first_cells(shown):
@@ -234,34 +242,18 @@ def first_cells(shown):
 
 
 def test_systems_stand_in_one_order_whatever_the_order_of_the_files(run):
-    path = run / "evaluate/fidelity.csv"
-    path.write_text("\n".join([*path.read_text().splitlines()[:1], *path.read_text().splitlines()[:0:-1]]) + "\n")
+    path = run / "evaluate/answers.parquet"
+    pd.read_parquet(path).iloc[::-1].to_parquet(path)
     results = load_results(run)
     for shown in (book_pages.systems_table(results), book_pages.arms_table(results)):
-        assert first_cells(shown) == ["BM", "TR", "EN", "BM+M", "TR+M", "backbone"]
+        assert first_cells(shown) == ["backbone", "BM", "TR", "TR+M"]
 
 
-def test_the_share_of_scored_answers_stands_beside_fidelity(run):
-    path = run / "evaluate/fidelity.csv"
-    table = fidelity_table()
-    table.loc[table["system"] == "BM", "n_scored"] = 150
-    table.to_csv(path, index=False)
-    header, row = book_pages.systems_table(load_results(run)).splitlines()[3:5]
-    assert '"scored"' in header and row.startswith('"BM"') and '"75.0"' in row
-
-
-def test_the_loss_stands_with_its_range_over_seeds_by_both_measures(tmp_path):
-    for seed in (0, 1):
-        write_run(tmp_path / f"seed-{seed}", seed)
-        path = tmp_path / f"seed-{seed}/evaluate/fidelity.csv"
-        table = fidelity_table().assign(seed=seed)
-        table[["lf", "lf_plus"]] = 0.5
-        table.loc[table["arm"] == "text", ["lf", "lf_plus"]] = 0.8 + 0.1 * seed
-        table.to_csv(path, index=False)
-    shown = book_pages.arms_table(load_results(tmp_path))
-    row = next(line for line in shown.splitlines() if line.startswith('"BM"'))
-    loss = book_pages.escaped(book_pages.per_cent(0.35, 0.3, 0.4))
-    assert row.count(f'"{loss}"') == 2
+def test_what_tuning_took_stands_by_arm_with_its_interval(run):
+    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
+    shown = book_pages.losses_table(load_results(run))
+    assert row_of(shown, "BM") == f'"BM","{whole}","{whole}","{none}","{none}"'
+    assert "`" not in shown.splitlines()[0].lstrip("`"), "a backtick ends the directive before it began"
 
 
 def test_questions_are_shown_by_kind_with_their_number(run):
@@ -275,21 +267,22 @@ def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root
     build.stage(root, run, shipped)
     page = (root / "book/_executed/results.md").read_text()
     first, second = page.split("## This run (mine)")
-    assert first.count("{figure}") == 10 and "{figure}" not in second
-    assert "Systems on image prompts" in second and "06_figures" in second
+    assert first.count("{figure}") == len(FIGURES) and "{figure}" not in second
+    assert "Systems asked about pictures" in second and "06_figures" in second and "**The loss.**" in second
+    assert '"measured","verdict","This run (mine)"' in first, "this run's verdict stands beside the shipped one"
 
 
 def test_results_without_figures_are_drawn_for_the_book(root, run):
     shutil.rmtree(run / "figures")
     build.stage(root, run)
-    assert len(list((root / "book/_executed/figures-0").glob("*.svg"))) == 10
+    assert len(list((root / "book/_executed/figures-0").glob("*.svg"))) == len(FIGURES)
 
 
 def test_a_figure_has_a_caption_of_its_own_below_it(root, run):
     build.stage(root, run)
     page = (root / "book/_executed/results.md").read_text()
     blocks = re.findall(r"```\{figure\}[^\n]*\n:alt: ([^\n]*)\n[^\n]*\n\n([^\n]*)\n```", page)
-    assert len(blocks) == 10
+    assert len(blocks) == len(FIGURES)
     for alt, caption in blocks:
         assert caption and caption not in book_pages.escaped(alt) and len(caption) < 250
 
@@ -315,6 +308,31 @@ def test_answers_of_published_models_are_shown_from_the_shipped_tables_and_misse
     assert f'"{row["lf"]:.0f} ({row["english"]:.0f})"' in page and "Kinyarwanda" in page
     assert page.count("csv-table") == 4
     assert "not at hand" in book_pages.real_models_page(tmp_path)
+
+
+def test_every_figure_has_one_place_on_the_results_page_and_its_evidence_below(root, run):
+    shutil.copy(ROOT / "notebooks/06_figures.ipynb", root / "notebooks")
+    placed = [name for each in results_page.QUESTIONS for name in (each.drawing, *each.folded)]
+    assert sorted(placed) == sorted(FIGURES) == sorted(results_page.drawing_cells(ROOT))
+    build.stage(root, run)
+    page = (root / "book/_executed/results.md").read_text()
+    for name in FIGURES:
+        assert f"{{download}}`CSV <_executed/figures-0/{name}.csv>`" in page
+    assert page.count("06_figures.html#") == len(FIGURES) and "{dropdown}" in page
+
+
+def test_pages_lose_what_no_reader_needs_and_keep_mathematics(tmp_path):
+    page = (
+        '<head><script src="_static/vendor/fontawesome/6/js/all.min.js"></script><script>const THEBE_JS_URL = 1</script>'
+        '<script defer src="_static/mathjax/tex.js"></script></head><div role="list" class="citation-list">{}</div>'
+    )
+    for name, text in (("plain", "x"), ("maths", '<span class="math">x</span>')):
+        (tmp_path / f"{name}.html").write_text(page.format(text))
+    lighter.lighten(tmp_path)
+    plain, maths = ((tmp_path / f"{name}.html").read_text() for name in ("plain", "maths"))
+    assert not re.search("fontawesome|THEBE|mathjax|role=", plain) and "mathjax" in maths
+    lighter.lighten(tmp_path)
+    assert (tmp_path / "plain.html").read_text() == plain
 
 
 def test_undefined_values_are_a_dash_in_tables():
@@ -345,7 +363,7 @@ def test_costs_have_one_row_per_unit_in_the_order_of_the_stages(tmp_path):
                       "started": f"2026-01-01T00:00:0{seed}", "processor": "P", "threads": 1}  # fmt: skip
             (folder / "manifest.json").write_text(json.dumps(record))
     shown = book_pages.costs_table({"three seeds": tmp_path})
-    assert first_cells(shown) == ["align", "tune\\[TR\\]", "tune\\[EN\\]", "evaluate", "one after another"]
+    assert first_cells(shown) == ["align", "tune\\[EN\\]", "tune\\[TR\\]", "evaluate", "one after another"]
     assert '"align","20 \\[10, 30\\]","102"' in shown and '"one after another","80"' in shown
 
 
@@ -353,7 +371,8 @@ def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(roo
     index = build.build(run, tmp_path / "out", root)
     assert index.is_file()
     page = (index.parent / "book/results.html").read_text()
-    assert page.count("<figure") == 10 and "This run (mine)" in page
+    assert page.count("<figure") == len(FIGURES) and "This run (mine)" in page
+    assert "fontawesome" not in page and "icons.css" in page
 
 
 def test_a_page_with_a_broken_link_fails_the_build(root, tmp_path):

@@ -64,7 +64,7 @@ def check(html: Path, browser: Any) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     axe, problems, links, ids = Axe(), [], {}, {}
-    pages = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
+    pages = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts and not _moved(path)]
     for width, height in SCREENS:
         context = browser.new_context(viewport={"width": width, "height": height})
         for path in pages:
@@ -92,6 +92,11 @@ def check(html: Path, browser: Any) -> list[str]:
     return [*problems, *_dead(html, links, ids)]
 
 
+def _moved(path: Path) -> bool:
+    """Whether a page only sends to another."""
+    return 'http-equiv="refresh"' in path.read_text(encoding="utf-8").lower()
+
+
 def _dead(html: Path, links: dict[Path, list[str]], ids: dict[Path, set[str]]) -> Iterator[str]:
     """Links to pages, files and places of the book that are not there; the explorer's places are its own choice."""
     for path, found in links.items():
@@ -102,7 +107,9 @@ def _dead(html: Path, links: dict[Path, list[str]], ids: dict[Path, set[str]]) -
                 continue
             if not target.exists():
                 yield f"{path.relative_to(html.resolve())}: {target.name} is not there"
-            elif parts.fragment and "=" not in parts.fragment and unquote(parts.fragment) not in ids.get(target, set()):
+            elif (
+                parts.fragment and "=" not in parts.fragment and unquote(parts.fragment) not in ids.get(target, set())
+            ):
                 yield f"{path.relative_to(html.resolve())}: {target.name} has no #{unquote(parts.fragment)}"
 
 

@@ -301,9 +301,9 @@ def main(
     out: Annotated[Path | None, typer.Option(help="folder in which _build is made")] = None,
     results: Annotated[Path | None, typer.Option(help="folder of shipped results (default: results/laptop)")] = None,
 ) -> None:
-    """Build the book and print where it is."""
+    """Build the book and print its address."""
     try:
-        print(build(run, out, results=results))
+        print(build(run, out, results=results).resolve().as_uri())
     except (InputError, RunError) as error:
         print(f"book: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

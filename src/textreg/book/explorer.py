@@ -7,7 +7,6 @@ row), and the page's block with the controls and, for a browser without JavaScri
 a disk may not fetch; strings are kept once and rows are a flat list in a known order, which keeps it far below 1 MB.
 """
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from itertools import product

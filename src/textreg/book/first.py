@@ -162,7 +162,10 @@ def _address(picture: Image.Image) -> str:
 def _lines(words: tuple[tuple[str, str], ...], width: int = 54) -> list[list[tuple[str, str]]]:
     """The words in lines of at most ``width`` characters."""
     left, text = iter(words), " ".join(word for word, _ in words)
-    return [[next(left) for _ in line.split()] for line in wrap(text, width, break_long_words=False, break_on_hyphens=False)]
+    return [
+        [next(left) for _ in line.split()]
+        for line in wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    ]
 
 
 def main(

@@ -18,7 +18,7 @@ from fontTools import subset, ttLib
 ICONS = "icons.css"
 VENDOR = "_static/vendor/fontawesome"
 DROPPED = re.compile(
-    r'<(?:script|link)[^>]*(?:vendor/fontawesome|sphinx-thebe)[^>]*>(?:</script>)?\s*'
+    r"<(?:script|link)[^>]*(?:vendor/fontawesome|sphinx-thebe)[^>]*>(?:</script>)?\s*"
     r'|<script type="text/x-thebe-config">.*?</script>\s*|<script>const THEBE_JS_URL[^<]*</script>\s*',
     re.DOTALL,
 )

@@ -93,7 +93,9 @@ def page(
         shown = {name: _shown(figures / f"{name}.svg", figure_path, (cells or {}).get(name, "")) for name in drawn}
         parts += [shown[name] for name in drawn if name == question.drawing]
         if question.filter and not results.answers.empty:
-            parts.append(f'<a href="answers.html#{question.filter.replace("&", "&amp;")}">The answers themselves</a>.\n')
+            parts.append(
+                f'<a href="answers.html#{question.filter.replace("&", "&amp;")}">The answers themselves</a>.\n'
+            )
         folded = [text for make in question.tables if (text := make(results))]
         folded += [shown[name] for name in drawn if name != question.drawing]
         parts += [_dropdown("In numbers", folded)] if folded else []
