@@ -323,7 +323,8 @@ def test_every_figure_has_one_place_on_the_results_page_and_its_evidence_below(r
 
 def test_pages_lose_what_no_reader_needs_and_keep_mathematics(tmp_path):
     page = (
-        '<head><script src="_static/vendor/fontawesome/6/js/all.min.js"></script><script>const THEBE_JS_URL = 1</script>'
+        '<head><script src="_static/vendor/fontawesome/6/js/all.min.js"></script>'
+        "<script>const THEBE_JS_URL = 1</script>"
         '<script defer src="_static/mathjax/tex.js"></script></head><div role="list" class="citation-list">{}</div>'
     )
     for name, text in (("plain", "x"), ("maths", '<span class="math">x</span>')):

@@ -2,8 +2,8 @@
 
 Held to: nothing is asked of another host, no error in the console, no page over 2 MB with all that it loads, nothing
 wider than the screen, no code cut off on a desk, every link inside the book has its target, and axe-core finds nothing
-serious or critical.  Not obvious: Chromium and its driver are no dependency of the book (``pip install -e '.[browser]'``
-and the distribution's Chromium); where one is missing this says so, and nothing was checked.
+serious or critical.  Not obvious: Chromium and its driver are no dependency of the book (the extra ``browser``, and
+the distribution's Chromium); where one is missing this says so, and nothing was checked.
 
     python -m textreg.book.browser _build/html
 """
@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -34,10 +35,7 @@ IDS = "[...document.querySelectorAll('[id]')].map(e => e.id)"
 
 def missing() -> str:
     """Why no browser can be had here; empty where one can."""
-    try:
-        import axe_playwright_python
-        import playwright  # noqa: F401
-    except ImportError:
+    if not (find_spec("playwright") and find_spec("axe_playwright_python")):
         return "the driver is not installed (pip install -e '.[browser]')"
     return "" if _chromium() else "no Chromium here (install the distribution's, or name it in CHROMIUM)"
 
@@ -107,10 +105,8 @@ def _dead(html: Path, links: dict[Path, list[str]], ids: dict[Path, set[str]]) -
                 continue
             if not target.exists():
                 yield f"{path.relative_to(html.resolve())}: {target.name} is not there"
-            elif (
-                parts.fragment and "=" not in parts.fragment and unquote(parts.fragment) not in ids.get(target, set())
-            ):
-                yield f"{path.relative_to(html.resolve())}: {target.name} has no #{unquote(parts.fragment)}"
+            elif (place := unquote(parts.fragment)) and "=" not in place and place not in ids.get(target, set()):
+                yield f"{path.relative_to(html.resolve())}: {target.name} has no #{place}"
 
 
 def main(html: Annotated[Path, typer.Argument(help="the built pages")] = Path("_build/html")) -> None:

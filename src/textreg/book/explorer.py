@@ -36,9 +36,9 @@ SIGNS = {marks.OWN: "o", marks.ENGLISH: "e", marks.FOREIGN: "f"}
 class Shelf:
     """The data of the explorer.
 
-    ``texts`` holds (answer, sign per word, class, place of its gloss in ``strings``); ``rows`` and ``prompts`` are flat
-    lists over pictures, languages, arms (and systems): ``rows`` holds 3 * place in ``texts`` + (0 wrong, 1 right, 2 not
-    judged) or -1, ``prompts`` the places of a prompt's context and question in ``strings``.
+    ``texts`` holds (answer, sign per word, class, place of its gloss in ``strings``); ``rows`` and ``prompts`` are
+    flat lists over pictures, languages, arms (and systems): ``rows`` holds 3 * place in ``texts`` + (0 wrong, 1 right,
+    2 not judged) or -1, ``prompts`` the places of a prompt's context and question in ``strings``.
     """
 
     seed: int

@@ -1,9 +1,9 @@
 """What the theme puts on every page and no reader needs is taken off the built pages.
 
-Icons come as a font of the glyphs that the pages show, inside a style sheet (a page opened from a disk may load no font
-file), in place of a script of more than a megabyte; MathJax stays where there is mathematics; the launcher of live
-code, whose script is declared twice and fails, goes.  Not obvious: icons are found by their class names in the built
-pages and by the code points in the theme's style sheets, so that nothing is listed by hand.
+Icons come as a font of the glyphs that the pages show, inside a style sheet (a page opened from a disk may load no
+font file), in place of a script of more than a megabyte; MathJax stays where there is mathematics; the launcher of
+live code, whose script is declared twice and fails, goes.  Not obvious: icons are found by their class names in the
+built pages and by the code points in the theme's style sheets, so that nothing is listed by hand.
 
     lighten(Path("_build/html"))
 """
@@ -33,9 +33,11 @@ MENDED = (
     (re.compile(r'localStorage\.getItem\("mode"\) \|\| ""'), 'localStorage.getItem("mode") || "auto"'),
 )
 NAMED = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
-STYLE = """@font-face {{ font-family: "Font Awesome 6 Free"; font-weight: 900; src: url(data:font/woff;base64,{font}); }}
+STYLE = """@font-face {{
+  font-family: "Font Awesome 6 Free"; font-weight: 900; src: url(data:font/woff;base64,{font});
+}}
 :root {{ --fa-font-solid: normal 900 1em/1 "Font Awesome 6 Free"; --fa-style-family-classic: "Font Awesome 6 Free"; }}
-.fas, .fa-solid, .far, .fa-regular {{ font: var(--fa-font-solid); display: inline-block; -webkit-font-smoothing: antialiased; }}
+.fas, .fa-solid, .far, .fa-regular {{ font: var(--fa-font-solid); display: inline-block; }}
 .fa-lg {{ font-size: 1.25em; }}
 {glyphs}
 """

@@ -1,7 +1,7 @@
 """An answer looked at word by word: whose words these are, and what the sentence says in English.
 
-Not obvious: a word that the asked language shares with English ("a", "no") is the asked language's, as in the exclusive
-share; so nothing is marked foreign that a native answer could hold.
+Not obvious: a word that the asked language shares with English ("a", "no") is the asked language's, as in the
+exclusive share; so nothing is marked foreign that a native answer could hold.
 
     words("Das Bild zeigt einen red Kreis.", "de"), gloss("Das Bild zeigt einen roten Kreis.", "de")
 """

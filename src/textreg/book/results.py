@@ -1,9 +1,9 @@
 """The results page: a heading per question, what came out in sentences, one figure, and the evidence below it.
 
 Not obvious: the sentences come from the answers (:mod:`textreg.book.outcome`), the figure from the folder of drawings,
-and under each stand its data, its drawing as PDF, and the cell of ``06_figures`` that draws it, found by the name of
-the drawing function.  A question that the results do not hold has no heading.  Where a run was made, its verdicts stand
-beside the shipped ones.
+and under each stand its data, its drawing as PDF, and the cell of ``06_figures`` that draws it, found by the name
+of the drawing function.  A question that the results do not hold has no heading.  Where a run was made, its verdicts
+stand beside the shipped ones.
 """
 
 import json
