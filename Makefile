@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 PORT ?= 8000
-.PHONY: help setup reproduce test rerun smoke figures book serve check audit clean
+.PHONY: help setup reproduce test rerun smoke figures book serve pdf check audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ book: $(READY)  ## build the book, in which no link may be broken, from the late
 
 serve: book  ## build the book and serve it on this machine (PORT)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+pdf: book  ## print the paper-like pages of the book (needs Chromium and the extra 'browser')
+	$(BIN)/python -m textreg.book.browser _build/html --pdf _build/textreg.pdf
 
 check: $(READY)  ## lint, layers, types, stale results
 	$(BIN)/ruff check src tests bench

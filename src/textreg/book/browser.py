@@ -6,9 +6,11 @@ serious or critical.  Not obvious: Chromium and its driver are no dependency of 
 the distribution's Chromium); where one is missing this says so, and nothing was checked.
 
     python -m textreg.book.browser _build/html
+    python -m textreg.book.browser _build/html --pdf textreg.pdf
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from textreg.errors import InputError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENS = ((1366, 800), (390, 844))
+PAPER = ("intro", "results", "method", "measures", "limits", "references")
 LARGEST = 2 * 2**20
 SERIOUS = ("serious", "critical")
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -90,6 +93,22 @@ def check(html: Path, browser: Any) -> list[str]:
     return [*problems, *_dead(html, links, ids)]
 
 
+def print_paper(html: Path, out: Path, browser: Any) -> None:
+    """The pages of :data:`PAPER` as one PDF; figures stay drawings of lines, folded parts stay folded."""
+    texts = [(html / "book" / f"{name}.html").read_text(encoding="utf-8") for name in PAPER]
+    articles = [found[0] for text in texts if (found := re.search(r"<article\b.*?</article>", text, re.DOTALL))]
+    made = html / "book" / "paper-for-print.html"
+    # The first page with mathematics lends its head, so that formulas are set.
+    frame = next((text for text in texts if "mathjax" in text.lower()), texts[0])
+    made.write_text(re.sub(r"<body.*</body>", lambda _: f"<body>{''.join(articles)}</body>", frame, flags=re.DOTALL))
+    page = browser.new_page()
+    page.goto(made.resolve().as_uri())
+    page.wait_for_load_state("networkidle")
+    page.pdf(path=out, format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm"))
+    page.close()
+    made.unlink()
+
+
 def _moved(path: Path) -> bool:
     """Whether a page only sends to another."""
     return 'http-equiv="refresh"' in path.read_text(encoding="utf-8").lower()
@@ -109,8 +128,11 @@ def _dead(html: Path, links: dict[Path, list[str]], ids: dict[Path, set[str]]) -
                 yield f"{path.relative_to(html.resolve())}: {target.name} has no #{place}"
 
 
-def main(html: Annotated[Path, typer.Argument(help="the built pages")] = Path("_build/html")) -> None:
-    """Print every problem of the built book; exit code 1 if there is one."""
+def main(
+    html: Annotated[Path, typer.Argument(help="the built pages")] = Path("_build/html"),
+    pdf: Annotated[Path | None, typer.Option(help="print the paper-like pages here instead")] = None,
+) -> None:
+    """Print every problem of the built book, exit code 1 if there is one; or print the paper-like pages to a PDF."""
     if why := missing():
         print(f"NOT CHECKED in a browser: {why}")
         return
@@ -118,6 +140,10 @@ def main(html: Annotated[Path, typer.Argument(help="the built pages")] = Path("_
         print(f"error: {html}: no built book here; make book makes it", file=sys.stderr)
         raise typer.Exit(2)
     with opened() as browser:
+        if pdf:
+            print_paper(html, pdf, browser)
+            print(pdf)
+            return
         problems = check(html, browser)
     for line in problems:
         print(line)

@@ -91,7 +91,7 @@ def _chosen(results: Results) -> pd.DataFrame:
 
 
 def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
-    codes = language_order(rows["language"])
+    codes = _codes(rows)
     systems = [name for name in SYSTEMS if name in set(rows["system"])]
     arms = [arm for arm in REQUESTS if arm in set(rows["arm"])]
     strings, texts = _Places(), _Places()
@@ -126,6 +126,11 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
         rows=flat,
         prompts=prompts,
     )
+
+
+def _codes(rows: pd.DataFrame) -> list[str]:
+    """Languages by name, English last: what happens, happens in the others."""
+    return sorted(language_order(rows["language"]), key=lambda code: code == "en")
 
 
 class _Places:
@@ -167,7 +172,7 @@ def _sheet(drawn: list[Image.Image]) -> Image.Image:
 def _first_rows(rows: pd.DataFrame, items: list[str]) -> list[dict[str, Any]]:
     """Rows of the table without JavaScript: the image arm of the first pictures, every language and system."""
     names = language_names(rows["language"])
-    codes, rank = language_order(rows["language"]), {name: place for place, name in enumerate(SYSTEMS)}
+    codes, rank = _codes(rows), {name: place for place, name in enumerate(SYSTEMS)}
     shown = rows[rows["arm"] == "image"].to_dict("records")
     shown.sort(key=lambda row: (items.index(row["item_id"]), codes.index(row["language"]), rank[row["system"]]))
     return [
