@@ -22,6 +22,8 @@ from textreg.figures.tables import Results, verdicts
 
 EVIDENCE = ("csv", "pdf")
 FIGURES = "06_figures"
+#: Stem of a figure -> the function that draws it.
+FUNCTIONS = {stem: draw.__name__ for stem, draw in zip(book.CAPTIONS, book.ALL.values(), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,14 @@ QUESTIONS = (
 
 def drawing_cells(root: Path) -> dict[str, str]:
     """Stem of a figure -> the heading of the cell of ``06_figures`` that draws it."""
-    functions = {draw.__name__: stem for stem, draw in zip(book.CAPTIONS, book.ALL.values(), strict=True)}
+    stems = {name: stem for stem, name in FUNCTIONS.items()}
     cells = json.loads((root / "notebooks" / f"{FIGURES}.ipynb").read_text(encoding="utf-8"))["cells"]
     found, heading = {}, ""
     for cell in cells:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown" and (titles := re.findall(r"^## (.+)$", text, re.MULTILINE)):
             heading = titles[-1]
-        found |= {functions[name]: heading for name in re.findall(r"\bbook\.(\w+)\(", text) if name in functions}
+        found |= {stems[name]: heading for name in re.findall(r"\bbook\.(\w+)\(", text) if name in stems}
     return found
 
 
@@ -123,6 +125,9 @@ def _shown(path: Path, folder: str, cell: str) -> str:
         for kind in EVIDENCE
         if path.with_suffix(f".{kind}").is_file()
     ]
+    function = FUNCTIONS.get(path.stem)
+    if function:
+        links.append(f"drawn by `textreg.figures.book.{function}`")
     if cell:
         links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">cell “{pages.escaped(cell)}”</a>')
     return figure(path, f"{folder}/{path.name}") + (f"\nEvidence: {', '.join(links)}.\n" if links else "")
