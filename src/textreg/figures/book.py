@@ -31,7 +31,7 @@ from textreg.figures.tables import Results, classes, describe, group_small, head
 from textreg.scenes.rows import draw_scenes, images
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
-GALLERY_LANGUAGES = ("de", "el", "uk", "eu", "fr")
+GALLERY_LANGUAGES = ("it", "de", "el", "uk", "eu")
 
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
