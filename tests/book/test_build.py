@@ -447,3 +447,12 @@ def test_every_notebook_has_one_title_and_sections_below_it(path):
     headings = re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     assert "".join(cells[0]["source"]).startswith("# ")
     assert headings.count("#") == 1 and headings[0] == "#"
+
+
+def test_references_link_to_addresses_of_the_right_shape():
+    text = (ROOT / "book/references.bib").read_text()
+    entries = re.split(r"(?m)^(?=@)", text)[1:]
+    assert len(entries) > 20
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", number) for number in re.findall(r"eprint = \{([^}]*)\}", text))
+    assert all(re.fullmatch(r"https://[\w./-]+", address) for address in re.findall(r"url = \{([^}]*)\}", text))
+    assert "arXiv:" not in text, "give eprint and archiveprefix, which become a link"
