@@ -273,7 +273,7 @@ def test_a_curve_of_means_leaves_out_a_lambda_that_only_some_seeds_have():
 def test_the_legend_of_the_mixture_hides_no_point():
     fig = figures.mixture(mixture_table(), PAPER)
     fig.draw_without_rendering()
-    ax = fig.axes[1]
+    (ax,) = fig.axes
     assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1
 
 

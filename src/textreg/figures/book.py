@@ -41,8 +41,7 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         ),
         "1_language_fidelity": "LF per prompt language, with the image: the counterpart of the paper's Fig. 1.",
         "2_mixture": (
-            "Languages of our text rows, spread evenly, and our shares beside those that the caption of the paper's "
-            "Fig. 2 names."
+            "Our shares of the text rows, spread evenly, beside those that the caption of the paper's Fig. 2 names."
         ),
         "3_intervals": (
             "From LF+ (hollow) to LF (filled): the longer a bar, the more answers mix languages or break the grammar."
@@ -51,12 +50,15 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "Fidelity against seeing as lambda falls from 1, the tuned arm. The axes do not begin at 0, and the "
             "vertical one may be broken."
         ),
-        "5_arms": "The same requests with the image, with a blank image and as text alone; IFL is text minus image.",
+        "5_arms": (
+            "The same requests with the image, with a blank one, and with its content as text, as English text or as "
+            "English key words; IFL is text minus image."
+        ),
         "6_confusion": "Asked language (rows) by answered language (columns), scored answers with the image.",
         "7_losses": "Training loss of every arm; arms train on different rows, so that levels compare within an arm.",
         "8_gallery": "The first test images, not chosen ones, with the answers of three systems.",
         "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
-        "10_held_out": "Languages in the text rows against one that was left out of them, with the image.",
+        "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
     }
 )
 
@@ -103,9 +105,9 @@ def mixture(results: Results, out: Path) -> Saved | None:
     largest = grouped.iloc[0]
     names = language_names(grouped["language"])
     alt = (
-        f"Bars of the share of each language in our multilingual text rows: {len(grouped)} bars, the largest is "
-        f"{names[largest['language']]} with {100 * largest['share']:.1f} %. Below, our share beside the paper's for "
-        f"the {len(named)} languages that the caption of its Fig. 2 names, Portuguese with 2.1 % the largest of them."
+        f"Our share of the text rows beside the paper's for the {len(named)} languages that the caption of its Fig. 2 "
+        f"names, Portuguese with 2.1 % the largest of them. Ours has {len(grouped)} languages or groups of them, the "
+        f"largest {names[largest['language']]} with {100 * largest['share']:.1f} %."
     )
     return _save(by_language.mixture(results.mixture, named), out / "2_mixture", alt, grouped)
 

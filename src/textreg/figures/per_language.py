@@ -116,43 +116,42 @@ def interval_plot(
 
 
 def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, threshold: float = 0.03) -> Figure:
-    """Languages of the text rows, small ones as Others (counterpart of the paper's Fig. 2).
+    """Languages of the text rows (counterpart of the paper's Fig. 2): beside the paper's, or all of them.
 
     ``table`` has ``language, share`` (``mixture.csv``).  ``paper`` maps the languages that the caption of Fig. 2 names
-    to the shares (0..1) it gives; they are drawn below, beside ours.
+    to the shares (0..1) it gives; ours of the same languages are drawn beside them.  Without it every language is a
+    bar, small ones as Others.
     """
     ours = group_small(table, threshold)
     shares = table.groupby("language")["share"].sum() / table["share"].sum()
     named = sorted(paper, key=paper.__getitem__, reverse=True) if paper else []
     names = language_names([*ours["language"], *named])
     with style():
-        heights = [len(ours), len(named)] if named else [len(ours)]
-        fig = Figure(figsize=size("page", height=1.3 + 0.27 * sum(heights) + (0.5 if named else 0)))
-        axes = fig.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        fig = Figure(figsize=size("page", height=1.3 + 0.27 * len(named or ours)))
+        ax = fig.subplots()
+        if named:
+            places = np.arange(len(named))
+            theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
+            ax.hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
+            ax.plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
+            ax.plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
+            ax.set_yticks(places, [names[code] for code in named])
+            ax.set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
+            # Inside the axes a legend hides points; beside the title it cannot.
+            ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
+            return fig
         places = np.arange(len(ours))
         others = (ours["language"] == "Others").to_numpy()
-        bars = axes[0].barh(places, 100 * ours["share"], color=np.where(others, "#bbbbbb", "#0072B2"), height=0.7)
+        bars = ax.barh(places, 100 * ours["share"], color=np.where(others, "#bbbbbb", "#0072B2"), height=0.7)
         for bar, is_other in zip(bars, others, strict=True):
             bar.set_hatch("////" if is_other else "")
             bar.set_edgecolor("white")
         for place, share in zip(places, ours["share"], strict=True):
-            axes[0].annotate(
-                f"{100 * share:.1f}", (100 * share, place), (3, 0), textcoords="offset points", va="center"
-            )
+            ax.annotate(f"{100 * share:.1f}", (100 * share, place), (3, 0), textcoords="offset points", va="center")
         small = f"Others (< {100 * threshold:.0f} %)"
-        axes[0].set_yticks(places, [small if code == "Others" else names[code] for code in ours["language"]])
-        axes[0].set(ylim=(len(ours) - 0.4, -0.6), title="Our multilingual text rows", xlabel="share of the rows (%)")
-        axes[0].margins(x=0.12)
-        if named:
-            places = np.arange(len(named))
-            theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
-            axes[1].hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
-            axes[1].plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
-            axes[1].plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
-            axes[1].set_yticks(places, [names[code] for code in named])
-            axes[1].set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
-            # Inside the axes a legend hides points; beside the title it cannot.
-            axes[1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
+        ax.set_yticks(places, [small if code == "Others" else names[code] for code in ours["language"]])
+        ax.set(ylim=(len(ours) - 0.4, -0.6), title="Our multilingual text rows", xlabel="share of the rows (%)")
+        ax.margins(x=0.12)
     return fig
 
 
