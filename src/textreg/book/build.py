@@ -43,7 +43,9 @@ ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|
 KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
 LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-TEXTS = ("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered")
+#: Columns that no estimate on a page reads.
+UNREAD = ("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered", "confidence", "words",
+          "by_list", "lines", "short_lines", "repetition", "refusal", "undecided")  # fmt: skip
 BACKBONE = "00_backbone"
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
@@ -288,8 +290,10 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
 
 
 def _lean(results: Results) -> Results:
-    """Without the texts of the answers, which every estimate would copy."""
-    return replace(results, answers=results.answers.drop(columns=list(TEXTS), errors="ignore"))
+    """The same for estimates, each of which selects among all answers and copies what it selects."""
+    answers = results.answers.drop(columns=list(UNREAD), errors="ignore")
+    names = {name: "category" for name in ("system", "arm", "task", "class") if name in answers}
+    return replace(results, answers=answers.astype(names))
 
 
 def _has_scores(folder: Path) -> bool:
