@@ -44,8 +44,10 @@ KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "langu
 LANGUAGE = MappingProxyType({"name": "python", "pygments_lexer": "ipython3"})
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Columns that no estimate on a page reads.
-UNREAD = ("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered", "confidence", "words",
-          "by_list", "lines", "short_lines", "repetition", "refusal", "undecided")  # fmt: skip
+UNREAD = (
+    *("prompt", "answer", "reference", "set_aside", "identified", "unrestricted", "answered", "confidence", "words"),
+    *("by_list", "lines", "short_lines", "repetition", "refusal", "undecided"),
+)
 BACKBONE = "00_backbone"
 NOT_EXECUTED = (
     "```{admonition} Not executed here\n:class: warning\n\n"
