@@ -2,8 +2,10 @@
 
 import pandas as pd
 import pytest
-from result_folders import LEVELS, fidelity_table, visual_table
+from result_folders import LEVELS, answers_table, fidelity_table, visual_table
 
+from textreg.fidelity.annotation import annotate
+from textreg.fidelity.identifiers import open_identifier
 from textreg.figures import score_tables
 from textreg.vlm.systems import System
 
@@ -52,3 +54,16 @@ def test_the_backbone_has_no_lambda():
 def test_undefined_shares_are_a_dash_and_others_per_cent():
     page = score_tables.per_cent(pd.DataFrame({"LF": [0.5, float("nan")]}, index=["TR", "BM"])).to_html()
     assert "50.0" in page and "–" in page and "nan" not in page
+
+
+def test_what_tuning_took_is_told_for_the_arms_that_were_asked():
+    answers = annotate(answers_table(), open_identifier()).assign(backbone="shipped")
+    table = score_tables.lost(answers[answers["arm"] != "text_en"])
+    assert table.loc["BM", "image"] == "100 [100, 100]" and table.loc["TR", "image"] == "0 [0, 0]"
+    assert table["English text"].isna().all() and list(table.index) == ["BM", "TR", "TR+M"]
+
+
+def test_the_shares_of_the_classes_sum_to_one_and_only_those_that_occur_are_shown():
+    table = score_tables.by_class(annotate(answers_table(), open_identifier()).assign(backbone="shipped"))
+    assert table.loc["BM", ("image", "english")] == 1.0 and ("image", "mixed") not in table.columns
+    assert table["image"].sum(axis=1).tolist() == [1.0] * len(table)

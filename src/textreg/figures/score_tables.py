@@ -48,8 +48,9 @@ def by_class(answers: pd.DataFrame) -> pd.DataFrame:
 def lost(answers: pd.DataFrame) -> pd.DataFrame:
     """Share of answers that left the asked language through tuning, in points: ``"46 [41, 52]"`` by system and arm."""
     found = losses_by_arm(answers)
+    found = found[found["value"].notna()]  # an arm that was not asked
     told = [f"{100 * row.value:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]" for row in found.itertuples()]
-    table = found.assign(told=told).where(found["value"].notna()).pivot(index="system", columns="arm", values="told")
+    table = found.assign(told=told).pivot(index="system", columns="arm", values="told")
     names = {"image": "image", "text_en": "English text", "text": "text", "beyond": "image beyond English text"}
     rows = [name for name in system_order(found["system"]) if name in table.index]
     return table.loc[rows].reindex(columns=list(names)).rename(columns=names).rename_axis(index=None, columns=None)
