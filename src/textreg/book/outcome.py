@@ -122,7 +122,7 @@ def _content(v: Values, _: Results) -> str:
         f"**A skill that crosses languages.** Right, and in the asked language: captions `backbone` "
         f"{v.told('backbone', RIGHT)}, `BM` {v.told('BM', RIGHT)}, `TR` {v.told('TR', RIGHT)}; questions `backbone` "
         f"{v.told('backbone', foreign)}, `BM` {v.told('BM', foreign)}, `TR` {v.told('TR', foreign)}. "
-        f"`TR` is {v.against('TR', 'BM', RIGHT)} `BM` on captions and {v.against('TR', 'BM', foreign)} on questions."
+        f"On captions `TR` is {v.against('TR', 'BM', RIGHT)} `BM`, on questions {v.against('TR', 'BM', foreign)} it."
     )
 
 
