@@ -291,7 +291,8 @@ WORDS = [
     ("export", "TR", "--run", "thesis", "--out", "x"), ("export", "", "--run", "empty", "--out", "x"),
     ("status", "thesis"), ("status", "good.jsonl"), ("run", "--profile", "no-such"), ("run", "--only", "no-such"),
     ("run", "--profile", "laptop", "--jobs", "0", "--dry-run"), ("run", "-p", "seed", "--dry-run"),
-    ("ask", "file", "what?", "--model", "vlm"), ("ask", "good.jsonl", "", "--model", "base"), ("ask", "--system", "XX"), ("tell", "me"),
+    ("ask", "file", "what?", "--model", "vlm"), ("ask", "good.jsonl", "", "--model", "base"),
+    ("ask", "--system", "XX"), ("tell", "me"),
     ("score",), ("score", "good.jsonl", "more.jsonl"), ("score", "good.jsonl", "--colour", "red"),
 ]  # fmt: skip
 
