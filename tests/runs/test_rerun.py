@@ -88,10 +88,8 @@ def shipped_means(arm: str) -> list[dict[str, float]]:
     """The means of an arm, by shipped seed."""
     found = []
     for folder in sorted(SHIPPED.glob("seed-*")):
-        scores = [
-            read_csv(folder / "evaluate" / f"{name}.csv").query("system == @arm") for name in ("fidelity", "visual")
-        ]
-        found.append(means(*scores))
+        scores = (read_csv(folder / "evaluate" / f"{name}.csv") for name in ("fidelity", "visual"))
+        found.append(means(*(table[table["system"] == arm] for table in scores)))
     return found
 
 
@@ -104,6 +102,12 @@ def test_the_shipped_scores_of_an_arm_are_those_of_its_shipped_answers(shipped, 
     for name, table in zip(("fidelity", "visual"), recomputed, strict=True):
         expected = read_csv(shipped / "evaluate" / f"{name}.csv").query("system == @arm").reset_index(drop=True)
         pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_shipped_seed_lies_within_the_range_over_the_seeds(arm):
+    seeds = shipped_means(arm)
+    assert len(seeds) > 1 and [outside(each, seeds) for each in seeds] == [{}] * len(seeds)
 
 
 def test_the_same_answers_are_within_the_range_and_those_of_another_arm_are_not():
