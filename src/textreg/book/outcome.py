@@ -7,6 +7,7 @@ told in the same words.  Where a system was not evaluated, its sentence is left 
     for line in outcome.sentences(load_results("results/laptop"), claims.load()): print(line)
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -127,33 +128,37 @@ def _content(v: Values, _: Results) -> str:
 
 
 def _controls(v: Values, _: Results) -> str:
-    told = (
+    return (
         f"**The controls.** The same share of English text (`EN`) keeps {v.told('EN', ASKED)}, "
         f"{v.against('EN', 'BM', ASKED)} `BM` ({v.difference('EN', 'BM', ASKED)})."
-    )
-    try:
-        return told + (
+    ) + _where_measured(
+        lambda: (
             f" Text in every language that never crosses them (`TR-mono`) keeps {v.told('TR-mono', ASKED)}, "
             f"{v.against('TR-mono', 'BM', ASKED)} `BM` and {v.against('TR-mono', 'TR', ASKED)} `TR`."
         )
-    except KeyError:
-        return told
+    )
 
 
 def _seeing(v: Values, _: Results) -> str:
-    told = (
+    return (
         f"**Seeing.** English captions right: `backbone` {v.told('backbone', CAPTIONS)}, `BM` "
         f"{v.told('BM', CAPTIONS)}, `TR` {v.told('TR', CAPTIONS)} ({v.against('TR', 'BM', CAPTIONS)} `BM`); English "
         f"questions: `backbone` {v.told('backbone', QUESTIONS)}, `BM` {v.told('BM', QUESTIONS)}, `TR` "
         f"{v.told('TR', QUESTIONS)} ({v.against('TR', 'BM', QUESTIONS)} `BM`)."
-    )
-    try:
-        return told + (
+    ) + _where_measured(
+        lambda: (
             f" Questions of a kind that no picture trained (`where`): `TR` {v.told('TR', NEVER_SHOWN)}, "
             f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` with {v.told('backbone', NEVER_SHOWN)}."
         )
+    )
+
+
+def _where_measured(tell: Callable[[], str]) -> str:
+    """The end of a sentence that a profile need not have measured; else nothing."""
+    try:
+        return tell()
     except KeyError:
-        return told
+        return ""
 
 
 def _alone(v: Values, _: Results) -> str:

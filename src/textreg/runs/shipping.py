@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import typer
 
+from textreg.data.requests import read_requests
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache, read_json, remove_tree, write_json
 from textreg.runs import manifest, plan
@@ -153,8 +154,7 @@ def ship_systems(run: Path, target: Path) -> list[Path]:
     """
     patterns = ("align/base.json", "align/projector.safetensors", "tune/*/adapter/*", "merge/*/choice.json")
     found = sorted(path for pattern in patterns for path in run.glob(pattern))
-    requests = pd.read_parquet(run / "prepare_data" / "requests.parquet")
-    asked = requests[(requests["split"] == "test") & (requests["arm"] == "image") & (requests["task"] == "caption")]
+    asked = read_requests(run, "test", ["image"], ["caption"])
     if asked.empty or not any(path.parent.name == "adapter" for path in found):
         raise InputError(f"{run}: no tuned arm or no test picture here; finish the run first")
     first = asked.iloc[0]

@@ -25,6 +25,7 @@ from textreg.fidelity.identifiers import open_identifier
 from textreg.micro import assets
 from textreg.scenes import grammar, languages
 from textreg.vlm import systems
+from textreg.vlm.assembly import read_base
 
 SYSTEMS = Path(__file__).parent / "shipped"
 SAMPLE = SYSTEMS / "sample.png"
@@ -85,10 +86,10 @@ def foreign_words(answer: str, code: str) -> list[str]:
 
 def unread(code: str, run: str | Path) -> str:
     """A sentence if the micro model of a run has never read this language; empty otherwise."""
-    base = json.loads((Path(run) / "align" / "base.json").read_text(encoding="utf-8"))
-    if not assets.is_shipped(base["llm"]):
+    base = read_base(Path(run) / "align")
+    if not assets.is_shipped(base.llm):
         return ""
-    known = assets.check(assets.WEIGHTS / base["llm"])["settings"]["languages"]
+    known = assets.check(assets.WEIGHTS / base.llm)["settings"]["languages"]
     if code in known:
         return ""
     book = code_book()

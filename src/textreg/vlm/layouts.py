@@ -55,19 +55,6 @@ def is_buffer(name: str) -> bool:
     return BUFFER.search(name) is not None
 
 
-def by_canonical(names: Iterable[str], where: str) -> dict[str, str]:
-    """Canonical name -> name; raises :class:`InputError` when two tensors are the same weight twice."""
-    index: dict[str, str] = {}
-    for name in names:
-        key = canonical(name)
-        if key in index:
-            raise InputError(
-                f"{where} holds the weight {key!r} twice, as {index[key]!r} and {name!r}; remove one of the two"
-            )
-        index[key] = name
-    return index
-
-
 def layer_and_module(name: str) -> tuple[int | None, str]:
     """``layers.3.self_attn.q_proj.weight`` -> ``(3, "self_attn")``; outside the layers ``(None, "embed_tokens")``."""
     found = LAYER.match(name)

@@ -20,7 +20,7 @@ from textreg.compute import set_up
 from textreg.data.images import ImageTable, encode_png, open_image
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.vlm import assembly
-from textreg.vlm.adapters import load_adapter, plain, scaled_adapter
+from textreg.vlm.adapters import load_adapter, scaled_adapter
 from textreg.vlm.features import Features, open_features
 from textreg.vlm.generation import Request, answer
 
@@ -118,14 +118,16 @@ def ask_systems(
     picture, compute, run = _picture(image, prompt), set_up(1), Path(run)
     asked = [find_system(run, name) for name in names or systems_of(run)]
     told: dict[str, str] = {}
+    seen = None  # what the frozen tower sees is the same for every system
     for arm in dict.fromkeys(which.arm for which in asked):
         vlm, processor = assembly.load_aligned(run / "align", device=compute.device)
+        seen = seen or _seen(picture, vlm, processor)
         if arm:
             vlm = load_adapter(vlm, run / "tune" / arm / "adapter")
         for which in asked:
             if which.arm == arm:
                 with scaled_adapter(vlm, which.lam) if arm else nullcontext():
-                    told[which.name] = _answer_about(picture, prompt, vlm, processor, max_new_tokens)
+                    told[which.name] = _answer_about(prompt, vlm, processor, seen, max_new_tokens)
     return {which.name: told[which.name] for which in asked}
 
 
@@ -138,7 +140,7 @@ def ask(image: str | Path, prompt: str, model: str, name: str = "TR+M", max_new_
         return ask_systems(image, prompt, model, [name], max_new_tokens)[name]
     picture = _picture(image, prompt)
     vlm, processor = assembly.load_vlm(model, device=set_up(1).device)
-    return _answer_about(picture, prompt, vlm, processor, max_new_tokens)
+    return _answer_about(prompt, vlm, processor, _seen(picture, vlm, processor), max_new_tokens)
 
 
 def _picture(image: str | Path, prompt: str) -> "Image":
@@ -147,8 +149,11 @@ def _picture(image: str | Path, prompt: str) -> "Image":
     return open_image(image)
 
 
-def _answer_about(picture: "Image", prompt: str, vlm: Any, processor: Any, max_new_tokens: int) -> str:
+def _seen(picture: "Image", vlm: Any, processor: Any) -> Features:
     table = ImageTable({"asked": encode_png(picture)}, {}, Path())
-    seen = open_features(plain(vlm), processor, table, ids=["asked"])
+    return open_features(vlm, processor, table, ids=["asked"])
+
+
+def _answer_about(prompt: str, vlm: Any, processor: Any, seen: Features, max_new_tokens: int) -> str:
     request = Request(f"<image>\n{prompt}", "asked")
     return answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
