@@ -25,37 +25,36 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 PROFILES = {
-    "1e-4, a word in YAML": ("tune: {learning_rate: 1e-4}", None),
+    "1e-4": ("tune: {learning_rate: 1e-4}", None),
     "1e-4 in quotes": ("tune: {learning_rate: '1e-4'}", None),
     "no rate but a word": ("tune: {learning_rate: 1e-4x}", "learning_rate = '1e-4x'"),
-    "1e2, a word in YAML, for a whole number": ("tune: {steps: 1e2}", "steps = '1e2'"),
+    "1e2 for a whole number": ("tune: {steps: 1e2}", "steps = 100.0"),
     "infinite rate": ("tune: {learning_rate: .inf}", "a finite number is needed"),
     "infinite rate of an arm": ("arms: [{arm: TR, learning_rate: .inf}]", "a finite number is needed"),
     "rate that is no number": ("tune: {learning_rate: .nan}", "learning_rate = nan"),
-    "base 8": ("tune: {steps: 010}", "010 means 8 in YAML"),
-    "base 60": ("tune: {steps: 1:30}", "1:30 means 90 in YAML"),
-    "base 60 with a fraction": ("tune: {weight_decay: 1:30.5}", "1:30.5 means 90.5 in YAML"),
-    "1e-1, a word in YAML, in a list": ("merge: {lambdas: [1e-1, 1.0]}", None),
-    "tag of a number on nothing": ('seed: !!int ""', "'' is no int"),
-    "tag of a fraction on nothing": ('seed: !!float ""', "'' is no float"),
-    "tag of a fraction on a word": ("seed: !!float x", "'x' is no float"),
-    "tag of yes and no on a word": ("seed: !!bool maybe", "'maybe' is no bool"),
-    "tag of a date on a word": ("seed: !!timestamp soon", "'soon' is no timestamp"),
+    "no base 8": ("tune: {steps: 010}", None),
+    "no base 60": ("tune: {steps: 1:30}", "steps = '1:30'"),
+    "1e-1 in a list": ("merge: {lambdas: [1e-1, 1.0]}", None),
+    "tag of a number on nothing": ('seed: !!int ""', "a tag does not fit its value"),
+    "tag of a fraction on nothing": ('seed: !!float ""', "a tag does not fit its value"),
+    "tag of a fraction on a word": ("seed: !!float x", "a tag does not fit its value"),
+    "tag of yes and no on a word": ("seed: !!bool maybe", "a tag does not fit its value"),
+    "tag of a date on a word": ("seed: !!timestamp soon", "not valid YAML in line 1"),
     "tag of a number on a list": ("seed: !!int [1]", "not valid YAML"),
     "tag of bytes on a word": ("name: !!binary é", "not valid YAML"),
     "a seed of 5000 digits in base 16": ("seed: 0x" + "f" * 5000, "seed = a number of thousands of digits"),
     "base 16 is what it says": ("tune: {steps: 0x10}", None),
     "a date for a number": ("tune: {steps: 2026-01-01}", "steps = "),
     "an impossible date": ("name: 2026-13-45", "not valid YAML"),
-    "no, which is false": ("prepare_data: {languages: [en, no]}", "languages[1] = False"),
-    "yes for a word": ("name: yes", "name = True"),
+    "no, which is Norwegian": ("prepare_data: {languages: [en, no]}", "unknown language 'no'"),
+    "yes for a word": ("name: yes", None),
     "null for a section": ("tune: null", None),
-    "key twice": ("seed: 1\nseed: 2", "key 'seed' is there twice"),
-    "key twice in a section": ("tune: {steps: 1, rank: 2, steps: 3}", "key 'steps' is there twice"),
-    "key twice in an arm": ("arms: [{arm: TR, arm: BM}]", "key 'arm' is there twice"),
-    "section twice": ("tune: {steps: 1}\ntune: {rank: 2}", "key 'tune' is there twice"),
+    "key twice": ("seed: 1\nseed: 2", "line 2 (found duplicate key \"seed\""),
+    "key twice in a section": ("tune: {steps: 1, rank: 2, steps: 3}", "found duplicate key \"steps\""),
+    "key twice in an arm": ("arms: [{arm: TR, arm: BM}]", "found duplicate key \"arm\""),
+    "section twice": ("tune: {steps: 1}\ntune: {rank: 2}", "found duplicate key \"tune\""),
     "number as key": ("1: 2", "unknown key 1"),
-    "list as key": ("[a, b]: 2", "not valid YAML"),
+    "list as key": ("[a, b]: 2", "unknown key ('a', 'b')"),
     "mapping as key": ("{a: b}: 2", "not valid YAML"),
     "merge key": ("tune: {<<: {steps: 3}}", None),
     "unknown key": ("sead: 1", "did you mean 'seed'?"),
@@ -142,13 +141,17 @@ def test_whatever_a_profile_file_holds_it_is_a_profile_or_one_line(tmp_path, con
         assert "\n" not in str(failure) and "any.yaml" in str(failure)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     st.dictionaries(st.sampled_from("abcde"), st.one_of(st.integers(), st.booleans(), st.text("xyz 01:", max_size=5)))
 )
-def test_what_yaml_writes_the_strict_loader_reads_as_the_safe_one_does(value):
+def test_what_yaml_writes_the_strict_reader_reads(tmp_path, value):
     text = yaml.safe_dump(value, default_flow_style=False)
-    assert yaml.load(text, Loader=strict_yaml._Loader) == yaml.safe_load(text)
+    path = tmp_path / "any.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert strict_yaml.read(path) == value
 
 
 # ------------------------------------------------------------------------------------------------- row files

@@ -8,6 +8,7 @@ itself.
 import json
 import multiprocessing
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import constants as hub_constants
@@ -95,7 +96,7 @@ def cell(text: str, *tags: str) -> dict:
 
 def parameters_cell(stage: str) -> dict:
     """The parameters cell of a stage, with the defaults of its settings class."""
-    values = notebooks.defaults(settings.stage_classes()[stage])
+    values = asdict(settings.stage_classes()[stage]())
     return cell("\n".join(f"{name} = {value!r}" for name, value in values.items()), "parameters")
 
 

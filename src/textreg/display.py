@@ -2,17 +2,12 @@
 
 :func:`visible_answer` is for terminals: one line, every invisible or reordering character spelled out.
 :func:`drawn_answer` is for figures, where Matplotlib reads what stands between dollar signs as a formula.
-:func:`escape_answer` is for pages: all punctuation becomes character references, which both HTML and Markdown read as
-plain characters and never as markup, so no list of dangerous constructs has to be complete.  Right-to-left text is
-isolated, so that it cannot reorder the words around it.  :func:`counting` shows how far a long round of requests is.
-
-Use: ``escape_answer("<b>**bold**</b>")``.
+:func:`counting` shows how far a long round of requests is.
 """
 
 import base64
 import html
 import io
-import string
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -27,8 +22,6 @@ LIMIT = 300
 LINE_BREAK = "↵"
 JOINERS = "\u200c\u200d"  # change the letters of Persian, Hindi and others; nothing else
 MAX_MARKS = 4  # stacked accents on one letter: Vietnamese needs two, Hebrew three
-ISOLATE, END_ISOLATE = "\u2068", "\u2069"
-REFERENCES = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
 
 
 def well_formed(text: str) -> str:
@@ -61,17 +54,6 @@ def visible_answer(text: str, limit: int = LIMIT) -> str:
 def drawn_answer(text: str, limit: int = LIMIT) -> str:
     """:func:`visible_answer` for Matplotlib: a dollar sign is a dollar sign and begins no formula."""
     return visible_answer(text, limit).replace("$", r"\$")
-
-
-def escape_answer(text: str, limit: int = LIMIT) -> str:
-    """:func:`visible_answer` for HTML and Markdown: the characters, none of their meaning there.
-
-    The result holds no ASCII punctuation but that of ``&#NN;``; text with right-to-left letters is isolated.
-    """
-    escaped = visible_answer(text, limit).translate(REFERENCES)
-    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text[:limit]):
-        return f"{ISOLATE}{escaped}{END_ISOLATE}"
-    return escaped
 
 
 @dataclass(frozen=True)

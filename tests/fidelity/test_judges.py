@@ -1,4 +1,4 @@
-"""The exact judge against the grammar; the model judge against a stand-in, its journal, and answers that talk back."""
+"""The model judge against a stand-in, its journal, and answers that talk back."""
 
 import json
 import re
@@ -14,7 +14,6 @@ from textreg.fidelity.judges import (
     Price,
     Verdict,
     agreement,
-    exact,
     read_verdict,
     schema,
     system_prompt,
@@ -41,24 +40,6 @@ def by_word(body: dict) -> str:
 def judge_of(server, path, **options) -> LLMJudge:
     service = Service(server.url, "judge", **{"timeout": 20, "first_wait": 0.01, "longest_wait": 0.05, **options})
     return LLMJudge(service, path / "verdicts.jsonl")
-
-
-# ------------------------------------------------------------------------------------------------- exact
-
-
-@pytest.mark.parametrize(
-    ("answer", "language", "ok"),
-    [
-        (SPANISH, "es", True),
-        (SPANISH, "gl", False),
-        ("La imagen muestra un circle rojo.", "es", False),
-        ("La imagen muestra un círculo roja.", "es", False),
-        ("", "es", False),
-        ("ひとつの赤い丸", "ja", None),
-    ],
-)
-def test_the_exact_judge_accepts_what_the_grammar_reads(answer, language, ok):
-    assert exact([("", answer, language)])[0].ok is ok
 
 
 # ------------------------------------------------------------------------------------------------- verdicts

@@ -1,7 +1,10 @@
-"""Notebook files: the static check names every defect; executed notebooks are cleaned."""
+"""Notebook files: those of the book are fit to be committed; executed ones are cleaned."""
 
+import ast
 import copy
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,17 +13,30 @@ import tiny_chain
 from textreg.errors import InputError
 from textreg.runs import notebooks
 from textreg.runs.notebooks import Failure
+from textreg.settings import stage_classes
 
+MOST_LINES = 25  # of a cell
+MACHINE_PATH = re.compile(r"/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]:\\{1,2}Users")
 SOURCES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_every_notebook_of_the_book_is_fit_to_be_committed(path):
-    assert notebooks.check_notebook(path) == []
-
-
-def test_a_sound_notebook_has_no_problems(tmp_path):
-    assert notebooks.check_notebook(tiny_chain.write(tmp_path, "tune", "print(1)")) == []
+    """Its first code cell holds the defaults of its stage; no outputs, no machine paths, no long cell."""
+    content = notebooks.read(path)
+    assert content["nbformat"] == 4 and content["metadata"]["kernelspec"]["name"] == "python3"
+    defaults, given = asdict(stage_classes()[path.stem.partition("_")[2]]()), notebooks.parameters(path)
+    assert [(name, type(given[name]), given[name]) for name in sorted(given)] == [
+        (name, type(defaults[name]), defaults[name]) for name in sorted(defaults)
+    ]
+    first, *cells = (cell for cell in content["cells"] if cell["cell_type"] == "code")
+    assert "parameters" in first["metadata"]["tags"]
+    assert not [cell for cell in content["cells"] if MACHINE_PATH.search(notebooks.source(cell))]
+    assert not [cell for cell in (first, *cells) if cell["outputs"] or cell["execution_count"] is not None]
+    texts = [notebooks.source(cell) for cell in cells]
+    assert [text for text in texts if len(text.splitlines()) > MOST_LINES] == []
+    for text in texts:
+        ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", text))
 
 
 def _parameters(content):
@@ -28,29 +44,12 @@ def _parameters(content):
 
 
 DEFECTS = {
-    "no_parameters_tag": (lambda nb: _parameters(nb)["metadata"].clear(), "first code cell is not tagged"),
+    "no_parameters_tag": (lambda nb: _parameters(nb)["metadata"].clear(), "0 code cells are tagged"),
     "two_parameters_cells": (lambda nb: nb["cells"].append(copy.deepcopy(_parameters(nb))), "2 code cells are tagged"),
-    "parameters_not_first": (
-        lambda nb: nb["cells"].insert(0, tiny_chain.cell("x = 1")),
-        "first code cell is not tagged",
-    ),
-    "parameter_missing": (lambda nb: _edit(nb, "seed = 0", "pass_ = 0"), "parameter seed is not assigned"),
-    "parameter_unknown": (lambda nb: _edit(nb, "seed = 0", "seed = 0\nspeed = 1"), "parameter speed is unknown"),
-    "parameter_not_default": (lambda nb: _edit(nb, "seed = 0", "seed = 1"), "parameter seed = 1, its default is 0"),
+    "parameter_missing": (lambda nb: _edit(nb, "results = ''", "pass_ = 0"), "lacks results and has unknown pass_"),
     "parameter_computed": (lambda nb: _edit(nb, "seed = 0", "seed = int('0')"), "is no literal"),
     "parameter_in_loop": (lambda nb: _edit(nb, "seed = 0", "for seed in [0]: pass"), "is no plain assignment"),
     "parameters_broken": (lambda nb: _edit(nb, "seed = 0", "seed = ("), "not valid Python"),
-    "has_outputs": (lambda nb: nb["cells"][2]["outputs"].append({"output_type": "stream"}), "cell 3 has outputs"),
-    "has_execution_count": (lambda nb: nb["cells"][2].update(execution_count=3), "cell 3 has an execution count"),
-    "machine_path_in_code": (
-        lambda nb: nb["cells"][2].update(source="open('/home/me/x')"),
-        "cell 3 holds a machine path",
-    ),
-    "machine_path_in_prose": (lambda nb: nb["cells"][0].update(source="see /Users/me"), "cell 1 holds a machine path"),
-    "long_cell": (lambda nb: nb["cells"][2].update(source="x = 1\n" * 26), "cell 3 has 26 lines"),
-    "broken_code": (lambda nb: nb["cells"][2].update(source="x = ("), "cell 3 is not valid Python"),
-    "other_kernel": (lambda nb: nb["metadata"]["kernelspec"].update(name="my-env"), "kernelspec is not python3"),
-    "old_format": (lambda nb: nb.update(nbformat=3), "not nbformat 4"),
 }
 
 
@@ -61,19 +60,14 @@ def _edit(content, old, new):
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_each_defect_is_named(tmp_path, defect):
+def test_a_notebook_that_cannot_be_given_its_settings_is_refused_by_name(tmp_path, defect):
     spoil, expected = DEFECTS[defect]
     content = tiny_chain.notebook("figures", "print(1)")
     spoil(content)
     path = tmp_path / "06_figures.ipynb"
     path.write_text(json.dumps(content))
-    problems = notebooks.check_notebook(path)
-    assert any(expected in problem for problem in problems), problems
-
-
-def test_a_notebook_named_for_no_stage_is_named(tmp_path):
-    path = tiny_chain.write(tmp_path, "figures", "print(1)").rename(tmp_path / "06_figurs.ipynb")
-    assert "its name does not end in a stage: 06_figurs" in notebooks.check_notebook(path)
+    with pytest.raises(InputError, match=f"06_figures.*{expected}"):
+        notebooks.require_parameters(path, stage_classes()["figures"]())
 
 
 def test_a_value_with_an_equals_sign_is_read_whole(tmp_path):

@@ -70,7 +70,7 @@ def test_evaluation_waits_for_the_systems_it_names_and_no_others():
     assert names == ["prepare_data", "align", "tune[BM]", "tune[TR]", "merge[TR]"]
 
 
-def test_yaml_writes_1e_4_as_a_word_and_it_still_is_the_number():
+def test_a_number_in_quotes_still_is_the_number():
     assert profiles.resolve(profile(tune={"learning_rate": "1e-4"}), "tune", "TR").learning_rate == 1e-4
 
 
@@ -224,7 +224,7 @@ def test_the_value_of_a_secret_variable_is_refused_in_a_profile_too(monkeypatch)
     assert "abcdefgh" not in str(caught.value)
 
 
-def test_yaml_writes_1e_1_as_a_word_in_a_list_as_well():
+def test_a_number_in_quotes_is_one_in_a_list_as_well():
     assert profiles.resolve(profile(merge={"lambdas": ["1e-1", 1.0]}), "merge", "TR").lambdas == [0.1, 1.0]
 
 

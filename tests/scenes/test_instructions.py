@@ -27,7 +27,7 @@ def test_every_instruction_accepts_its_own_answer(code):
         made += [tasks.text_instruction(scene, code, rng, kind, source) for kind in kinds]
         for one in made:
             assert one.language == code
-            assert tasks.is_right(one.answer, one.task, code, one.meaning), one
+            assert tasks.meaning_in(one.answer, one.task, code) == one.meaning, one
             assert tasks.meaning_in_any_language(one.answer, one.task) == one.meaning, one
             assert "{" not in one.prompt + one.answer, one
 
@@ -38,7 +38,7 @@ def test_the_right_content_in_another_language_is_not_right(seed, code, other):
     scene = sample(rng)
     one = tasks.description(scene, code, rng)
     elsewhere = tasks.description(scene, other, rng).answer
-    assert tasks.is_right(elsewhere, one.task, code, one.meaning) == (code == other)
+    assert (tasks.meaning_in(elsewhere, one.task, code) == one.meaning) == (code == other)
     assert tasks.meaning_in_any_language(elsewhere, one.task) == one.meaning
 
 
@@ -48,7 +48,7 @@ def test_the_right_language_with_other_content_is_not_right(seed, code):
     scene, other = sample(rng), sample(rng)
     one = tasks.description(scene, code, rng)
     answer = tasks.description(other, code, rng).answer
-    assert tasks.is_right(answer, one.task, code, one.meaning) == (canonical(scene) == canonical(other))
+    assert (tasks.meaning_in(answer, one.task, code) == one.meaning) == (canonical(scene) == canonical(other))
 
 
 @given(seeds, code_of)
@@ -64,8 +64,8 @@ def test_a_caption_told_from_the_other_side_is_right_too():
     meaning = to_json(canonical(PAIR))
     left = "The image shows a large black cross to the left of a small red star."
     right = left.replace("left", "right")
-    assert tasks.is_right(left, "caption", "en", meaning)
-    assert not tasks.is_right(right, "caption", "en", meaning)
+    assert tasks.meaning_in(left, "caption", "en") == meaning
+    assert tasks.meaning_in(right, "caption", "en") != meaning
 
 
 def test_where_asks_for_the_first_object_of_the_canonical_scene():
@@ -134,7 +134,7 @@ def test_the_text_arm_puts_the_text_in_front_of_the_same_prompt():
 
 def test_an_unknown_task_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match=r"'captoin'.*'caption'"):
-        tasks.is_right("x", "captoin", "en", "x")
+        tasks.meaning_in("x", "captoin", "en")
 
 
 def test_the_same_seed_gives_the_same_instructions():

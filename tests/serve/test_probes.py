@@ -8,7 +8,7 @@ from PIL import Image
 from textreg.data.images import open_image
 from textreg.errors import InputError
 from textreg.scenes import grammar, languages
-from textreg.scenes.instructions import is_right
+from textreg.scenes.instructions import meaning_in
 from textreg.serve.probes import ARMS, folder_set, png, probe_set, scene_set
 
 
@@ -34,7 +34,7 @@ def test_the_arms_of_an_item_differ_in_the_context_alone():
         context, _, asked = text.prompt.partition("\n")
         assert asked == question
         meaning, answer = json.loads(text.reference)
-        assert is_right(context, "caption", text.language, meaning)
+        assert meaning_in(context, "caption", text.language) == meaning
         assert grammar.parse(answer, text.language) is not None
         assert text.picture is None
         assert open_image(png(image.picture)).size == open_image(png(blank.picture)).size == (224, 224)

@@ -1,8 +1,8 @@
 """Judges of language fidelity: is an answer in the asked language throughout, with nothing mixed in?
 
-A judge is a function from (prompt, answer, language) rows to verdicts.  :func:`exact` asks the language's own grammar
-and knows scenes only; :class:`LLMJudge` asks a language model at any OpenAI-compatible endpoint, with a rubric of our
-own (``prompts/judge_*.jinja``, the counterparts of the paper's Figs. 4 and 5, whose wording is not known to us).
+A judge is a function from (prompt, answer, language) rows to verdicts; where a scene's grammar can judge, ``annotate``
+asks it itself.  :class:`LLMJudge` asks a language model at any OpenAI-compatible endpoint, with a rubric of our own
+(``prompts/judge_*.jinja``, the counterparts of the paper's Figs. 4 and 5, whose wording is not known to us).
 Three choices are not obvious.  The answer reaches the model as a JSON string without ``<`` and ``>``, so it can
 neither close its quotes nor spell a chat template's special tokens.  The verdict is three flags under a strict schema;
 what does not fit is asked again and in the end undecided, so no answer can move a verdict out of its form.  Verdicts
@@ -32,7 +32,6 @@ from textreg.errors import InputError
 from textreg.fidelity.annotation import Judge
 from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal
-from textreg.scenes import grammar, languages
 
 Row = tuple[str, str, str]
 MAX_CHARS = 4000
@@ -81,23 +80,6 @@ class Agreement:
     n: int
     accuracy: float | None
     kappa: float | None
-
-
-def exact(rows: Iterable[Row]) -> list[Verdict]:
-    """Accept what the asked language's grammar reads as a full description; undecided without a grammar.
-
-    Meant for sentences: a short answer ("rojo") is no description and is refused.  Deterministic and free.
-    """
-    known = set(languages.codes())
-    verdicts = []
-    for _, answer, code in rows:
-        if code not in known:
-            verdicts.append(Verdict(None, f"no grammar for {code!r}"))
-        elif grammar.parse(answer, code) is not None:
-            verdicts.append(Verdict(True, "the grammar accepts it"))
-        else:
-            verdicts.append(Verdict(False, "the grammar rejects it"))
-    return verdicts
 
 
 @dataclass(frozen=True)

@@ -280,14 +280,6 @@ def save_figure(fig: Figure, stem: str | Path, *, alt: str, data: pd.DataFrame, 
     return saved
 
 
-def smallest_text(fig: Figure) -> float:
-    """Size in points of the smallest visible text of a figure."""
-    sizes = [
-        text.get_fontsize() for text in fig.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()
-    ]
-    return min(sizes)
-
-
 def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.parent / f"{stem.name}.{suffix}"  # Path.with_suffix would eat the ".5" of "frontier_0.5"
 

@@ -1,11 +1,9 @@
-"""Notebook files: the ``parameters`` cell, the static check, and the cleaning of executed ones.
+"""Notebook files: the ``parameters`` cell, and the cleaning of executed ones.
 
 The parameters cell is read with ``ast`` (papermill's own reader works by line and misses ``s = "a=b"``).  An
 executed notebook is cleaned before it gets its final name: machine paths become relative, the values of
 secret-looking environment variables are blotted out, papermill's input and output paths go.  A failed one is cleaned
 likewise and keeps its failure in its metadata.
-
-    python -c "from textreg.runs.notebooks import check_notebook; print(check_notebook('notebooks/03_tune.ipynb'))"
 """
 
 import ast
@@ -14,22 +12,20 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from textreg.errors import InputError
 from textreg.files import write_json
-from textreg.settings import Stage, stage_classes
+from textreg.settings import Stage
 
-MAX_CELL_LINES = 25
 SECRET_NAME = re.compile(
     r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(?<![A-Z])(PASS|PAT|AUTH(?!_SOCK)|DSN)(?![A-Z]))",
     re.IGNORECASE,
 )
 #: ``user:password`` of an address (of a proxy, a database), whatever variable holds it.
 IN_ADDRESS = re.compile(r"://([^/\s:@]*:([^/\s@]+))@")
-MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/mnt/|/opt/|/var/|[A-Z]:\\{1,2}Users)")
 
 
 @dataclass(frozen=True)
@@ -102,11 +98,6 @@ def computing_cells(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in cells if "parameters" not in cell.get("metadata", {}).get("tags", [])]
 
 
-def defaults(cls: type[Stage]) -> dict[str, Any]:
-    """Field -> default of a settings class."""
-    return asdict(cls())
-
-
 def require_parameters(path: Path, settings: Stage) -> None:
     """Refuse a notebook whose parameters cell does not name exactly the settings it will be given."""
     here = set(parameters(path))
@@ -115,59 +106,6 @@ def require_parameters(path: Path, settings: Stage) -> None:
         parts = [f"lacks {', '.join(sorted(wanted - here))}"] if wanted - here else []
         parts += [f"has unknown {', '.join(sorted(here - wanted))}"] if here - wanted else []
         raise InputError(f"notebook {path}: the parameters cell {' and '.join(parts)}")
-
-
-def check_notebook(path: str | Path) -> list[str]:
-    """Everything that keeps a source notebook from being committed; empty when it is fine.
-
-    One ``parameters`` cell, the first code cell, whose names and values are the defaults of the stage's settings
-    class; no outputs, no execution counts, no machine paths, kernelspec ``python3``, valid Python, no cell over 25
-    lines.
-    """
-    path = Path(path)
-    content = read(path)
-    problems: list[str] = []
-    stage = path.stem.partition("_")[2]
-    if stage not in stage_classes():
-        problems.append(f"its name does not end in a stage: {path.stem}")
-    if content.get("nbformat") != 4:
-        problems.append("it is not nbformat 4")
-    if content.get("metadata", {}).get("kernelspec", {}).get("name") != "python3":
-        problems.append("its kernelspec is not python3")
-    cells = _code_cells(content)
-    if not cells or "parameters" not in cells[0].get("metadata", {}).get("tags", []):
-        problems.append("its first code cell is not tagged 'parameters'")
-    try:
-        given = parameters(path)
-    except InputError as error:
-        problems.append(str(error).partition(": ")[2] or str(error))
-    else:
-        expected = defaults(stage_classes()[stage]) if stage in stage_classes() else given
-        problems += [f"parameter {name} is not assigned" for name in expected if name not in given]
-        problems += [f"parameter {name} is unknown to {stage}" for name in given if name not in expected]
-        problems += [
-            f"parameter {name} = {given[name]!r}, its default is {value!r}"
-            for name, value in expected.items()
-            if name in given and (given[name] != value or type(given[name]) is not type(value))
-        ]
-    for place, cell in enumerate(content["cells"], start=1):
-        text = source(cell)
-        if MACHINE_PATH.search(text):
-            problems.append(f"cell {place} holds a machine path")
-        if cell.get("cell_type") != "code":
-            continue
-        if cell.get("outputs"):
-            problems.append(f"cell {place} has outputs")
-        if cell.get("execution_count") is not None:
-            problems.append(f"cell {place} has an execution count")
-        is_parameters = "parameters" in cell.get("metadata", {}).get("tags", [])
-        if len(text.splitlines()) > MAX_CELL_LINES and not is_parameters:
-            problems.append(f"cell {place} has {len(text.splitlines())} lines, {MAX_CELL_LINES} are allowed")
-        try:
-            ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", text) if not text.lstrip().startswith("%%") else "")
-        except SyntaxError as error:
-            problems.append(f"cell {place} is not valid Python (line {error.lineno})")
-    return problems
 
 
 def unfinished(content: Mapping[str, Any]) -> Failure | None:

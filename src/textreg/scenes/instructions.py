@@ -288,8 +288,3 @@ def meaning_in_any_language(answer: str, task: str) -> str | None:
     else:
         found = {_meaning(scene) for scene in parse_any(answer).values()}
     return found.pop() if len(found) == 1 else None
-
-
-def is_right(answer: str, task: str, language: str, meaning: str) -> bool:
-    """Right language and right content: the grammar of the asked language reads the expected meaning."""
-    return meaning_in(answer, task, language) == meaning

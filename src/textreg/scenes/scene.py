@@ -108,11 +108,6 @@ def canonical(scene: Scene) -> Scene:
     return scene
 
 
-def same_meaning(a: Scene, b: Scene) -> bool:
-    """Whether two scenes describe the same picture: an equivalence relation, blind to order."""
-    return canonical(a) == canonical(b)
-
-
 def sample(
     rng: random.Random,
     *,
