@@ -25,6 +25,7 @@ from merge_checkpoints import (
 
 from textreg.errors import InputError, RunError
 from textreg.merging import merge as merging
+from textreg.merging import reload
 from textreg.merging.methods import METHODS, Recipe, merge_tensors
 from textreg.merging.reload import reload_keys
 from textreg.merging.report import read_report
@@ -501,7 +502,8 @@ def test_a_killed_merge_leaves_nothing_that_looks_finished_and_a_rerun_finishes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_process_without_transformers_checks_the_reload_in_another_one(tmp_path, vlm, backbone):
+def test_a_process_without_transformers_checks_the_reload_in_another_one_once(tmp_path, vlm, backbone, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     code = (
         "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4], progress=False);"
         "assert 'transformers' not in sys.modules; print(json.dumps(r.reload))"
@@ -509,6 +511,9 @@ def test_a_process_without_transformers_checks_the_reload_in_another_one(tmp_pat
     command = [sys.executable, "-c", code, str(vlm), str(backbone), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["class"] == "LlavaForConditionalGeneration"
+    monkeypatch.setattr(reload.constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(reload.subprocess, "Popen", None)  # asked again, it answers without a process
+    assert merge(vlm, backbone, tmp_path / "again", 0.3, check_reload=True).reload == json.loads(done.stdout)
 
 
 MERGEKIT = {

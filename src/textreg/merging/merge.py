@@ -33,7 +33,7 @@ from textreg.errors import InputError, RunError
 from textreg.files import remove_tree, sweep
 from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
 from textreg.merging.plan import MergePlan, Step, plan_merge
-from textreg.merging.reload import finish_check, start_check
+from textreg.merging.reload import Check
 from textreg.merging.report import REPORT, MergeReport, TensorReport, written_by_a_merge
 from textreg.merging.tensors import (
     ADAPTER_CONFIG,
@@ -101,15 +101,14 @@ def merge(
     with building(out, plan.nbytes) as folder:
         outputs = lay_out(plan, models[0].checkpoint, folder)
         copy_side_files(models[0], folder, plan.untied)
-        checker = start_check(folder) if check_reload else None
+        checker = Check(folder) if check_reload else None
         try:
             tensors = run(Job(recipe, plan, tuple(models), outputs), workers, progress)
             verify_headers(plan, folder)
-            answer = finish_check(checker) if checker else {"checked": False, "reason": "not asked for"}
+            answer = checker.answer() if checker else {"checked": False, "reason": "not asked for"}
         finally:
-            if checker and checker.poll() is None:
-                checker.kill()
-                checker.wait()
+            if checker:
+                checker.stop()
         report = MergeReport(
             tuned=tuple(map(str, sources)), base=str(base), out=str(out), recipe=asdict(recipe),
             seconds=round(time.monotonic() - began, 3), nbytes=plan.nbytes, notes=plan.notes, reload=answer,

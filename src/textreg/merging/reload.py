@@ -1,7 +1,9 @@
 """Would a checkpoint folder load in transformers with every weight in its place?
 
-The model is built on the meta device, so no weight is read; the check costs the import of its class.  A merge asks in
-a process of its own, which works while the merge does and keeps the merge's memory small:
+The model is built on the meta device, so no weight is read; the check costs the import of its class, which is as much
+as merging a gigabyte.  So a merge asks in a process of its own, which works while the merge does and keeps the merge's
+memory small, and a good answer is kept for the next merge of the same configuration, names, shapes and dtypes, until
+transformers is another one:
 
     python -m textreg.merging.reload FOLDER        # prints one JSON object
 """
@@ -9,11 +11,18 @@ a process of its own, which works while the merge does and keeps the merge's mem
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from textreg.errors import InputError, RunError
+from textreg.files import digest, write_json
+from textreg.merging.tensors import open_checkpoint
+
+PROBLEMS = ("missing", "unexpected", "mismatched")
 
 
 def reload_keys(folder: str | Path) -> dict[str, Any]:
@@ -37,32 +46,51 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
     _, info = model_class.from_pretrained(
         folder, device_map="meta", output_loading_info=True, local_files_only=True, trust_remote_code=False
     )
-    lists = {key: sorted(map(str, info[f"{key}_keys"])) for key in ("missing", "unexpected", "mismatched")}
+    lists = {key: sorted(map(str, info[f"{key}_keys"])) for key in PROBLEMS}
     return {"checked": True, "class": name, **lists}
 
 
-def start_check(folder: Path) -> "subprocess.Popen[str]":
-    """Starts :func:`reload_keys` in a process of its own."""
-    command = [sys.executable, "-m", "textreg.merging.reload", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Check:
+    """:func:`reload_keys` of a folder whose headers and configuration are written, asked for while others work."""
 
+    def __init__(self, folder: Path):
+        config = folder / "config.json"
+        entries = [(entry.name, entry.dtype, entry.shape) for entry in open_checkpoint(folder).tensors.values()]
+        told = [version("transformers"), config.read_text(encoding="utf-8") if config.exists() else "", entries]
+        self._kept = Path(constants.HF_HOME, "textreg", f"{digest(told)}.json")
+        self._process: subprocess.Popen[str] | None = None
+        try:
+            self._known = dict(json.loads(self._kept.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            command = [sys.executable, "-m", "textreg.merging.reload", str(folder)]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-def finish_check(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """The answer of :func:`start_check`'s process; :class:`RunError` when it failed, or when a model misses weights or
-    has weights that nothing takes."""
-    output, errors = process.communicate()
-    if process.returncode:
-        last = (errors.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"the merged checkpoint does not load: {last}; --no-check leaves this check out")
-    answer: Mapping[str, Any] = json.loads(output.strip().splitlines()[-1])
-    for kind in ("missing", "unexpected", "mismatched"):
-        names = answer.get(kind, [])
-        if names:
-            raise RunError(
-                f"reloading as {answer['class']} finds {len(names)} {kind} tensor(s), {names[0]} first; "
-                f"the tuned checkpoint is not complete itself (--no-check merges it all the same)"
-            )
-    return dict(answer)
+    def answer(self) -> dict[str, Any]:
+        """Waits for it; :class:`RunError` when it failed, or when a model misses weights or has some that nothing
+        takes."""
+        if self._process is None:
+            return self._known
+        output, errors = self._process.communicate()
+        if self._process.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            raise RunError(f"the merged checkpoint does not load: {last}; --no-check leaves this check out")
+        answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        for kind in PROBLEMS:
+            if names := answer.get(kind):
+                raise RunError(
+                    f"reloading as {answer['class']} finds {len(names)} {kind} tensor(s), {names[0]} first; "
+                    f"the tuned checkpoint is not complete itself (--no-check merges it all the same)"
+                )
+        if answer["checked"]:
+            with suppress(OSError):  # where nothing can be kept, the next merge asks again
+                write_json(self._kept, answer)
+        return answer
+
+    def stop(self) -> None:
+        """Ends the process if it is still at work."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
 
 if __name__ == "__main__":
