@@ -144,6 +144,7 @@ TAGS = {  # what people write -> the language that is read
     "en_US.UTF-8": "en", "tl": "fil", "Tagalog": "fil", "que": "quz", "quy": "quy", "mri": "mi", "Māori": "mi",
     "rw": "rw", "sr-Latn": "sr-Latn", "sr": "sr", "kor_Hang": "ko", "jpn_Jpan": "ja", "arb_Arab": "ar", "pes": "fa",
     "Farsi": "fa", "Spanish; Castilian": "es", "hi-Latn": "hi-Latn", "id-ID": "id", "sh": "sr-Latn",
+    "es_ES@euro": "es", "Farsi/Persian": "fa",
 }  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def test_a_code_that_is_none_is_refused_with_the_likely_one(code, meant):
         check_code(code)
 
 
-@pytest.mark.parametrize("code", [None, 7, "", "qqq", "und", "../../etc/passwd", "x" * 9000])
+@pytest.mark.parametrize("code", [None, 7, "", "qqq", "und", "English/German", "../../etc/passwd", "x" * 9000])
 def test_a_code_like_nothing_known_is_refused_in_one_short_line(code):
     with pytest.raises(InputError, match="unknown language code") as failure:
         check_code(code)

@@ -506,6 +506,30 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
         ], [ES], "no answer (an error): 1",
     ),
     "LLaVA": ([{"question_id": 7, "text": ES, "answer_id": "q", "model_id": "m", "metadata": {"lang": "es"}}], [ES], "answer from 'text'"),
+    "Anthropic's batch": (
+        [
+            {"custom_id": "1", "lang": "es", "result": {"type": "succeeded", "message": {"content": [
+                {"type": "thinking", "thinking": EN}, {"type": "text", "text": ES}]}}},
+            {"custom_id": "2", "lang": "es", "result": {"type": "errored", "error": {"type": "overloaded"}}},
+        ], [ES], "no answer (an error): 1",
+    ),
+    "Gemini's batch": (
+        [{"lang": "es", "response": {"candidates": [{"content": {"parts": [{"text": EN, "thought": True}, {"text": ES}]}}]}}],
+        [ES], "content.parts",
+    ),
+    "items of a response": (
+        [{"lang": "es", "response": {"body": {"output": [{"type": "reasoning", "summary": []}, {**MESSAGE, "content": [{"text": ES}]}]}}}],
+        [ES], "response.body.output",
+    ),
+    "a conversation": ([{"lang": "es", "messages": [{"role": "user", "content": EN}, MESSAGE]}], [ES], "'messages'"),
+    "turns by from and value": (
+        [{"lang": "es", "conversations": [{"from": "human", "value": EN}, {"from": "gpt", "value": ES}]}], [ES], "",
+    ),
+    "a conversation in place of its answer": (
+        [{"lang": "es", "generated_text": [{"role": "user", "content": EN}, MESSAGE]}], [ES], "generated_text",
+    ),
+    "several samples": ([{"lang": "es", "outputs": [{"index": 0, "text": ES}, {"index": 1, "text": EN}]}], [ES, EN], ""),
+    "names in capitals": ([{"Prediction": ES, "LANGUAGE": "es"}], [ES], "answer from 'Prediction', language from 'LANGUAGE'"),
     "a list of answers": ([{"answer": [ES, EN], "language": "es"}], [ES, EN], ""),
     "parts of a message": ([{"answer": [{"type": "text", "text": ES}], "language": "es"}], [ES], ""),
     "numbers": ([{"answer": 12, "language": "es"}], ["12"], ""),
@@ -527,34 +551,24 @@ def test_rows_are_read_as_tools_write_them(tmp_path, case):
     assert said in " ".join(read.notes())
 
 
-def packed(text, how):
-    lines = text.splitlines()
-    return {
-        "a.jsonl.gz": lambda: gzip.compress(text.encode()), "a.jsonl.xz": lambda: lzma.compress(text.encode()),
-        "gzip.jsonl": lambda: gzip.compress(text.encode()), "mark.jsonl": lambda: text.encode("utf-8-sig"),
-        "utf16.jsonl": lambda: text.encode("utf-16"), "plain16.jsonl": lambda: text.encode("utf-16-le"),
-        "lines.json": lambda: text.encode(), "array.json": lambda: f"[{','.join(lines)}]".encode(),
-        "held.json": lambda: f'{{"model": "m", "rows": [{",".join(lines)}]}}'.encode(),
-    }[how]()  # fmt: skip
+PACKED = {  # name of a file -> its bytes
+    "a.jsonl.gz": lambda text: gzip.compress(text.encode()),
+    "a.jsonl.xz": lambda text: lzma.compress(text.encode()),
+    "gzip.jsonl": lambda text: gzip.compress(text.encode()),
+    "mark.jsonl": lambda text: text.encode("utf-8-sig"),
+    "utf16.jsonl": lambda text: text.encode("utf-16"),
+    "plain16.jsonl": lambda text: text.encode("utf-16-le"),
+    "lines.json": lambda text: text.encode(),
+    "array.json": lambda text: f"[{','.join(text.splitlines())}]".encode(),
+    "held.json": lambda text: f'{{"model": "m", "rows": [{",".join(text.splitlines())}]}}'.encode(),
+    "by_key.json": lambda text: json.dumps({n: json.loads(row) for n, row in enumerate(text.splitlines())}).encode(),
+}
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "a.jsonl.gz",
-        "a.jsonl.xz",
-        "gzip.jsonl",
-        "mark.jsonl",
-        "utf16.jsonl",
-        "plain16.jsonl",
-        "lines.json",
-        "array.json",
-        "held.json",
-    ],
-)
+@pytest.mark.parametrize("how", PACKED)
 def test_text_is_read_however_it_is_packed(tmp_path, how):
     text = write(tmp_path / "plain.jsonl", ROWS).read_text("utf-8")
-    (tmp_path / how).write_bytes(packed(text, how))
+    (tmp_path / how).write_bytes(PACKED[how](text))
     (table,) = Answers(tmp_path / how)
     assert table["answer"].tolist() == [row["answer"] for row in ROWS]
 
@@ -566,6 +580,8 @@ def test_tables_are_read_by_any_separator_from_excel_arrow_columns_and_folders(t
     table.to_excel(tmp_path / "a.xlsx", index=False)
     table.to_feather(tmp_path / "a.feather")
     table.to_json(tmp_path / "columns.json")
+    table.to_json(tmp_path / "split.json", orient="split")
+    (tmp_path / "told.csv").write_text(f"sep=;\n{table.to_csv(index=False, sep=';')}", encoding="utf-8")
     from datasets import Dataset, DatasetDict
 
     Dataset.from_pandas(table).save_to_disk(tmp_path / "one")

@@ -8,6 +8,7 @@ scenes' results were identified, knows them.
 Try it: ``read_language("zh_TW")`` (``zh-Hant``), ``language_code("fra_Latn")``, ``check_code("jp")``.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,7 +47,12 @@ def read_language(value: str) -> str:
     The script stays where the tag asks for one (``sr-Latn``), or for one by its region (``zh-TW`` is ``zh-Hant``).
     Raises InputError, with what was probably meant, for what names no language.
     """
-    text = value.strip().split(".")[0]  # a locale such as en_US.UTF-8
+    text = re.split("[.@]", value.strip())[0]  # a locale such as en_US.UTF-8
+    if "/" in text:  # one language by two names, never the first of two languages
+        codes = {read_language(part) for part in text.split("/")}
+        if len(codes) == 1:
+            return codes.pop()
+        raise InputError(f"unknown language code {quoted(value, 40)}: {len(codes)} languages; name one")
     try:
         tag = Language.get(text, normalize=True)
     except LanguageTagError:

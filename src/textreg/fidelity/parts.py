@@ -21,15 +21,19 @@ import pyarrow.compute as pc
 
 from textreg.errors import InputError, did_you_mean
 
-_BLOCK = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think"
-_OPEN = re.compile(rf"(?i)<({_BLOCK})>|<\|channel\|>(?:analysis|commentary)<\|message\|>|\[THINK\]|◁think▷")
+_BLOCK = r"think|thinking|thoughts?|reason|reasoning|reflection|rationale|scratchpad|analysis|seed:think"
+_TOKEN = rf"<\|(?:begin_of|start)_(?:{_BLOCK})\|>"  # as Sky-T1, OpenThinker and Cohere write it
+_HARMONY = r"<\|channel\|>(?:analysis|commentary)<\|message\|>"
+_OPEN = re.compile(rf"(?i)<({_BLOCK})>|{_TOKEN}|{_HARMONY}|<\|channel>thought\b|\[THINK\]|◁think▷")
 _CLOSED = re.compile(
-    rf"(?is)(<({_BLOCK})>.*?</\2>|<\|channel\|>(?:analysis|commentary)<\|message\|>.*?(?:<\|end\|>|(?=<\|channel\|>))"
-    r"|\[THINK\].*?\[/THINK\]|◁think▷.*?◁/think▷)"
+    rf"(?is)<({_BLOCK})>.*?</\1>|{_TOKEN}.*?<\|end_(?:of_)?(?:{_BLOCK})\|>|{_HARMONY}.*?(?:<\|end\|>|(?=<\|channel\|>))"
+    rf"|<\|channel>thought\b.*?<channel\|>|\[({_BLOCK})\].*?\[/\2\]|◁think▷.*?◁/think▷"
 )
-_END = re.compile(
-    rf"(?is)^.*(?:</(?:{_BLOCK})>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)"
-)  # a template that opens the block itself
+_END = re.compile(  # of a block that the template itself opens
+    rf"(?is)^.*(?:</(?:{_BLOCK})>|\[/THINK\]|◁/think▷|<\|end_(?:of_)?(?:{_BLOCK})\|>|<\|channel\|>final<\|message\|>)"
+)
+_FINAL = re.compile(r"(?is)^(.*)<(answer|final_answer|conclusion)>(.*)</\2>")
+_CODE = re.compile(r"(?is)<(pre|code)\b[^<>\n]*>.*?</\1>")
 _FENCE = re.compile(r"(?ms)^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)")
 _SPAN = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
 _MATHS = re.compile(
@@ -43,11 +47,12 @@ _QUOTE = re.compile(
 )
 _ASIDE = re.compile(r"\([^()\n]*\)|（[^（）\n]*）")
 _TURNS = re.compile(  # a conversation decoded whole, as the templates of Qwen, Gemma, LLaVA and others write one
-    r"(?s)^\s*(?:(?:system\n.*?\n)?user\n.*?\n\s*(?:assistant|model)\n"
+    r"(?s)^\s*(?:(?:system\n.*?\n)?user\n.*?\n\s*(?:assistant|model)\n|(?:<[^<>\n]{3,20}>)?(?:assistant|model)\n"
     r"|(?:A chat between .*?\s)?(?:US)?ER:\s.*?\bASSISTANT:|(?:User|Human|Question):\s.*?\n\s*(?:Assistant|Answer):)"
 )
-_TURN_STARTS = ("system\n", "user\n", "user:", "er:", "human:", "question:", "a chat between")
-_HINT = re.compile(r"[<`~$\\\"“„«「『>{\[◁@(（&]|://|www\.|(?i:/think>)")
+_NEXT = re.compile(r"(?s)\n[ \t]*(?:(?:USER|User|Human):\s|<\|im_start\|>|<start_of_turn>).*")  # a turn made up
+_TURN_STARTS = ("assistant\n", "model\n", "system\n", "user\n", "user:", "er:", "human:", "question:", "a chat")
+_HINT = re.compile(r"(?:USER|User|Human):|[<`~$\\\"“„«「『>{\[◁@(（&]|://|www\.|(?i:/think>)")
 _REPEATED = re.compile(r"(?s)(\S.{1,120}?)\1{3,}")
 REPEATED = 20_000  # characters that are searched for repetition
 ECHO = 20  # characters of a prompt's line that an answer must repeat to be quoting it
@@ -57,7 +62,9 @@ def _reasoning(text: str) -> str:
     text = _CLOSED.sub("\n", text)
     text = _END.sub("", text)
     opened = _OPEN.search(text)
-    return text[: opened.start()] if opened else text
+    text = text[: opened.start()] if opened else text
+    final = _FINAL.match(text)  # an answer in a tag of its own, with what led to it in front
+    return final[3] if final and _letters(final[3]) and _letters(final[1]) else text
 
 
 def _json(text: str) -> str:
@@ -79,9 +86,9 @@ def _json(text: str) -> str:
 
 
 RULES: dict[str, Callable[[str], str]] = {
-    "turns": lambda text: _TURNS.sub("", text),
+    "turns": lambda text: _NEXT.sub("", _TURNS.sub("", text)),
     "reasoning": _reasoning,
-    "code": lambda text: _SPAN.sub(" ", _FENCE.sub("\n", text)),
+    "code": lambda text: _SPAN.sub(" ", _CODE.sub(" ", _FENCE.sub("\n", text))),
     "mathematics": lambda text: _MATHS.sub(" ", text),
     "addresses": lambda text: _ADDRESS.sub(" ", text),
     "keys": _json,

@@ -30,11 +30,14 @@ SHOWN = 3
 KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
     "answer": (
         *("prediction", "pred", "predicted_answer", "response.body.choices.0.message.content", "resps"),
+        *("response.body.output", "choices.0.message.content", "choices.0.text", "result.message.content"),
+        *("response.candidates.0.content.parts", "predictions"),
         *("filtered_resps", "model_answer", "model_output", "model_response", "response", "generated_text"),
         *("generation", "completion", "hypothesis", "output", "outputs", "answer", "text"),
+        *("messages", "conversations", "conversation"),
     ),
     "language": (
-        *("language", "lang", "locale", "language_code", "lang_code", "target_language", "Language", "lg"),
+        *("language", "lang", "locale", "language_code", "lang_code", "target_language", "lg"),
         *("doc.language", "doc.lang", "doc.locale", "doc.language_code", "metadata.language", "metadata.lang"),
     ),
     "system": ("system", "model", "model_name", "model_id", "response.body.model"),
@@ -45,9 +48,13 @@ KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the s
     "reference": ("reference", "target", "gold", "ground_truth", "answer"),
     "seed": ("seed",),
     "lambda": ("lambda",),
-    "finish": ("finish_reason", "finish", "response.body.choices.0.finish_reason"),
-    "failed": ("error", "response.body.error"),
+    "finish": (
+        *("finish_reason", "finish", "response.body.choices.0.finish_reason", "choices.0.finish_reason"),
+        *("result.message.stop_reason", "response.candidates.0.finishReason"),
+    ),
+    "failed": ("error", "response.body.error", "result.error"),
 }
+SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
@@ -119,6 +126,7 @@ class Answers:
     def _choose(self, head: list[dict]) -> None:
         """Decide where each column is, from the first rows."""
         known = {name: None for row in head for name in row}
+        spelled = {name.lower(): name for name in known}
         for column, names in KNOWN.items():
             if column in self.places:
                 place = self.places[column]
@@ -127,7 +135,8 @@ class Answers:
                         f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
                     )
                 continue
-            free = [name for name in names if name not in self.places.values()]
+            free = [spelled.get(name.lower(), name) for name in names]
+            free = [name for name in free if name not in self.places.values()]
             held = {name: sum(_at(row, name) is not None for row in head) for name in free}
             here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [
                 n for n in free if n in known
@@ -210,16 +219,23 @@ def _at(row: Any, place: str) -> Any:
 
 
 def _texts(value: object) -> list[str | None]:
-    """Answers in one cell: a text, a number as text, a list of these in whatever lists, parts of a message."""
+    """Answers in one cell: a text, a number as text, a list of these in whatever lists, parts of a message, the last
+    turn of a conversation that is the model's."""
     if value is None or isinstance(value, str) or (isinstance(value, float) and math.isnan(value)):
         return [value if isinstance(value, str) else None]
     if isinstance(value, int | float):
         return [str(value)]
     if isinstance(value, dict) and isinstance(value.get("content", value.get("text")), str | list):
         return _texts(value.get("content", value.get("text")))
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        turns = [part for part in value if isinstance(part.get("role", part.get("from")), str)]
+        said = [turn for turn in turns if turn.get("role", turn.get("from")).lower() in SPEAKERS]
+        if turns:
+            return _texts(said[-1].get("content", said[-1].get("value"))) if said else [None]
+        parts = [part["text"] for part in value if isinstance(part.get("text"), str) and not part.get("thought")]
+        if parts:  # of one message, unless they are numbered
+            return list(parts) if all("index" in part for part in value) else ["".join(parts)]
     if isinstance(value, list) and value:
-        if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
-            return ["".join(part["text"] for part in value)]
         return [text for part in value for text in _texts(part)]
     if isinstance(value, list):
         return [None]
@@ -231,7 +247,7 @@ def _no_answer(answer: str | None, finish: object, failed: object) -> str:
     if answer is None or not answer.strip():
         if failed:
             return "an error"
-        if isinstance(finish, str) and finish not in ("", "stop", "eos", "end_turn"):
+        if isinstance(finish, str) and finish.lower() not in ("", "stop", "eos", "end_turn"):
             return f"empty, finish reason {quoted(finish, 40)}"
     return "null" if answer is None else ""
 

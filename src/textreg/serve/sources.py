@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from textreg.errors import InputError, did_you_mean, quoted
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 TABLES = (".xlsx", ".xlsm", ".parquet", ".arrow", ".feather")
-PACKED = (".gz", ".bz2", ".xz", ".zst")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 LONGEST_CELL = 16 * 2**20  # characters of one CSV cell
 LARGEST = 2 * 2**30  # bytes of a JSON array or object, which is read whole
 HEAD = 64 * 1024
@@ -154,15 +155,20 @@ def _is_object(line: bytes) -> bool:
 
 
 def _records(whole: object) -> list | None:
-    """The rows of a JSON array or object: one of its values, or its columns side by side, or the row that it is."""
+    """The rows of a JSON array or object: one of its values, its values by key, its columns, or itself."""
     if isinstance(whole, list):
         return whole
     if not isinstance(whole, dict):
         return None
+    if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):  # pandas' orient="split"
+        return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"] if isinstance(row, list)]
     lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     if lists:
         return max(lists, key=len)
-    if whole and all(isinstance(value, list | dict) for value in whole.values()):
+    inner = list(whole.values())
+    if inner and all(isinstance(value, dict) and not all(map(str.isdecimal, value)) for value in inner):
+        return inner  # columns have numbers for keys
+    if inner and all(isinstance(value, list | dict) for value in inner):
         try:
             return pd.DataFrame(whole).to_dict("records")
         except ValueError:
@@ -174,6 +180,8 @@ def _csv(path: Path, file: io.BufferedReader) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
     head = file.peek(HEAD)[:HEAD].decode("utf-8", "replace").splitlines()[:1]
     separator = max(",;\t|", key=(head or [""])[0].count)
+    if head and re.fullmatch("sep=.", head[0]):  # how Excel is told
+        separator = file.readline().strip()[-1:].decode()
     reader = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter=separator, strict=True)
     number = 1
     try:
@@ -185,7 +193,9 @@ def _csv(path: Path, file: io.BufferedReader) -> Iterator[Row]:
                 yield f"line {line}", f"{len(cells)} cells, the header has {len(header)}"
             elif cells:
                 yield f"line {line}", dict(zip(header, cells, strict=True))
-    except (csv.Error, UnicodeDecodeError) as failure:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {number + 1}: not UTF-8 text; save it as UTF-8") from None
+    except csv.Error as failure:
         raise InputError(f"{path}, line {number + 1}: not CSV ({failure}); the rest cannot be read") from None
 
 
