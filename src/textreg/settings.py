@@ -36,7 +36,7 @@ class Stage:
     """What every stage knows: where the run lives, at which scale, and its seed."""
 
     run: str = "runs/laptop"
-    scale: Literal["scenes", "hub"] = "scenes"
+    scale: Literal["scenes", "pictures", "hub"] = "scenes"
     seed: Seed = 0
 
 
@@ -94,7 +94,8 @@ class PrepareData(Stage):
     sources of rows that cross languages.  ``caption_prompts`` is the share of the visual captions of scenes that keep
     their prompt; the others are a picture and its caption, as the web has them.  ``*_images`` are asked about in every
     language, the first ``arm_images`` of them also blank and as key words; ``*_questions`` English ones are asked of
-    each kind.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder.
+    each kind.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder; at pictures scale
+    ``image_folder`` is the folder of concepts (:mod:`textreg.pictures.folder`).
     """
 
     languages: Some = Field(default_factory=lambda: list(LANGUAGES))
@@ -149,7 +150,8 @@ class Align(Training):
     """``02_align``: projector only, English captions.
 
     ``prompts`` is the share of rows that keep their prompt; without one, as in LLaVA's first stage, the projector
-    alone must bring the frozen model to English.  ``vlm`` is a published model to take instead of assembling one; it
+    alone must bring the frozen model to English.  ``name_steps`` fit the fresh projector to the embeddings of the
+    words under a picture before (:mod:`textreg.training.names`).  ``vlm`` is a published model to take instead of assembling one; it
     is aligned already and takes 0 ``steps``.
     """
 
@@ -157,6 +159,7 @@ class Align(Training):
     tower: str = "shipped"
     vlm: str = ""
     prompts: Share = 1.0
+    name_steps: Count = 0
     steps: Count = 1600
     batch_size: Positive = 16
     log_steps: Positive = 20

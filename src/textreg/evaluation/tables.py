@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from textreg.data.codes import code_book
+from textreg.evaluation import named
 from textreg.fidelity.annotation import Judge, annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import LLMJudge
@@ -22,7 +23,10 @@ from textreg.settings import Evaluate, Merge
 
 
 def annotated(settings: Evaluate | Merge, answers: pd.DataFrame, judge: Judge | str | None = "exact") -> pd.DataFrame:
-    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`)."""
+    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); names are looked
+    up in the run's dictionary."""
+    if settings.scale == "pictures":
+        return named.annotate(answers, settings.run)
     identifier = open_identifier(settings.identifier, candidates=code_book(), model=settings.identifier_model)
     return annotate(answers, identifier, judge)
 

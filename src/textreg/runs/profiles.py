@@ -279,7 +279,7 @@ def _check_languages(settings: PrepareData, where: str) -> None:
 
     known = set(languages.codes())
     evaluated = known
-    if settings.scale == "hub":
+    if settings.scale != "scenes":
         from textreg.data import crossmodal
 
         evaluated = set(crossmodal.languages())

@@ -97,7 +97,7 @@ def run(
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     plan.require_own(chosen, place, root)
     report = report or reporting.Report()
-    planned = None if chosen.scale == "scenes" else budget.estimate(chosen, overrides)
+    planned = None if chosen.scale != "hub" else budget.estimate(chosen, overrides)
     if planned is not None:
         report.console.print(*budget.tables(planned), sep="\n")
     if dry_run:

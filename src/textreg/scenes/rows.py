@@ -23,6 +23,7 @@ from textreg.data.requests import IMAGE_TURN, request_arms
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, image_root, opened, read_rows
 from textreg.display import Picture
 from textreg.errors import InputError, did_you_mean
+from textreg.pictures import rows as concepts
 from textreg.scenes import instructions, languages
 from textreg.scenes.grammar import caption, parse
 from textreg.scenes.instructions import Instruction
@@ -42,10 +43,11 @@ def folder(settings: PrepareData) -> Path:
 
 
 def write(settings: PrepareData) -> dict[str, int]:
-    """Write every file of the stage, at either scale; returns the rows per file."""
+    """Write every file of the stage, at any scale; returns the rows per file."""
     if settings.scale == "scenes":
         return write_scenes(settings)
-
+    if settings.scale == "pictures":
+        return concepts.write(settings)
     return dict(prepare.prepare(settings, folder(settings)).rows)
 
 

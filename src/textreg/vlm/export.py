@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from textreg.vlm.systems import System
 
 PROCESSOR_FILES = ("*processor_config.json", "*token*.json", "*.jinja", "chat_template.json", "*.model", "*.txt")
-TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
+TOWER = re.compile(r"^vision_tower\.(?!vision_model\.|_)")  # parts of an EfficientNet begin with an underscore
 SHARD = "5GB"
 
 

@@ -24,6 +24,7 @@ from textreg.compute import DTYPES
 from textreg.data import hub
 from textreg.errors import InputError, RunError, did_you_mean
 from textreg.micro import assets
+from textreg.pictures.tower import LiteConfig, LiteTower
 from textreg.vlm.chat import IMAGE_TOKEN, accept_both_styles, settled
 
 if TYPE_CHECKING:
@@ -128,14 +129,20 @@ def load_model(
 
 
 def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedModel", Any]:
-    """A SigLIP or CLIP vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
+    """A SigLIP, CLIP or EfficientNet-Lite vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
 
     config = reading(place, "tower", AutoConfig.from_pretrained)
     kind = config.model_type.removesuffix("_vision_model")
-    classes = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}
+    classes = {
+        "siglip": transformers.SiglipVisionModel,
+        "clip": transformers.CLIPVisionModel,
+        LiteConfig.model_type: LiteTower,
+    }
     if kind not in classes:
-        raise InputError(f"tower={place}: model type {config.model_type!r} is not supported (known: siglip, clip)")
-    loader = getattr(transformers, classes[kind]).from_pretrained
+        raise InputError(
+            f"tower={place}: model type {config.model_type!r} is not supported (known: {', '.join(classes)})"
+        )
+    loader = classes[kind].from_pretrained
     tower, report = reading(
         place,
         "tower",
