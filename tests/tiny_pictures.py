@@ -29,11 +29,10 @@ def write_folder(root: Path, count: int = 40, shown: int = 20) -> Path:
     rows = ["concept,language,name,words"]
     consonants = [f"{sign}{vowel}" for sign in "bdfklmnprs" for vowel in "ai"]
     for number, concept in enumerate(concepts(count)):
-        words = {"en": "sy", "de": "ung", "ja": ""}
-        for code, ending in words.items():
+        for code, ending, of_words in (("en", "sy", "o"), ("de", "ung", "e"), ("ja", "", "")):
             signs = KANA if code == "ja" else consonants
             told = "taxi" if number == count - 1 and code != "ja" else syllables(number, signs) + ending
-            keys = [f"{syllables((number + more) % count, signs)}{'' if code == 'ja' else 'o'}" for more in (1, 2)]
+            keys = [syllables((number + more) % count, signs) + of_words for more in (1, 2)]
             rows.append(f"{concept},{code},{told},{' | '.join([told, *keys])}")
     root.mkdir(parents=True)
     (root / "names.csv").write_text("\n".join(rows) + "\n", "utf-8")

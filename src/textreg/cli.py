@@ -112,10 +112,8 @@ def backbone(
     template: Annotated[str, typer.Option(help="chat template [default: question, mark, answer, end]")] = "",
 ) -> None:
     """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
-    from textreg.compute import set_up
     from textreg.pictures.backbone import TEMPLATE, Instruct, make
 
-    set_up(1)
     chosen = {"languages": _codes(languages)} if languages else {}
     shares = {"english_share": english_share, "cross_lingual": cross_lingual}
     settings = Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or TEMPLATE)

@@ -151,8 +151,8 @@ class Align(Training):
 
     ``prompts`` is the share of rows that keep their prompt; without one, as in LLaVA's first stage, the projector
     alone must bring the frozen model to English.  ``name_steps`` fit the fresh projector to the embeddings of the
-    words under a picture before (:mod:`textreg.training.names`).  ``vlm`` is a published model to take instead of assembling one; it
-    is aligned already and takes 0 ``steps``.
+    words under a picture before (:mod:`textreg.training.names`).  ``vlm`` is a published model to take instead of
+    assembling one; it is aligned already and takes 0 ``steps``.
     """
 
     llm: str = "shipped"

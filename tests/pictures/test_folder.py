@@ -36,5 +36,5 @@ def test_a_folder_that_is_not_of_the_form_is_refused_in_one_line(tmp_path, root,
 
 
 def test_a_language_without_names_is_named_with_a_suggestion(concepts):
-    with pytest.raises(InputError, match="'dee'.*'de'"):
+    with pytest.raises(InputError, match=r"'dee'.*'de'"):
         concepts.require(["en", "dee"])

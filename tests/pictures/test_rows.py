@@ -63,7 +63,9 @@ def test_text_rows_cross_languages_only_where_they_may(written, world):
     def crossing(name: str) -> int:
         table = read_rows(written / f"{name}.parquet")
         prompts = [messages[0]["content"].partition("\n")[0].split(", ") for messages in table["messages"]]
-        known = {code: {w for each in world.concepts.words[code].values() for w in each} for code in world.concepts.words}
+        known = {
+            code: {w for each in world.concepts.words[code].values() for w in each} for code in world.concepts.words
+        }
         pairs = zip(prompts, table["language"], strict=True)
         return sum(not set(words) <= known[code] for words, code in pairs)
 

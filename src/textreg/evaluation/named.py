@@ -1,9 +1,9 @@
 """Verdicts on answers that are names: the columns of every other scale, by the dictionary of the run.
 
-``class`` is the dictionary's language; what fits two languages, or none, is ``short`` (too short to say) and has no LF,
-and tables count how many do.  ``content`` is whether the name is right in whatever language, ``grounded`` whether it is
-right in the asked one, and the two columns ``said`` (language) and ``read`` (right, wrong, unreadable) keep what was
-looked up.  ``lf_plus`` asks that every word be of the asked language alone.
+``class`` is the dictionary's language; what fits two languages, or none, is ``short`` (too short to say) and has no
+LF, and tables count how many have one. ``content`` is whether the name is right in whatever language, ``grounded``
+whether it is right in the asked one, and the two columns ``said`` (language) and ``read`` (right, wrong, unreadable)
+keep what was looked up. ``lf_plus`` asks that every word be of the asked language alone.
 
 Use: ``annotate(answers, "runs/pictures")``.
 """
@@ -45,7 +45,9 @@ def annotate(answers: pd.DataFrame, run: str | Path) -> pd.DataFrame:
     table["class"] = said.map(lambda word: CLASS.get(word, word))
     table["identified"] = [each.code or UNDETERMINED for each in found]
     table["unrestricted"] = None
-    table["answered"] = [each.code if told not in (EMPTY, *CLASS) else None for each, told in zip(found, said, strict=True)]
+    table["answered"] = [
+        each.code if told not in (EMPTY, *CLASS) else None for each, told in zip(found, said, strict=True)
+    ]
     table["by_list"], table["undecided"], table["repetition"], table["refusal"] = True, False, False, False
     table["confidence"], table["exclusive"] = np.float32(1.0), np.float32("nan")
     table["words"] = [len(str(answer).split()) for answer in table["answer"]]

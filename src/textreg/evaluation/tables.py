@@ -23,8 +23,8 @@ from textreg.settings import Evaluate, Merge
 
 
 def annotated(settings: Evaluate | Merge, answers: pd.DataFrame, judge: Judge | str | None = "exact") -> pd.DataFrame:
-    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); names are looked
-    up in the run's dictionary."""
+    """The answers with everything that can be said of each (:func:`textreg.fidelity.annotation.annotate`); at
+    pictures scale they are looked up in the run's dictionary."""
     if settings.scale == "pictures":
         return named.annotate(answers, settings.run)
     identifier = open_identifier(settings.identifier, candidates=code_book(), model=settings.identifier_model)

@@ -21,7 +21,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from pydantic.dataclasses import dataclass
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from textreg.compute import set_up
 from textreg.pictures.folder import Concepts, read
 from textreg.pictures.rows import World, prompts
 from textreg.pictures.vocabulary import KEPT, cut
@@ -52,8 +54,7 @@ class Instruct:
 
 def make(root: str | Path, settings: Instruct, out: str | Path | None = None, say: Say = print) -> Path:
     """``root/backbone`` (or ``out``) from ``root/llm`` and ``root/pictures``: cut, taught, saved with its template."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    set_up(1)
     root, out = Path(root), Path(out or Path(root) / "backbone")
     concepts = read(root / "pictures")
     concepts.require(settings.languages)

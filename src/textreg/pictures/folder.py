@@ -82,7 +82,9 @@ def read(root: str | Path) -> Concepts:
         for style in sorted((root / "drawings").glob("*/"))
     }
     if held_out not in styles or len(styles) < 2:
-        raise InputError(f"{root}: held_out_style {held_out!r} is not one of two styles or more{did_you_mean(held_out, styles)}")
+        raise InputError(
+            f"{root}: held_out_style {held_out!r} is not one of two styles or more{did_you_mean(held_out, styles)}"
+        )
     if "en" not in set(table["language"]):
         raise InputError(f"{root}/names.csv: no English name (en); {FORM}")
     names, words = {}, {}

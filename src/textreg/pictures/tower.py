@@ -67,7 +67,7 @@ def normal(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """An inverted residual: widen, convolve each channel, narrow.  Names of parts are those of the released weights."""
+    """An inverted residual: widen, convolve each channel, narrow.  Parts are named as in the released weights."""
 
     def __init__(self, given: int, made: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()

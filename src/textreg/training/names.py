@@ -1,10 +1,10 @@
 """A start for the projector: fit what it says of a picture to the embeddings of the words under it.
 
 A fresh projector speaks noise, and a step that asks the language model how to make sense of it costs seconds on a
-processor.  Fitting it first to the words' own embeddings costs none: token i of a picture is drawn to the i-th token of
-its answer (the answer repeated, where a picture has more tokens), by cross-entropy over the tokens of all answers and
-by distance, so that it has an embedding's size, too.  Not LLaVA's recipe; ours, and told wherever it is used
-(``align.name_steps``).
+processor. Fitting it first to the words' own embeddings costs hardly any: token i of a picture is drawn to the i-th
+token of its answer (the answer repeated, where a picture has more tokens), by cross-entropy over the tokens of all
+answers and by distance, so that it has an embedding's size, too. Not LLaVA's recipe; ours, and told wherever it is
+used (``align.name_steps``).
 
 Use: ``fit(model, processor, rows, seen, settings)`` before ``train``.
 """
@@ -49,4 +49,4 @@ def fit(model, processor, rows: pd.DataFrame, seen, settings: Align) -> float:
         (loss + (said - words[wanted]).pow(2).mean() / size).backward()
         optimizer.step()
     projector.eval()
-    return float(loss)
+    return loss.item()

@@ -129,7 +129,7 @@ def load_model(
 
 
 def load_tower(place: str, precision: str, device: str) -> tuple["PreTrainedModel", Any]:
-    """A SigLIP, CLIP or EfficientNet-Lite vision tower (alone, or out of the full two-sided checkpoint) and its image processor."""
+    """A SigLIP, CLIP or EfficientNet-Lite tower (alone, or out of a two-sided checkpoint) and its image processor."""
 
     config = reading(place, "tower", AutoConfig.from_pretrained)
     kind = config.model_type.removesuffix("_vision_model")
