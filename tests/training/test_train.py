@@ -103,7 +103,7 @@ def test_a_text_only_batch_gives_the_projector_true_zero_gradients(data):
     model = data.model()
     samples = encode(data.processor, data.rows.iloc[[0, 4, 8]], Placeholders(), max_length=128)
     batch = StepBatches(samples, range(3), steps=1, batch_size=3, groups=1, features=None)[0]
-    assert set(batch) == {"input_ids", "labels"}
+    assert set(batch) == {"input_ids", "labels", "lengths"}
     Learner(model)(**batch)["loss"].backward()
     gradients = [p.grad for name, p in model.named_parameters() if p.requires_grad and "projector" in name]
     assert gradients and all(gradient is not None and not gradient.any() for gradient in gradients)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import disturbed
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from textreg.errors import InputError, RunError
 from textreg.vlm import generation
@@ -88,6 +90,40 @@ def test_a_table_of_requests_is_a_list_of_requests(asked):
     assert answer(*asked[:2], table, asked[2], max_new_tokens=4) == answer(
         *asked[:2], REQUESTS, asked[2], max_new_tokens=4
     )
+
+
+def test_equal_requests_are_answered_once_and_all_of_them_get_the_answer(asked, monkeypatch):
+    model, processor, features = asked
+    answered, decode, reported = [], generation.decode, []
+
+    def counted(vlm, prompts, *rest):
+        answered.extend(prompts)
+        return decode(vlm, prompts, *rest)
+
+    monkeypatch.setattr(generation, "decode", counted)
+    given = answer(model, processor, REQUESTS * 3, features, max_new_tokens=4, on_batch=reported.extend)
+    assert len(answered) == len(REQUESTS)
+    assert given == answer(model, processor, REQUESTS, features, max_new_tokens=4) * 3
+    assert sorted(place for place, _ in reported) == list(range(3 * len(REQUESTS)))
+
+
+@drawn(st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
+def test_of_the_rows_that_go_on_only_as_many_move_as_ended(going):
+    going = torch.tensor(going)
+    left = int(going.sum())
+    kept = generation.packed(going, left)
+    assert sorted(kept.tolist()) == going.nonzero().squeeze(1).tolist()
+    assert int((kept != torch.arange(left)).sum()) == int((~going[:left]).sum())
+
+
+def test_a_cache_that_loses_rows_holds_those_that_are_kept():
+    states = torch.randn(5, 2, 3, 4)
+    layer = generation.BufferedLayer(length=6)
+    layer.update(states, -states)
+    layer.batch_select_indices(torch.tensor([0, 4, 2]))
+    keys, values = layer.update(states[:3], states[:3])
+    assert torch.equal(keys, torch.cat([states[[0, 4, 2]], states[:3]], dim=2))
+    assert torch.equal(values[:, :, :3], -states[[0, 4, 2]])
 
 
 def test_no_requests_give_no_answers(asked):

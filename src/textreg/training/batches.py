@@ -3,11 +3,10 @@
 The choices that are not obvious: rows are tokenised once, before training, each picture as the words it takes; each
 optimizer step holds exactly the planned rows, however they are then sorted, so a step's gradient does not depend on
 the micro-batch size or on the number of processes; batches are padded on the right and carry no attention mask,
-because under causal attention a pad can never be seen from the left, and pads are not scored.  A row longer than a
+because under causal attention a pad can never be seen from the left, and pads are not scored; most models then compute
+none of them (:mod:`textreg.training.unpadded`).  A row longer than a
 training row is cut at its end, as LLaVA's own training does (Liu et al. 2023), and counted: real data always holds
-some, and one of them must not end a run that has aligned for hours.  Rows are not packed: those with an image are
-nearly of one length, so that sorted and padded batches are as full, and the positions and masks of several families of
-models (M-RoPE, Gemma's images that see both ways) break at a pack.
+some, and one of them must not end a run that has aligned for hours.
 
     >>> samples = encode(processor, rows, features, max_length=256)
     >>> dataset = StepBatches(samples, order, steps=500, batch_size=64, groups=1, features=features)
@@ -241,7 +240,7 @@ class StepBatches:
 
 
 def padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Any]:
-    """Right-padded ``input_ids`` and ``labels``, int64 [rows, longest]; pads carry label -100."""
+    """Right-padded ``input_ids`` and ``labels``, int64 [rows, longest], pads with label -100; ``lengths`` [rows]."""
 
     longest = max(len(sample) for sample in samples)
     ids = np.full((len(samples), longest), pad_id, np.int64)
@@ -249,4 +248,5 @@ def padded(samples: Sequence[Sample], pad_id: int) -> dict[str, Any]:
     for row, sample in enumerate(samples):
         ids[row, : len(sample)] = sample.ids
         labels[row, : len(sample)] = sample.labels
-    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+    lengths = torch.tensor([len(sample) for sample in samples])
+    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "lengths": lengths}

@@ -8,12 +8,15 @@ batch with images: processes that exchange gradients (DDP), or shards (FSDP), wo
 Checked by ``python -m pytest tests/training/test_train.py``.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from textreg.training.batches import IGNORE
+from textreg.training.unpadded import NAME, can_drop_pads, end_to_end
 from textreg.vlm.adapters import plain
 from textreg.vlm.features import feature_shape, model_inputs, trains_projector
 
@@ -28,6 +31,9 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.drops_pads = can_drop_pads(plain(model))
+        if self.drops_pads:
+            plain(model).get_decoder().set_attn_implementation(NAME)
         # What FSDP wraps by default; a name that the model does not hold, such as a text tower's, would end it.
         held = {type(module).__name__ for module in plain(model).modules()}
         self._no_split_modules = [
@@ -38,19 +44,23 @@ class Learner(nn.Module):
         self,
         input_ids: torch.Tensor,
         labels: torch.Tensor,
+        lengths: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **images: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Summed cross-entropy of supervised positions over ``num_items_in_batch`` (default: this batch's own count).
 
-        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``images`` as :class:`textreg.vlm.features.Features` gave
-        them.
+        ``input_ids`` and ``labels`` int64 [rows, tokens]; ``lengths`` int64 [rows] of each row without its pads, which
+        are then left out where the model allows it; ``images`` as :class:`textreg.vlm.features.Features` gave them.
         """
         vlm = plain(self.model)
+        how: dict[str, Any] = {}
+        if lengths is not None and self.drops_pads:
+            input_ids, labels, how = end_to_end(input_ids, labels, lengths)
         seen = model_inputs(vlm, images)
         blind = not seen and trains_projector(vlm)
         words = {"inputs_embeds": self.without_image(vlm, input_ids)} if blind else {"input_ids": input_ids}
-        hidden = vlm.model(**words, **seen, use_cache=False).last_hidden_state  # [rows, tokens, hidden]
+        hidden = vlm.model(**words, **seen, **how, use_cache=False).last_hidden_state  # [rows, tokens, hidden]
         targets = labels[:, 1:]
         scored = targets != IGNORE
         loss = summed_loss(vlm.get_output_embeddings(), hidden[:, :-1][scored], targets[scored])

@@ -1,7 +1,8 @@
 """Greedy answers in batches.
 
-The choices that are not obvious: requests are sorted by length, longest first, so that a batch holds little or no
-padding and running out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value
+The choices that are not obvious: equal requests are answered once (the blank images of a run are a few, asked about
+again and again); requests are sorted by length, longest first, so that a batch holds little or no padding and running
+out of memory shows at once; a batch whose prompts are equally long needs no mask; the key-value
 cache is allocated once per batch and finished rows leave it, so a batch costs what its unfinished rows cost; where a
 batch does not fit into the GPU, it and all later ones are halved until they do.  The stock dynamic cache concatenates
 keys and values at every step, which at micro scale costs as much as the step itself; layers of another kind (sliding
@@ -78,8 +79,12 @@ def answer(
     """
 
     listed = _listed(requests)
+    places: dict[Request, list[int]] = {}
+    for place, request in enumerate(listed):
+        places.setdefault(request, []).append(place)
+    distinct = list(places)
     vlm = plain(model)
-    prompts = encode_prompts(processor, listed, features)
+    prompts = encode_prompts(processor, distinct, features)
     ends = end_tokens(vlm)
     order = np.argsort([-len(ids) for ids in prompts], kind="stable")
     answers: dict[int, Answer] = {}
@@ -92,7 +97,7 @@ def answer(
         start = 0
         while start < len(order):
             positions = [int(position) for position in order[start : start + batch_size]]
-            images = [listed[position].image_id for position in positions if listed[position].image_id is not None]
+            images = [distinct[position].image_id for position in positions if distinct[position].image_id is not None]
             fetched = features.fetch(images) if images else {}
             chosen = [prompts[position] for position in positions]
             try:
@@ -107,10 +112,12 @@ def answer(
                 continue
             start += len(positions)
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            batch = [
-                (position, Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row]))
-                for row, (position, text, ids) in enumerate(zip(positions, texts, tokens, strict=True))
+            found = [
+                Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row])
+                for row, (text, ids) in enumerate(zip(texts, tokens, strict=True))
             ]
+            asked = [places[distinct[position]] for position in positions]
+            batch = [(place, each) for each, wanted in zip(found, asked, strict=True) for place in wanted]
             answers.update(batch)
             if on_batch is not None:
                 on_batch(batch)
@@ -207,7 +214,7 @@ def decode(
         if left == 0 or step + 1 == max_new_tokens:
             break
         if left < len(rows):
-            kept = going.nonzero().squeeze(1)
+            kept = packed(going, left)
             rows, chosen, lengths, mask = rows[kept], chosen[kept], lengths[kept], mask[kept]
             cache.batch_select_indices(kept)
         if padded:
@@ -252,6 +259,14 @@ def by_generate(
     return said, logprobs
 
 
+def packed(going: torch.Tensor, left: int) -> torch.Tensor:
+    """Places int64 [left] of the rows that are ``going`` (bool [rows]), each that can staying where it is: the last
+    ones fill the holes, so that few rows of a cache move."""
+    kept = torch.arange(left, device=going.device)
+    kept[~going[:left]] = going[left:].nonzero().squeeze(1) + left
+    return kept
+
+
 class BufferedLayer(DynamicLayer):
     """Keys and values are views of the filled part of a buffer [rows, heads, length, width]."""
 
@@ -276,8 +291,11 @@ class BufferedLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the rows ``indices`` of the batch."""
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+        """Keep the rows ``indices`` of the batch, moving only those that change places."""
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
+        for buffer in (self.key_buffer, self.value_buffer):
+            buffer[moved, :, : self.filled] = buffer[indices[moved], :, : self.filled]
+        self.key_buffer, self.value_buffer = self.key_buffer[: len(indices)], self.value_buffer[: len(indices)]
         self._view()
 
     def _view(self) -> None:
