@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from result_folders import write_run
 
-from textreg.book import browser, explorer, first, marks
+from textreg.book import browser, explorer, first
+from textreg.figures import marks
 from textreg.figures.tables import load_results
 from textreg.scenes import grammar
 from textreg.scenes.scene import Group, Scene

@@ -15,7 +15,6 @@ from textreg.figures import frontier, losses, style
 from textreg.figures import per_language as figures
 from textreg.figures.answers import GalleryItem, confusion, gallery
 from textreg.figures.bars import fidelity_and_grounding, held_out
-from textreg.figures.frontier import break_of
 from textreg.figures.style import SYSTEMS, system_marks
 from textreg.figures.tables import (
     describe,
@@ -26,6 +25,8 @@ from textreg.figures.tables import (
     per_language,
     questions_by_task,
 )
+
+CHOSEN = pd.DataFrame([(0, "TR", 0.75)], columns=["seed", "system", "lambda"])
 
 
 def shown_items():
@@ -57,7 +58,7 @@ def all_figures(fidelity, seeds=2):
         ("fidelity", figures.language_fidelity(head, left_out=["sv"]), per_language(head)),
         ("mixture", figures.mixture(mixture_table(), PAPER), group_small(mixture_table())),
         ("intervals", figures.interval_plot(head, left_out=["sv"]), per_language(head, "lf_plus")),
-        ("frontier", frontier.frontier(sweep_table(seeds), chosen={"TR": 0.75}), sweep_table(seeds)),
+        ("frontier", frontier.frontier(sweep_table(seeds), chosen=CHOSEN), sweep_table(seeds)),
         ("arms", figures.arms(head), macro(head)),
         ("confusion", confusion(confusion_tables()), confusion_tables()["BM"]),
         ("losses", losses.loss_curves(loss_table(seeds)), loss_table(seeds)),
@@ -171,11 +172,27 @@ def test_a_stem_with_a_dot_keeps_its_name(drawn, tmp_path):
     assert saved.paths["svg"].name == "lambda_0.5.svg" and saved.paths["svg"].is_file()
 
 
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("deficiency", [None, *DEFICIENCIES])
-def test_systems_of_the_headline_figure_differ_in_colour_for_everyone(deficiency):
+def test_systems_of_the_headline_figure_differ_in_colour_for_everyone(deficiency, dark):
+    colours = {name: mark.colour.lower() for name, mark in SYSTEMS.items()}
+    colours |= {name: style.DARK.get(colour, colour) for name, colour in colours.items() if dark}
     for one, other in combinations(("BM", "TR", "TR+M"), 2):
-        distance = np.linalg.norm(lab(SYSTEMS[one].colour, deficiency) - lab(SYSTEMS[other].colour, deficiency))
+        distance = np.linalg.norm(lab(colours[one], deficiency) - lab(colours[other], deficiency))
         assert distance > 15, f"{one} and {other} look alike ({distance:.0f})"
+
+
+def contrast(one, other):
+    """Ratio of luminances as WCAG counts it, 1 to 21."""
+    brightness = sorted(0.05 + ((lab(colour)[0] + 16) / 116) ** 3 for colour in (one, other))
+    return brightness[1] / brightness[0]
+
+
+def test_in_the_dark_every_colour_that_is_turned_stands_out_from_the_page():
+    paper = style.DARK["#ffffff"]
+    marks = [mark.colour.lower() for mark in [*SYSTEMS.values(), *system_marks(f"arm {n}" for n in range(6)).values()]]
+    for colour in marks:
+        assert contrast(style.DARK.get(colour, colour), paper) > 3, colour
 
 
 def test_every_system_has_a_marker_and_a_hatch_of_its_own():
@@ -229,46 +246,43 @@ def annotations(fig):
     return [text.get_text() for ax in fig.axes for text in ax.texts]
 
 
-def test_the_frontier_names_its_ends_and_the_backbone_once():
+def test_the_frontier_has_one_pair_of_axes_from_0_and_lambda_at_its_points():
     points = pd.concat([sweep_table(2), sweep_table(2).query("`lambda` == 1").assign(**{"lambda": 0.0})])
-    points["system"] += "+M"
-    assert sorted(annotations(frontier.frontier(points))) == ["BM (λ = 1)", "TR (λ = 1)", "backbone"]
+    (ax,) = frontier.frontier(points).axes
+    assert ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1]
+    assert annotations(ax.figure).count("λ 1") == 2 and "λ 0" not in annotations(ax.figure)
 
 
-def test_the_names_of_the_frontier_cover_neither_each_other_nor_a_point():
+def test_the_lambdas_of_the_frontier_do_not_cover_each_other():
     from matplotlib.text import Text
 
     points = sweep_table(1)
     for crowded in (points, points.assign(visual=0.9 + 0.02 * points["visual"])):
         fig = frontier.frontier(crowded)
+        fig.draw_without_rendering()
         for ax in fig.axes:
             boxes = [Text.get_window_extent(label) for label in ax.texts if label.get_text()]
-            assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
-            dots = ax.transData.transform(np.column_stack([crowded["visual"], crowded["lf_plus"]]))
-            assert not any(box.contains(*dot) for box in boxes for dot in dots)
+            assert boxes and not any(one.overlaps(two) for one, two in combinations(boxes, 2))
 
 
-def test_a_point_above_the_break_is_not_drawn_again_below_it():
-    points = sweep_table(1)
-    upper, lower = frontier.frontier(points).axes
-    heights = [{y for line in ax.lines if line.get_marker() not in ("", "None") and line.get_linestyle() == "None"
-                for y in line.get_ydata()} for ax in (upper, lower)]  # fmt: skip
-    assert heights[0] and heights[1] and not heights[0] & heights[1]
+def test_seeing_is_the_mean_of_captions_and_questions_where_both_were_judged():
+    points = sweep_table(1).assign(questions=0.0)
+    assert frontier.with_seeing(points)["seeing"].tolist() == (points["visual"] / 2).tolist()
+    unjudged = points.assign(grounded=float("nan"))
+    assert frontier.with_seeing(unjudged)["seeing"].tolist() == points["visual"].tolist()
 
 
-def test_the_frontier_breaks_its_axis_only_where_a_curve_comes_from_far_below():
-    far, near = sweep_table(1), sweep_table(1).query("system == 'TR'")
-    assert break_of(far, "lf_plus") == pytest.approx(0.85) and break_of(near, "lf_plus") is None
-    upper, lower = frontier.frontier(far).axes
-    assert upper.get_ylim()[1] <= 1.03 and lower.get_ylim()[1] == pytest.approx(0.85, abs=0.03)
-    assert len(frontier.frontier(near).axes) == 1
+def test_the_ring_of_the_frontier_stands_at_what_was_chosen():
+    row = sweep_table(1).query("system == 'TR' and `lambda` == 0.75").iloc[0]
+    lines = frontier.frontier(sweep_table(1), chosen=CHOSEN).axes[0].lines
+    (ring,) = [line for line in lines if line.get_markerfacecolor() == "none"]
+    assert (*ring.get_xdata(), *ring.get_ydata()) == pytest.approx((row["visual"], row["lf_plus"]))
 
 
 def test_a_curve_of_means_leaves_out_a_lambda_that_only_some_seeds_have():
     points = pd.concat([sweep_table(2), sweep_table(1).query("`lambda` == 0.5").assign(**{"lambda": 0.4})])
     own = points.query("system == 'TR'")
-    lines = [line for line in frontier.frontier(own).axes[0].lines if line.get_linestyle() != "None"]
-    (curve,) = [line for line in lines if len(line.get_xdata()) == 4]
+    (curve,) = [line for line in frontier.frontier(own).axes[0].lines if line.get_linestyle() != "None"]
     assert sorted(curve.get_xdata()) == sorted(own.query("`lambda` != 0.4").groupby("lambda")["visual"].mean())
 
 
@@ -277,6 +291,20 @@ def test_the_legend_of_the_mixture_hides_no_point():
     fig.draw_without_rendering()
     (ax,) = fig.axes
     assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1
+
+
+def test_every_share_of_a_matrix_that_counts_stands_in_its_cell():
+    tables = confusion_tables()
+    told = annotations(confusion(tables))
+    row = tables["BM"].loc["de"]
+    assert f"{100 * row['en'] / row.sum():.0f}" in told and told.count("96") == len(tables["TR"])
+
+
+def test_the_gallery_marks_foreign_words_alone_and_says_each_answer_once():
+    fig = gallery(shown_items())
+    colours = {text.get_text(): text.get_color() for text in fig.texts}
+    assert colours["picture"] == "#a33b00" and colours["rotes"] == "#222222"
+    assert sum(text.get_text() == "rotes" for text in fig.texts) == 2, "two verdicts, two answers"
 
 
 def test_the_matrices_fill_their_figure(saved_twice):

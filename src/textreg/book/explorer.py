@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from textreg.book import marks
 from textreg.book.first import PAGES
 from textreg.fidelity.estimates import CAPTION
+from textreg.figures import marks
 from textreg.figures.book import pictures
 from textreg.figures.style import ARMS, CLASSES, language_names, language_order
 from textreg.figures.tables import Results, verdicts

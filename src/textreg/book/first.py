@@ -23,10 +23,10 @@ import typer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from textreg.book import marks
 from textreg.book.outcome import ASKED, ENGLISH, RIGHT, Values
 from textreg.errors import InputError
 from textreg.fidelity.estimates import CAPTION
+from textreg.figures import marks
 from textreg.figures.book import pictures
 from textreg.figures.style import language_names
 from textreg.figures.tables import Results, load_results, verdicts

@@ -13,6 +13,7 @@ from textreg.figures.style import (
     ARMS,
     CLASSES,
     MEASURES,
+    ON_COLOUR,
     SHORT_MEASURES,
     language_names,
     legend_above,
@@ -51,7 +52,7 @@ def answer_classes(classes: pd.DataFrame) -> Figure:
                             start + width / 2,
                             place,
                             f"{100 * width:.0f}",
-                            color="white" if dark else "black",
+                            color="white" if dark else ON_COLOUR,
                             ha="center",
                             va="center",
                         )

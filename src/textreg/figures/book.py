@@ -44,19 +44,26 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "Our shares of the text rows, spread evenly, beside those that the caption of the paper's Fig. 2 names."
         ),
         "3_intervals": (
-            "From LF+ (hollow) to LF (filled): the longer a bar, the more answers mix languages or break the grammar."
+            "From LF+ (hollow) to LF (filled), as in the paper's Fig. 3: the longer a bar, the more answers mix "
+            "languages or break the grammar."
         ),
         "4_frontier": (
-            "Fidelity against seeing as lambda falls from 1, the tuned arm. The axes do not begin at 0, and the "
-            "vertical one may be broken."
+            "Fidelity against seeing as lambda falls from 1, the tuned arm; a ring is the lambda chosen on "
+            "validation images, mean over seeds. The horizontal axis does not begin at 0."
         ),
         "5_arms": (
             "The same requests with the image, with a blank one, and with its content as text, as English text or as "
             "English key words; IFL is text minus image."
         ),
-        "6_confusion": "Asked language (rows) by answered language (columns), scored answers with the image.",
+        "6_confusion": (
+            "Asked language (rows) by answered language as identified (columns), scored answers with the image; EN is "
+            "the control with English text."
+        ),
         "7_losses": "Training loss of every arm; arms train on different rows, so that levels compare within an arm.",
-        "8_gallery": "The first test images, not chosen ones, with the answers of three systems.",
+        "8_gallery": (
+            "The first test images, not chosen ones: what three systems answered, foreign words marked, and what it "
+            "says in English."
+        ),
         "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
         "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
     }
@@ -123,7 +130,7 @@ def intervals(results: Results, out: Path) -> Saved:
         f"LF+ {describe(gaps[1])}. The longer the bar, the more answers mix languages or break the grammar."
     )
     fig = by_language.interval_plot(table, left_out=results.held_out)
-    return _save(fig, out / "3_intervals", alt, drawn)
+    return _save(fig, out / "3_intervals", alt, drawn, _bounds(results))
 
 
 def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | None:
@@ -134,28 +141,29 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
     measure = _measured(points, measure)
     if points[measure].isna().all():
         return None
-    # Seeds choose lambdas of their own, which a curve of means cannot show.
-    chosen = dict(zip(results.chosen["system"], results.chosen["lambda"], strict=True)) if results.seeds == 1 else None
-    means = points.groupby(["system", "lambda"])[[measure, "visual"]].mean().mul(100)
     judged = captions_judged(points)
-    seen, unit = ("the share of English captions that are right", " %") if judged else ("chrF of English captions", "")
+    columns = [name for name in (measure, "visual", "questions") if name in points]
+    means = (
+        points.groupby(["system", "lambda"])[columns].mean().mul(100).reindex(columns=[measure, "visual", "questions"])
+    )
+    asked = " and questions" if means["questions"].notna().any() else ""
+    seen = f"the share of English captions{asked} that are right" if judged else "chrF of English captions"
     told = "; ".join(
-        f"{system} from {curve[measure].iloc[-1]:.0f} % and {curve['visual'].iloc[-1]:.0f}{unit} "
-        f"at lambda {curve.index[-1]:g} to {curve[measure].iloc[0]:.0f} % and {curve['visual'].iloc[0]:.0f}{unit} "
-        f"at lambda {curve.index[0]:g}"
+        f"{system} from {_point(curve.iloc[-1], measure, judged)} at lambda {curve.index[-1]:g} to "
+        f"{_point(curve.iloc[0], measure, judged)} at lambda {curve.index[0]:g}"
         for system, curve in ((system, rows.droplevel(0)) for system, rows in means.groupby(level=0))
     )
     alt = f"Curves of {SHORT_MEASURES[measure]} against {seen}, as lambda falls, {split} images: {told}."
-    if "questions" in points and points["questions"].notna().any():
-        asked = points.groupby(["system", "lambda"])["questions"].mean().mul(100)
-        alt += " English questions right: " + "; ".join(
-            f"{system} {curve.iloc[-1]:.0f} % at {curve.index[-1]:g}, {curve.iloc[0]:.0f} % at {curve.index[0]:g}"
-            for system, curve in ((system, rows.droplevel(0)) for system, rows in asked.groupby(level=0))
-        )
-        alt += "."
-    fig = draw_frontier(points, fidelity=measure, chosen=chosen)
+    fig = draw_frontier(points, fidelity=measure, chosen=results.chosen)
     end = BACKBONE_END if 0.0 in set(points["lambda"]) else ""
     return _save(fig, out / "4_frontier", f"{alt} {end}", points, end)
+
+
+def _point(row: pd.Series, measure: str, judged: bool) -> str:
+    """What stands at one lambda, in words; ``row`` in per cent."""
+    parts = {SHORT_MEASURES[measure]: row[measure], "captions" if judged else "chrF": row["visual"]}
+    parts |= {"questions": row["questions"]} if judged else {}
+    return ", ".join(f"{name} {value:.0f}" for name, value in parts.items() if pd.notna(value))
 
 
 def arms(results: Results, out: Path) -> Saved:
@@ -178,9 +186,11 @@ def arms(results: Results, out: Path) -> Saved:
 
 
 def confusion(results: Results, out: Path) -> Saved | None:
-    """Asked by answered language of BM and TR."""
-    rows = captions(results)
-    tables = {system: cross(rows[rows["system"] == system]) for system in ("BM", "TR")} if len(rows) else {}
+    """Asked by answered language of BM, the control EN and TR."""
+    rows = captions(results, ("BM", "EN", "TR"))
+    if rows.empty:
+        return None
+    tables = {system: cross(rows[rows["system"] == system]) for system in dict.fromkeys(rows["system"])}
     tables = {system: table for system, table in tables.items() if not table.empty}  # no answer told its language
     if not tables:
         return None
@@ -308,13 +318,13 @@ def draw_all(results: Results, out: Path) -> list[Saved]:
     return [saved for saved in drawn if saved is not None]
 
 
-def captions(results: Results) -> pd.DataFrame:
-    """Image-arm captions of the paper's systems with language and verdict of each; empty without answers, and for
+def captions(results: Results, systems: Sequence[str] = PAPER_SYSTEMS) -> pd.DataFrame:
+    """Image-arm captions of ``systems`` with language and verdict of each; empty without answers, and for
     answers that were written without their verdicts."""
     if not {"answered", "grounded"} <= set(results.answers):
         return results.answers.iloc[:0]
     answers = headline(results.answers, results.chosen)
-    wanted = (answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(PAPER_SYSTEMS)
+    wanted = (answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(systems)
     return answers[wanted].reset_index(drop=True)
 
 
@@ -345,4 +355,8 @@ def _save(fig: Figure, stem: Path, alt: str, data: pd.DataFrame, note: str = "")
 
 
 def _bounds(results: Results) -> str:
-    return f"Lines: range over {results.seeds} seeds." if results.seeds > 1 else "Lines: 95 % intervals over images."
+    return (
+        f"Thin lines: range over {results.seeds} seeds."
+        if results.seeds > 1
+        else "Thin lines: 95 % intervals over images."
+    )

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from textreg.figures.style import (
     ARMS,
+    ON_COLOUR,
     Mark,
     Saved,
     handle,
@@ -78,7 +79,7 @@ def _stacked_bars(ax: Axes, rows: pd.DataFrame) -> None:
         for place, (start, share) in enumerate(zip(left, width, strict=True)):
             if share >= LABELLED:
                 box = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-                text = "white" if name == "asked" else "black"
+                text = "white" if name == "asked" else ON_COLOUR
                 ax.text(start + share / 2, place, f"{100 * share:.0f}", color=text, ha="center", va="center", bbox=box)
         left = left + np.nan_to_num(width)
 

@@ -90,7 +90,10 @@ def per_language_plot(
 def interval_plot(
     fidelity: pd.DataFrame, systems: Sequence[str] = PAPER_SYSTEMS, *, left_out: Iterable[str] = ()
 ) -> Figure:
-    """For each language a bar from LF+ (hollow end) up to LF (filled end) (counterpart of the paper's Fig. 3)."""
+    """For each language a bar from LF+ (hollow end) up to LF (filled end) (counterpart of the paper's Fig. 3).
+
+    Thin lines: the range of either end over seeds, or with one seed its 95 % interval.
+    """
     upper, lower = per_language(fidelity, "lf", "image", systems), per_language(fidelity, "lf_plus", "image", systems)
     refuse_empty(upper, "interval plot")
     systems = [system for system in systems if system in set(upper["system"])]
@@ -99,14 +102,15 @@ def interval_plot(
         fig = Figure(figsize=size("page", height=1.35 + 0.32 * len(codes)))
         ax = fig.subplots()
         for system, offset in zip(systems, offsets(len(systems), 0.56), strict=True):
-            lf = upper[upper["system"] == system].set_index("language").reindex(codes)["value"]
-            lf_plus = lower[lower["system"] == system].set_index("language").reindex(codes)["value"]
-            places, look = np.arange(len(codes)) + offset, marks[system]
-            ax.hlines(places, lf_plus, lf, color=look.colour, linewidth=3, alpha=0.55)
-            ax.plot(lf, places, look.marker, color=look.colour, markersize=5, clip_on=False)
-            ax.plot(
-                lf_plus, places, look.marker, color=look.colour, markersize=5, markerfacecolor="white", clip_on=False
+            lf, lf_plus = (
+                table[table["system"] == system].set_index("language").reindex(codes) for table in (upper, lower)
             )
+            places, look = np.arange(len(codes)) + offset, marks[system]
+            ax.hlines(places, lf_plus["value"], lf["value"], color=look.colour, linewidth=3, alpha=0.55)
+            for end, fill, aside in ((lf, look.colour, -0.05), (lf_plus, "white", 0.05)):
+                ax.hlines(places + aside, end["low"], end["high"], color=look.colour, linewidth=0.8)
+                mark = {"color": look.colour, "markersize": 5, "markerfacecolor": fill, "clip_on": False}
+                ax.plot(end["value"], places, look.marker, **mark)
         language_rows(ax, codes, left_out)
         per_cent(ax, "share of answers (%): LF+ hollow, LF filled")
         legend_above(fig, ax, len(systems), [handle(marks[system]) for system in systems])

@@ -4,8 +4,9 @@ Colours are Okabe and Ito's colour-blind-safe set; a marker (points) or hatch (b
 that no figure depends on hue.  ``BM`` and the control ``EN`` have angular markers.  Names of languages come from the
 code book; a code that has none is its own label.  Every figure of the book goes through :func:`save_figure`, which
 refuses one without alternative text, writes the drawing as SVG, PDF and PNG and the numbers behind it as CSV, and
-leaves dates, random ids and program versions out.  Widths have names (:data:`SIZES`, in inches), typed only here.
-Run ``pytest tests/figures`` to see the guarantees checked.
+leaves dates, random ids and program versions out.  One SVG serves light and dark: its own style sheet turns paper,
+ink and the darker colours (:data:`DARK`) where the page around it is dark.  Widths have names (:data:`SIZES`, in
+inches), typed only here.  Run ``pytest tests/figures`` to see the guarantees checked.
 """
 
 import base64
@@ -76,6 +77,15 @@ CLASSES = MappingProxyType(
         "empty": Mark("empty", "#FFFFFF", "v"),
     }
 )
+#: What a colour becomes on a dark page; colours that are not named are readable on both.
+DARK = MappingProxyType(
+    {
+        "#ffffff": "#14181e", "#000000": "#e6edf3", "#222222": "#e6edf3", "#444444": "#c9d1d9", "#555555": "#a5adb5",
+        "#dddddd": "#30363d", "#f5f5f5": "#1d232b", "#e5e5e5": "#484f58", "#0072b2": "#4493e8", "#56b4e9": "#8fd3ff",
+        "#009e73": "#2fc99a", "#882255": "#d675a9", "#661100": "#e07a5f", "#a33b00": "#ff9e5e", "#6b2f8f": "#d2a8ff",
+    }
+)  # fmt: skip
+ON_COLOUR = "#111111"  # ink on a coloured area, which stays as it is in the dark
 # Further arms of a profile take these in order of appearance.
 SPARE = (
     ("#000000", "*", "----", "--"),
@@ -285,9 +295,16 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
 
 
 def _name_drawing(path: Path, alt: str) -> None:
-    """Give the SVG the role and title that screen readers announce."""
+    """Give the SVG the role and title that screen readers announce, and its colours for a dark page."""
     drawing = path.read_text(encoding="utf-8")
     start = drawing.index("<svg")
     end = drawing.index(">", start)
-    named = f'{drawing[:end]} role="img">\n <title>{html.escape(alt)}</title>{drawing[end + 1 :]}'
-    path.write_text(named, encoding="utf-8")
+    turned = "".join(
+        f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for kind in ("fill", "stroke")
+    )
+    # What is black has no colour of its own in the file.
+    sheet = f"<style>@media (prefers-color-scheme: dark){{svg{{fill:{DARK['#222222']}}}{turned}}}</style>"
+    head = f'{drawing[:end]} role="img">\n <title>{html.escape(alt)}</title>\n {sheet}'
+    path.write_text(head + drawing[end + 1 :], encoding="utf-8")
