@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg.data.mixture import paper_mixture
-from textreg.fidelity.measures import confusion as cross
 from textreg.figures import bars
 from textreg.figures import per_language as by_language
 from textreg.figures.answers import GalleryItem
@@ -26,6 +25,7 @@ from textreg.figures.answers import gallery as draw_gallery
 from textreg.figures.frontier import captions_judged
 from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
+from textreg.figures.rate import GENTLE, RISE, rates, read_table
 from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
 from textreg.figures.tables import Results, classes, describe, group_small, headline, macro, per_language, verdicts
 from textreg.scenes.rows import draw_scenes, images
@@ -65,6 +65,10 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "says in English."
         ),
         "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
+        "11_rate": (
+            "What BM answers about pictures against the rate at which it was tuned, one seed; in the grey part the "
+            "training loss rises by more than a tenth."
+        ),
         "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
     }
 )
@@ -188,12 +192,13 @@ def arms(results: Results, out: Path) -> Saved:
 def confusion(results: Results, out: Path) -> Saved | None:
     """Asked by answered language of BM, the control EN and TR."""
     rows = captions(results, ("BM", "EN", "TR"))
+    rows = rows[rows["answered"].notna()] if len(rows) else rows  # none where no answer told its language
     if rows.empty:
         return None
-    tables = {system: cross(rows[rows["system"] == system]) for system in dict.fromkeys(rows["system"])}
-    tables = {system: table for system, table in tables.items() if not table.empty}  # no answer told its language
-    if not tables:
-        return None
+    tables = {
+        system: pd.crosstab(told["language"], told["answered"]).rename_axis(index="asked", columns="answered")
+        for system, told in rows.groupby("system", sort=False)
+    }
     english = {
         s: t.loc[t.index != "en"].get("en", pd.Series(0.0)).sum() / t.loc[t.index != "en"].to_numpy().sum()
         for s, t in tables.items()
@@ -222,6 +227,19 @@ def training(log: Path, arm: str, out: Path) -> Saved:
     ends = f"from {table['loss'].iloc[0]:.2f} to {table['loss'].iloc[-1]:.3f} nats per token"
     alt = f"Curve of the training loss of {arm} over {table['step'].iloc[-1]} steps, {ends}."
     return save_figure(loss_curves(table), out / "loss", alt=alt, data=table)
+
+
+def rate(measured: Path, out: Path) -> Saved | None:
+    """Outcome against learning rate, from the table of ``bench/tuning_rate.py``; None where there is none."""
+    if not measured.is_file():
+        return None
+    table = read_table(measured)
+    told = "; ".join(
+        f"{row.system} {row.asked:.0f} %" + (f", loss up {row.rise:.0f} %" if row.rise > GENTLE else "")
+        for row in table.rename(columns={RISE: "rise"}).itertuples()
+    )
+    alt = f"Lines over the learning rate: answers in the asked language, and in clean English. Asked language: {told}."
+    return _save(rates(table), out / "11_rate", alt, table)
 
 
 def gallery(

@@ -6,6 +6,7 @@ Systems differ by colour *and* marker or hatch, sizes are named (``style``); und
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from textreg.figures.style import (
     style,
     system_marks,
 )
-from textreg.figures.tables import group_small, macro, per_language, require
+from textreg.figures.tables import macro, per_language, require
 
 PAPER_SYSTEMS = ("BM", "TR", "TR+M")
 
@@ -119,43 +120,25 @@ def interval_plot(
     return fig
 
 
-def mixture(table: pd.DataFrame, paper: Mapping[str, float] | None = None, threshold: float = 0.03) -> Figure:
-    """Languages of the text rows (counterpart of the paper's Fig. 2): beside the paper's, or all of them.
+def mixture(table: pd.DataFrame, paper: Mapping[str, float]) -> Figure:
+    """Our share of the text rows beside the paper's, for the languages that the caption of its Fig. 2 names.
 
-    ``table`` has ``language, share`` (``mixture.csv``).  ``paper`` maps the languages that the caption of Fig. 2 names
-    to the shares (0..1) it gives; ours of the same languages are drawn beside them.  Without it every language is a
-    bar, small ones as Others.
+    ``table`` has ``language, share`` (``mixture.csv``); ``paper`` maps languages to shares (0..1).
     """
-    ours = group_small(table, threshold)
     shares = table.groupby("language")["share"].sum() / table["share"].sum()
-    named = sorted(paper, key=paper.__getitem__, reverse=True) if paper else []
-    names = language_names([*ours["language"], *named])
+    named = sorted(paper, key=paper.__getitem__, reverse=True)
+    names, places = language_names(named), np.arange(len(named))
+    theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
     with style():
-        fig = Figure(figsize=size("page", height=1.3 + 0.27 * len(named or ours)))
+        fig = Figure(figsize=size("page", height=1.3 + 0.27 * len(named)))
         ax = fig.subplots()
-        if named:
-            places = np.arange(len(named))
-            theirs, mine = [100 * paper[code] for code in named], [100 * shares.get(code, 0.0) for code in named]
-            ax.hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
-            ax.plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
-            ax.plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
-            ax.set_yticks(places, [names[code] for code in named])
-            ax.set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
-            # Inside the axes a legend hides points; beside the title it cannot.
-            ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
-            return fig
-        places = np.arange(len(ours))
-        others = (ours["language"] == "Others").to_numpy()
-        bars = ax.barh(places, 100 * ours["share"], color=np.where(others, "#bbbbbb", "#0072B2"), height=0.7)
-        for bar, is_other in zip(bars, others, strict=True):
-            bar.set_hatch("////" if is_other else "")
-            bar.set_edgecolor("white")
-        for place, share in zip(places, ours["share"], strict=True):
-            ax.annotate(f"{100 * share:.1f}", (100 * share, place), (3, 0), textcoords="offset points", va="center")
-        small = f"Others (< {100 * threshold:.0f} %)"
-        ax.set_yticks(places, [small if code == "Others" else names[code] for code in ours["language"]])
-        ax.set(ylim=(len(ours) - 0.4, -0.6), title="Our multilingual text rows", xlabel="share of the rows (%)")
-        ax.margins(x=0.12)
+        ax.hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
+        ax.plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
+        ax.plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
+        ax.set_yticks(places, [names[code] for code in named])
+        ax.set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
+        # Inside the axes a legend hides points; beside the title it cannot.
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
     return fig
 
 
@@ -183,16 +166,7 @@ def arms(
                         linewidth=3,
                     )
                 for arm, look in looks.items():
-                    ax.plot(
-                        found[arm],
-                        place,
-                        look.marker,
-                        color=marks[system].colour,
-                        clip_on=False,
-                        markerfacecolor=marks[system].colour if arm == "image" else "white",
-                        markersize=11 if arm == "text" else 6,
-                        markeredgewidth=3 if arm == "text" else 1.4,
-                    )
+                    ax.plot(found[arm], place, clip_on=False, **_shape(arm, look.marker, marks[system].colour))
                 loss = found["text"] - found["image"]
                 ax.annotate(
                     "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}",
@@ -217,18 +191,14 @@ def arms(
             ax.set(ylim=(len(systems) - 0.4, -0.6), title=SHORT_MEASURES[metric])
             per_cent(ax, "mean over non-English languages (%); IFL in points" if ax is axes[-1] else "")
         handles = [
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker=look.marker,
-                color="#444444",
-                label=look.label,
-                markerfacecolor="#444444" if arm == "image" else "white",
-                markersize=11 if arm == "text" else 6,
-                markeredgewidth=3 if arm == "text" else 1.4,
-            )
+            Line2D([], [], linestyle="", label=look.label, **_shape(arm, look.marker, "#444444"))
             for arm, look in looks.items()
         ]
         fig.legend(handles=handles, loc="outside upper center", ncols=3)
     return fig
+
+
+def _shape(arm: str, marker: str, colour: str) -> dict[str, Any]:
+    """The image is filled, the text a thick stroke."""
+    large = {"markersize": 11, "markeredgewidth": 3} if arm == "text" else {"markersize": 6, "markeredgewidth": 1.4}
+    return {"marker": marker, "color": colour, "markerfacecolor": colour if arm == "image" else "white", **large}
