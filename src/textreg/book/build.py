@@ -38,6 +38,7 @@ from textreg.settings import stage_classes
 STAGED = Path("book/_executed")
 MADE_STATIC = "static"  # below STAGED; _config.yml names it beside book/_static
 SHIPPED = Path("results/laptop")
+RATES = Path("bench/results/tuning_rate.md")
 PREFERRED_ARM = "TR"
 ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
 KERNEL = MappingProxyType({"name": "python3", "display_name": "Python 3", "language": "python"})
@@ -271,6 +272,7 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
                 shutil.copy(path, target / shown / path.name)
         else:
             book.draw_all(found, target / shown)
+        book.rate(root / RATES, target / shown)
         # The claims are about the laptop profile; toy runs promise nothing.
         held = () if folder.name == "smoke" else claims.load()
         others = {name: _lean(each) for name, each in scored.items() if name != origin and each.folder.name != "smoke"}

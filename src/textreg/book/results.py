@@ -18,19 +18,21 @@ from docutils.nodes import make_id
 from textreg.book import outcome, pages
 from textreg.evaluation.claims import Claim, judge
 from textreg.figures import book
+from textreg.figures.predictions import claimed
 from textreg.figures.tables import Results, verdicts
 
 EVIDENCE = ("csv", "pdf")
 FIGURES = "06_figures"
 #: Stem of a figure -> the function that draws it.
-FUNCTIONS = {stem: draw.__name__ for stem, draw in zip(book.CAPTIONS, book.ALL.values(), strict=True)}
+FUNCTIONS = dict(zip(book.CAPTIONS, [*(draw.__name__ for draw in book.ALL.values()), book.rate.__name__], strict=True))
 
 
 @dataclass(frozen=True)
 class Question:
-    """A heading, the findings told below it, the figure, further figures and tables that stand folded below."""
+    """A heading, the claims that were predicted of it, the findings told below, the figure, and what stands folded."""
 
     title: str
+    predicted: tuple[str, ...]
     told: tuple[str, ...]
     drawing: str
     folded: tuple[str, ...] = ()
@@ -43,18 +45,18 @@ def _strict(results: Results) -> str:
 
 
 QUESTIONS = (
-    Question("What is lost, and what comes instead?", ("loss",), "0_classes", ("6_confusion",), (pages.systems_table,),
-             "system=BM&arm=image&filter=english"),
-    Question("Is it the picture, or is it English?", ("document",), "5_arms", (),
+    Question("What is lost, and what comes instead?", ("loss",), ("loss",), "0_classes", ("6_confusion",),
+             (pages.systems_table,), "system=BM&arm=image&filter=english"),
+    Question("Is it the picture, or is it English?", ("document",), ("document",), "5_arms", (),
              (pages.losses_table, pages.arms_table), "system=BM&arm=text_en&filter=english"),
-    Question("Does multilingual text keep the asked language?", ("cure", "controls"), "3_intervals",
+    Question("Does multilingual text keep the asked language?", ("cure",), ("cure", "controls"), "3_intervals",
              ("1_language_fidelity",), (pages.languages_table, _strict), "system=TR&arm=image"),
-    Question("Is the right language also right?", ("content", "seeing"), "9_grounding", (), (pages.questions_table,),
-             "arm=image&filter=wrong"),
-    Question("Does merging give it back, and at what price?", ("alone", "price"), "4_frontier"),
-    Question("What of languages without any text?", ("left_out",), "10_held_out"),
-    Question("What do the answers look like?", (), "8_gallery", (), (), "arm=image"),
-    Question("What were they trained on, and how did it go?", (), "7_losses", ("2_mixture",)),
+    Question("Is the right language also right?", ("right", "seeing"), ("content", "seeing"), "9_grounding", (),
+             (pages.questions_table,), "arm=image&filter=wrong"),
+    Question("Does merging give it back, and at what price?", ("merging",), ("alone", "price"), "4_frontier"),
+    Question("What of languages without any text?", ("left_out",), ("left_out",), "10_held_out"),
+    Question("What do the answers look like?", (), (), "8_gallery", (), (), "arm=image"),
+    Question("What were they trained on, and how did it go?", (), (), "7_losses", ("2_mixture", "11_rate")),
 )  # fmt: skip
 
 
@@ -86,6 +88,11 @@ def page(
     claims to hold the results to, if they are meant to show them.
     """
     told, parts = outcome.findings(results, tuple(promised)), [f"*Below: {origin}.*\n"]
+    answered = {"measured": results, **(others or {})} if promised else {}
+    judged = {
+        name: judge(verdicts(each), tuple(promised)) for name, each in answered.items() if not each.answers.empty
+    }
+    found = judged.get("measured") if not results.answers.empty else None
     for question in QUESTIONS:
         lines = [told[name] for name in question.told if name in told]
         drawn = [name for name in (question.drawing, *question.folded) if (figures / f"{name}.svg").is_file()]
@@ -94,6 +101,9 @@ def page(
         parts += [f"## {question.title}\n", *(f"{line}\n" for line in lines)]
         shown = {name: _shown(figures / f"{name}.svg", figure_path, (cells or {}).get(name, "")) for name in drawn}
         parts += [shown[name] for name in drawn if name == question.drawing]
+        if found is not None:
+            boxes = [claimed(found, promised, name)._repr_html_() for name in question.predicted]
+            parts += [f"{box}\n" for box in boxes if box]
         if question.filter and not results.answers.empty:
             parts.append(
                 f'<a href="answers.html#{question.filter.replace("&", "&amp;")}">The answers themselves</a>.\n'
@@ -101,13 +111,9 @@ def page(
         folded = [text for make in question.tables if (text := make(results))]
         folded += [shown[name] for name in drawn if name != question.drawing]
         parts += [_dropdown("In numbers", folded)] if folded else []
-    if promised and not results.answers.empty:
-        judged = {
-            name: judge(verdicts(each), tuple(promised))
-            for name, each in {"measured": results, **(others or {})}.items()
-            if not each.answers.empty
-        }
-        parts += ["## Which claims hold?\n", told.get("bounds", ""), "", pages.claims_table(judged)]
+    if found is not None:
+        parts += ["## Which claims hold?\n", told.get("bounds", "").partition(" Not met")[0], ""]
+        parts += [pages.claims_table(judged) if others else _dropdown("All of them", [pages.claims_table(judged)])]
     return "\n".join(parts)
 
 

@@ -65,11 +65,11 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
             "says in English."
         ),
         "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
+        "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
         "11_rate": (
             "What BM answers about pictures against the rate at which it was tuned, one seed; in the grey part the "
             "training loss rises by more than a tenth."
         ),
-        "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
     }
 )
 
