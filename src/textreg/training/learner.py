@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from textreg.training.batches import IGNORE
-from textreg.training.unpadded import NAME, can_drop_pads, end_to_end
+from textreg.training.unpadded import NAME, end_to_end, reach
 from textreg.vlm.adapters import plain
 from textreg.vlm.features import feature_shape, model_inputs, trains_projector
 
@@ -31,8 +31,8 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.drops_pads = can_drop_pads(plain(model))
-        if self.drops_pads:
+        self.reach = reach(plain(model))
+        if self.reach:
             plain(model).get_decoder().set_attn_implementation(NAME)
         # What FSDP wraps by default; a name that the model does not hold, such as a text tower's, would end it.
         held = {type(module).__name__ for module in plain(model).modules()}
@@ -55,7 +55,7 @@ class Learner(nn.Module):
         """
         vlm = plain(self.model)
         how: dict[str, Any] = {}
-        if lengths is not None and self.drops_pads:
+        if lengths is not None and input_ids.shape[1] <= self.reach:
             input_ids, labels, how = end_to_end(input_ids, labels, lengths)
         seen = model_inputs(vlm, images)
         blind = not seen and trains_projector(vlm)

@@ -3,11 +3,12 @@
 The choices that are not obvious: only attention looks beyond its own position, so it alone needs rows, and gets them
 as padded as before (a pad lies right of what it could disturb) without a mask over all of the batch; the function is
 registered under a name of its own beside ``sdpa``, which transformers' interface is for, and without rows it *is*
-``sdpa``, so a model that has it answers as ever.  Families that look sideways elsewhere (sliding windows, states,
-two-dimensional positions) keep their padding: :func:`can_drop_pads`.  Checked by
+``sdpa``, so a model that has it answers as ever.  Families that look sideways elsewhere (states, two-dimensional
+positions), and rows longer than a sliding window, keep their padding: :func:`reach`.  Checked by
 ``python -m pytest tests/training/test_unpadded.py``.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,16 +23,18 @@ from textreg.vlm.features import is_llava
 NAME = "sdpa_by_row"
 
 
-def can_drop_pads(vlm: nn.Module) -> bool:
-    """Whether positions and attention are all that ties the tokens of a row together in this model."""
+def reach(vlm: nn.Module) -> float:
+    """The longest row, in tokens, whose pads may go: nothing but positions and attention ties its tokens together, and
+    no window cuts it; 0 for a model that ties them otherwise."""
     if not is_llava(vlm):
-        return False
+        return 0
     decoder, text = vlm.get_decoder(), vlm.config.get_text_config()
-    plain = set(getattr(text, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    takes = decoder._supports_attention_backend and not decoder._is_stateful and hasattr(decoder, "rotary_emb")
-    return (
-        plain and takes and text._attn_implementation in ("sdpa", NAME) and not getattr(text, "sliding_window", None)
-    )
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    otherwise = decoder._is_stateful or getattr(text, "use_bidirectional_attention", False)
+    takes = decoder._supports_attention_backend and text._attn_implementation in ("sdpa", NAME)
+    if otherwise or not takes or not hasattr(decoder, "rotary_emb") or kinds - {"full_attention", "sliding_attention"}:
+        return 0
+    return getattr(text, "sliding_window", None) or math.inf
 
 
 def by_row(
