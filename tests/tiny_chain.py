@@ -142,8 +142,8 @@ def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> None:
     temporary.write_text(json.dumps(content))
 
 
-def run_here(root: Path, profile: str | Path, run: Path, **options) -> None:
-    """A run without a process of its own for anything; only for forks, which it leaves changed."""
+def in_process() -> None:
+    """From here on units are executed in this process, without a process or a kernel of their own."""
 
     def launch(profile: profiles.Profile, place: runner.Place, state: runner.State, weight: int, *, fresh: bool):
         failure = execution.execute(children.job_of(profile, place, state, fresh=fresh))
@@ -153,6 +153,11 @@ def run_here(root: Path, profile: str | Path, run: Path, **options) -> None:
 
     execution._papermill, children.launch = cells, launch
     children.watch, children.verdict = lambda *given: None, lambda child, run: child.said["end"]
+
+
+def run_here(root: Path, profile: str | Path, run: Path, **options) -> None:
+    """A run without a process of its own for anything; only for forks, which it leaves changed."""
+    in_process()
     os.environ["HF_HUB_OFFLINE"] = "1"
     hub_constants.HF_HUB_OFFLINE = True  # read once, when another test of this process first imported the hub
     runner.run(profile, run, root=root, jobs=1, report=quiet(), **options)

@@ -1,0 +1,115 @@
+"""The tables of a study: ``results/studies/NAME/table.csv`` and ``points.csv``, made anew whenever a run has ended.
+
+``table.csv`` has a row for each run, system, task, arm and group of languages: its seed and settings, the shares of
+the classes of answers (0..1, they sum to 1), LF, LF+, content (right about the picture) and n answers; a mean is one
+over languages of means over requests, and an empty cell is undefined.  Groups are ``foreign`` (all but English),
+``tuned`` and ``held_out`` (with and without text rows), ``en``, and those of the study's file.
+``points.csv`` says of each run which commit, machine and seconds made it, and the ``key`` of its definitions: a row
+whose key is not that of today (:func:`outdated`) was made by other settings or code.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from textreg.fidelity.annotation import ENGLISH
+from textreg.fidelity.estimates import CAPTION, CLASSES
+from textreg.files import atomic_write
+from textreg.runs import manifest, study
+from textreg.runs.study import Job, Point
+
+FOLDER = "results/studies"
+MEASURES = (*CLASSES, "lf", "lf_plus", "content")
+
+
+def rows(answers: pd.DataFrame, groups: Mapping[str, list[str]]) -> pd.DataFrame:
+    """``system, task, arm, group``, then the measures and n, of answers with their verdicts; questions of every kind
+    are one task."""
+    values = pd.DataFrame({name: answers["class"] == name for name in CLASSES}).astype(float)
+    for name in ("lf", "lf_plus", "content"):
+        values[name] = answers[name].astype("Float64").astype(float)
+    task = answers["task"].where(answers["task"] == CAPTION, "questions").rename("task")
+    keys = [answers["system"], task, answers["arm"], answers["language"]]
+    means, counts = values.groupby(keys).mean(), values.groupby(keys).size().rename("n")
+    language = means.index.get_level_values("language")
+    parts = []
+    for group, members in groups.items():
+        mine = means[language.isin(members)].groupby(["system", "task", "arm"])
+        total = counts[language.isin(members)].groupby(["system", "task", "arm"]).sum()
+        parts.append(mine.mean().join(total).reset_index().assign(group=group))
+    return pd.concat(parts, ignore_index=True)[["system", "task", "arm", "group", *MEASURES, "n"]]
+
+
+def write(name: str, root: Path) -> Path:
+    """Write both tables of a study from its finished runs; returns the first.  A row of a run that is no longer in
+    the study goes; one whose run is not here (it was shipped) stays."""
+    asked, folder = study.load(name, root), root / study.RUNS / name
+    found = study.points(asked, name, folder)
+    target = root / FOLDER / name
+    target.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / study.POINTS / "table.lock"):
+        jobs = {job.point: job for job in study.survey(found, folder, root) if job.state.unit.stage == "evaluate"}
+        done = [point for point in found if jobs[point.name].state.state == "done"]
+        kept = {point.name for point in found} - {point.name for point in done}
+        varied, nothing = list(dict.fromkeys(key for point in found for key in point.settings)), pd.DataFrame()
+        tables = {
+            "table": pd.concat([_of_run(point, folder, varied, asked.groups or {}) for point in done] or [nothing]),
+            "points": pd.DataFrame([_of_point(point, folder, jobs[point.name]) for point in done]),
+        }
+        order = {point.name: place for place, point in enumerate(found)}
+        for key, table in tables.items():
+            path = target / f"{key}.csv"
+            old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["run"])
+            whole = pd.concat([part for part in (old[old["run"].isin(kept)], table) if len(part)] or [old[:0]])
+            whole = whole.sort_values("run", key=lambda names: names.map(order), kind="stable")
+            with atomic_write(path) as place:
+                whole.to_csv(place, index=False, float_format="%.6g")
+    return target / "table.csv"
+
+
+def _of_run(point: Point, folder: Path, varied: list[str], groups: Mapping[str, list[str]]) -> pd.DataFrame:
+    run = folder / point.name
+    answers = pd.read_parquet(run / "evaluate" / "answers.parquet")
+    languages = sorted(answers["language"].unique())
+    mixture = set(pd.read_csv(run / "prepare_data" / "mixture.csv", keep_default_na=False)["language"])
+    foreign = [code for code in languages if code != ENGLISH]
+    tuned, held_out = [c for c in foreign if c in mixture], [c for c in foreign if c not in mixture]
+    every = {"foreign": foreign, "tuned": tuned, "held_out": held_out, ENGLISH: [ENGLISH], **groups}
+    settings = {key: _cell(point.settings.get(key)) for key in varied}
+    return pd.DataFrame({"run": point.name, "seed": point.seed, **settings}, index=[0]).merge(
+        rows(answers, every), how="cross"
+    )
+
+
+def _of_point(point: Point, folder: Path, job: Job) -> dict[str, Any]:
+    record = manifest.read(folder / point.name / "evaluate")
+    stages = [manifest.read(path.parent) for path in (folder / point.name).rglob(manifest.NAME)]
+    seconds = {stage["unit"]: stage["seconds"] for stage in sorted(stages, key=lambda stage: stage["started"])}
+    return {
+        "run": point.name,
+        "seed": point.seed,
+        "settings": json.dumps(dict(point.settings), sort_keys=True),
+        "key": job.key,
+        "commit": record["git_commit"],
+        "dirty": record["git_dirty"],
+        "processor": record["processor"],
+        "threads": record["threads"],
+        "seconds": json.dumps(seconds),
+    }
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def outdated(jobs: Sequence[Job], folder: Path) -> list[str]:
+    """Runs in the tables of ``folder`` that the study, as planned now, makes from other settings or code, or not at
+    all."""
+    path = folder / "points.csv"
+    today = {job.point: job.key for job in jobs if job.state.unit.stage == "evaluate"}
+    shipped = pd.read_csv(path).set_index("run")["key"] if path.is_file() else pd.Series(dtype=str)
+    return [run for run, key in shipped.items() if today.get(run) != key]

@@ -1,0 +1,236 @@
+"""Studies: which runs a file means, what is made once, and that whatever ends in the middle ends in the same table."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import forks
+import pandas as pd
+import psutil
+import pytest
+import tiny_study
+
+from textreg.errors import InputError
+from textreg.files import write_json
+from textreg.runs import manifest, stages, study, study_run, study_table, study_unit
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.stem for path in (ROOT / "profiles" / "studies").glob("*.yaml"))
+
+
+def planned(root, name="tiny"):
+    found = study.points(study.load(name, root), name, root / study.RUNS / name)
+    return found, study.survey(found, root / study.RUNS / name, root)
+
+
+def edited(root, old, new):
+    path = root / "profiles" / "studies" / "tiny.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    return root
+
+
+def test_lists_are_crossed_and_every_row_comes_with_every_seed(tmp_path):
+    root = edited(tiny_study.build(tmp_path), "[0.1, 0.5]", "[0.1, 0.5]\n    tune.steps: [3, 6]")
+    names = [point.name for point in planned(root)[0]]
+    rows = [f"TR-{share}-{steps}" for share in (0.1, 0.5) for steps in (3, 6)]
+    assert names == [f"{row}-seed-{seed}" for row in ["BM", *rows] for seed in (0, 1)]
+
+
+def test_zipped_lists_go_side_by_side_and_reach_stage_and_arm(tmp_path):
+    root = edited(tiny_study.build(tmp_path), "[0.1, 0.5]", "[0.1, 0.5]\n    tune.steps: [3, 6]\n    zip: true")
+    last = planned(root)[0][-1]
+    assert last.settings == {"TR.text_share": 0.5, "tune.steps": 6} and last.profile.seed == 1
+    assert last.profile.arms[0]["text_share"] == 0.5 and last.profile.sections["tune"]["steps"] == 6
+
+
+REFUSED = {
+    "an unknown arm": ("arms: [TR]", "arms: [TX]", "unknown arm 'TX'"),
+    "an unknown scope": ("TR.text_share", "TRR.text_share", "say stage.key, or ARM.key"),
+    "an unknown setting": ("TR.text_share", "TR.text_shar", "did you mean 'text_share'"),
+    "a value out of range": ("[0.1, 0.5]", "[0.1, 5]", "less than or equal to 1"),
+    "no list": ("[0.1, 0.5]", "0.1", "needs a list of values"),
+    "lists of two lengths": ("[0.1, 0.5]", "[0.1]\n    tune.steps: [1, 2]\n    zip: true", "lists of one length"),
+    "a run twice": ("[0.1, 0.5]", "[0.1, 0.1]", "is there twice"),
+    "an unknown key": ("seeds:", "seed:", "seed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_is_refused_in_one_line_for(tmp_path, case):
+    old, new, message = REFUSED[case]
+    with pytest.raises(InputError, match=message) as error:
+        planned(edited(tiny_study.build(tmp_path), old, new))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_study_says_its_prediction_and_every_run_is_a_valid_profile(name):
+    asked = study.load(name, ROOT)
+    assert asked.prediction and asked.question and study.points(asked, name, ROOT / study.RUNS / name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_tables_of_a_shipped_study_hold_only_its_runs(name):
+    names = {point.name for point in study.points(study.load(name, ROOT), name, ROOT / study.RUNS / name)}
+    for path in (ROOT / study_table.FOLDER / name).glob("*.csv"):
+        assert set(pd.read_csv(path)["run"]) <= names
+
+
+def bring_all(root, name):
+    """Every unit of a study, each in a fork, as the engine would order them."""
+    for job in prepared(root, name):
+        point, unit = job.point, job.state.unit
+        assert forks.ended(_bring, root, name, point, unit) == 0, job.manifest
+
+
+def _bring(root, name, point, unit):
+    tiny_study.in_process()
+    study_unit.bring(name, point, unit, root)
+
+
+def prepared(root, name):
+    found, jobs = planned(root, name)
+    study_run.claim(found, root / study.RUNS / name, root)
+    return jobs
+
+
+def started(root, name):
+    return {path.relative_to(root / study.RUNS / name): manifest.read(path.parent)["started"]
+            for path in (root / study.RUNS / name).rglob(manifest.NAME)}  # fmt: skip
+
+
+def test_points_share_what_is_the_same_and_a_second_study_takes_it_from_the_first(tmp_path):
+    text = tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]")
+    root = tiny_study.build(tmp_path, text)
+    jobs = planned(root)[1]
+    shared = [(job.point, job.state.unit.stage) for job in jobs if job.twin]
+    assert shared == [(f"TR-{x}-seed-0", stage) for x in (0.1, 0.5) for stage in ("prepare_data", "align")]
+    bring_all(root, "tiny")
+    assert [job.state.state for job in planned(root)[1]] == ["done"] * 12
+    files = [root / study.RUNS / "tiny" / f"{point}-seed-0" / "align/base.json" for point in ("BM", "TR-0.1")]
+    assert files[0].samefile(files[1])
+
+    tiny_study.build(root, text, "again")
+    store = root / study.RUNS / ".store"
+    damaged = next(path for path in store.glob("*/files/adapter/*") if "TR" in manifest.read(path.parents[1])["unit"])
+    damaged.unlink()
+    bring_all(root, "again")
+    first, second = started(root, "tiny"), started(root, "again")
+    assert len({key for key in first if first[key] != second[key]}) <= 1
+    tables = [pd.read_csv(root / study_table.FOLDER / name / "table.csv") for name in ("tiny", "again")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_row_is_a_mean_over_languages_of_one_group_and_undefined_stays_empty():
+    answers = pd.DataFrame(
+        [("TR", "caption", "image", "es", "asked", True, None)] * 3
+        + [("TR", "caption", "image", "eu", "english", False, None)]
+        + [("TR", "colour", "image", "en", "asked", True, True), ("TR", "count", "image", "en", "asked", True, False)],
+        columns=["system", "task", "arm", "language", "class", "lf", "content"],
+    ).assign(lf_plus=lambda table: table["lf"])
+    table = study_table.rows(answers, {"foreign": ["es", "eu"], "en": ["en"]}).set_index(["task", "group"])
+    captions, questions = table.loc[("caption", "foreign")], table.loc[("questions", "en")]
+    assert captions[["asked", "english", "lf", "n"]].tolist() == [0.5, 0.5, 0.5, 4] and pd.isna(captions["content"])
+    assert questions["content"] == 0.5 and questions["n"] == 2
+
+
+def test_the_cost_of_a_study_comes_from_measured_seconds_and_shared_units_count_once(tmp_path):
+    root = tiny_study.build(tmp_path, tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]"))
+    jobs = planned(root)[1]
+    shipped = root / "results" / "laptop" / "seed-0"
+    settings = {job.state.unit: dict(job.state.identity.parameters) for job in jobs if "TR" in job.point}
+    for unit, seconds in ((stages.Unit("prepare_data"), 3.0), (stages.Unit("tune", "TR"), 8.0)):
+        record = {"format": 1, "stage": unit.stage, "seconds": seconds, "parameters": settings[unit]}
+        record |= {"code": {}, "inputs": {}, "outputs": {}}
+        write_json(shipped / unit.folder / manifest.NAME, record)
+    found = study_run.cost(jobs, root / study.RUNS / "tiny", root)
+    assert found == {"prepare_data": pytest.approx(3.0), "tune": pytest.approx(24.0)}
+
+
+def test_without_the_engine_one_line_says_how_to_install_it(tmp_path, monkeypatch):
+    root = tiny_study.build(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda *given, **named: None)
+    with pytest.raises(InputError, match="uv tool install 'snakemake"):
+        study_run.run("tiny", root=root)
+
+
+needs_engine = pytest.mark.skipif(shutil.which("snakemake") is None, reason="Snakemake is not installed")
+
+
+def start(root, name="tiny", where="local", **environment):
+    words = [sys.executable, tiny_study.__file__, "study", str(root), name, where]
+    return subprocess.Popen(words, env={**os.environ, **environment}, start_new_session=True,
+                            stdout=(root / f"{name}.log").open("w"), stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def finish(root, name="tiny", where="local"):
+    code = start(root, name, where).wait(900)
+    table = root / study_table.FOLDER / name / "table.csv"
+    return code, table.read_text() if table.is_file() else "", (root / f"{name}.log").read_text()
+
+
+def members(process, word):
+    """Processes below one whose command holds a word."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [one for one in found if one.is_running() and word in " ".join(one.cmdline())]
+
+
+def until(found, process):
+    while not (now := found()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return now
+
+
+@pytest.mark.slow
+@needs_engine
+def test_a_study_that_loses_its_engine_its_jobs_or_a_point_ends_in_the_same_table(tmp_path):
+    text = tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]")
+    whole = tiny_study.build(tmp_path / "whole", text)
+    code, expected, _ = finish(whole)
+    assert code == 0 and expected.count("\n") == 1 + 3 * 2 * 2 * 4  # runs x tasks x arms x groups
+
+    root = tiny_study.build(tmp_path / "spoilt", text)
+    process = start(root, JOB_S="2")
+    jobs = until(lambda: members(process, "tune"), process)
+    for one in members(process, "snakemake"):
+        one.kill()
+    assert process.wait(60) != 0
+    assert psutil.wait_procs(jobs, timeout=20)[1] == []  # no job outlives its engine
+
+    process = start(root, JOB_S="2")
+    until(lambda: members(process, "tune"), process)[0].kill()
+    (root / "diverges").touch()
+    assert process.wait(300) != 0
+    code, _, told = finish(root)
+    assert code == 1 and "TR-0.5-seed-0 tune[TR]: the loss is not finite" in told and "1 units not made" in told
+
+    (root / "diverges").unlink()
+    process = start(root, JOB_S="2")
+    until(lambda: members(process, "study_unit"), process)
+    assert "another process runs this study" in finish_second(root)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    code, table, _ = finish(root)  # its lock went with it
+    assert (code, table) == (0, expected)
+
+
+def finish_second(root):
+    words = [sys.executable, tiny_study.__file__, "study", str(root), "tiny", "local"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.slow
+@needs_engine
+def test_two_studies_side_by_side_make_every_shared_unit_once(tmp_path):
+    text = tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]")
+    root = tiny_study.build(tiny_study.build(tmp_path, text), text, "again")
+    both = [start(root, name) for name in ("tiny", "again")]
+    assert [process.wait(600) for process in both] == [0, 0]
+    first, second = started(root, "tiny"), started(root, "again")
+    assert first == second and len(first) == 12
