@@ -181,7 +181,8 @@ class Tune(Training):
     ``text`` says what the text-only rows are: ``none`` (BM), ``multilingual`` (TR), ``mono`` (TR without rows that
     cross languages), ``english`` (EN: ``mono`` in English) or ``lists`` (single words, no sentences);
     ``text_phases`` in how many of the three thirds of training they appear (1: last only, 2: last two, 3: throughout);
-    ``text_image`` puts a blank or an unrelated image in front of them.  ``projector_learning_rate`` is a tenth of the
+    ``text_image`` puts a blank or an unrelated image in front of them; ``text_answers: own`` has the untuned model
+    answer them.  ``projector_learning_rate`` is a tenth of the
     adapter's, as in LLaVA's LoRA recipe: what alignment taught is kept.
     """
 
@@ -190,6 +191,7 @@ class Tune(Training):
     text_share: Share = 0.25
     text_phases: Annotated[int, Field(ge=1, le=3)] = 3
     text_image: Literal["none", "blank", "distractor"] = "none"
+    text_answers: Literal["given", "own"] = "given"
     rank: Positive = 16
     alpha: Positive = 32
     steps: Positive = 800
