@@ -25,7 +25,7 @@ from rich.table import Table
 
 from textreg.display import counting
 from textreg.errors import InputError, RunError, did_you_mean
-from textreg.files import write_json, write_text
+from textreg.files import read_json, write_json, write_text
 from textreg.runs import manifest, plan, study, study_table
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place
@@ -112,7 +112,7 @@ def cost(jobs: Sequence[Job], folder: Path, root: Path) -> dict[str, float]:
         for above in runs:
             prepared = manifest.read(above / "prepare_data")
             for path in [*above.glob(f"*/{manifest.NAME}"), *above.glob(f"*/*/{manifest.NAME}")] if prepared else ():
-                record = manifest.read(path.parent)
+                record = read_json(path)
                 work = _work(record["stage"], record["parameters"], prepared["parameters"])
                 seen.setdefault(record["stage"], []).append(record["seconds"] / work)
         rates |= {stage: median(values) for stage, values in seen.items()}

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from textreg.fidelity.annotation import ENGLISH
 from textreg.fidelity.estimates import CAPTION, CLASSES
-from textreg.files import atomic_write
+from textreg.files import atomic_write, read_json
 from textreg.runs import manifest, study
 from textreg.runs.study import Job, Point
 
@@ -86,8 +86,8 @@ def _of_run(point: Point, folder: Path, varied: list[str], groups: Mapping[str, 
 
 
 def _of_point(point: Point, folder: Path, job: Job) -> dict[str, Any]:
-    record = manifest.read(folder / point.name / "evaluate")
-    stages = [manifest.read(path.parent) for path in (folder / point.name).rglob(manifest.NAME)]
+    record = read_json(folder / point.name / "evaluate" / manifest.NAME)
+    stages = [read_json(path) for path in (folder / point.name).rglob(manifest.NAME)]
     seconds = {stage["unit"]: stage["seconds"] for stage in sorted(stages, key=lambda stage: stage["started"])}
     return {
         "run": point.name,
