@@ -279,7 +279,7 @@ WORDS = [
     *[(*SCORE, "--set-aside", value) for value in ("codes", "code;maths", "all,none")],
     *[(*SCORE, "--judge", value) for value in ("", "gpt", "llm")],
     *[(*SCORE, "--seen", value) for value in ("xx", "es;de")],
-    *[(*SCORE, "--price", value) for value in ("1", "a,b", "1,2,3")],
+    *[(*SCORE, "--price", value) for value in ("1", "a,b", "1,2,3", "nan,1", "-1,2")],
     *[(*SCORE, "--out", value) for value in ("x.xlsx", "x", "good.jsonl", "file", "empty")],
     (*SCORE, "--language", "jp"), (*SCORE, "--figures", "file"),
     *[(*EVALUATE, "--endpoint", value) for value in ("", "localhost", "http://", "ftp://h", "http://u:p@h", "http://h:x")],
@@ -292,7 +292,7 @@ WORDS = [
     ("status", "thesis"), ("status", "good.jsonl"), ("run", "--profile", "no-such"), ("run", "--only", "no-such"),
     ("run", "--profile", "laptop", "--jobs", "0", "--dry-run"), ("run", "-p", "seed", "--dry-run"),
     ("ask", "file", "what?", "--model", "vlm"), ("ask", "good.jsonl", "", "--model", "base"),
-    ("ask", "--system", "XX"), ("tell", "me"),
+    ("ask", "--system", "XX"), ("ask", "--max-new-tokens", "0"), ("ask", "--language", "Elvish"), ("tell", "me"),
     ("score",), ("score", "good.jsonl", "more.jsonl"), ("score", "good.jsonl", "--colour", "red"),
 ]  # fmt: skip
 

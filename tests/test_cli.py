@@ -122,7 +122,7 @@ WRONG_ELSEWHERE = {
     ),
     "score of no file": (["score", "none.jsonl"], "none.jsonl"),
     "judge without an endpoint": (["score", "none.jsonl", "--judge", "llm"], "needs --endpoint URL and --model NAME"),
-    "a price that is none": (["score", "none.jsonl", "--price", "cheap"], "expected two numbers, READ,WRITTEN"),
+    "a price that is none": (["score", "none.jsonl", "--price", "cheap"], "expected two prices, READ,WRITTEN"),
     "a model of an identifier that has none": (
         ["score", "none.jsonl", "--identifier-model", "model_v3.bin"],
         "--identifier-model is for --identifier glotlid",

@@ -294,8 +294,10 @@ def _price(words: str) -> "Price | None":
         return None
     try:
         read, written = map(float, words.split(","))
+        if not (0 <= read < float("inf") and 0 <= written < float("inf")):
+            raise ValueError
     except ValueError:
-        raise InputError(f"--price {words!r}: expected two numbers, READ,WRITTEN, such as 0.15,0.60") from None
+        raise InputError(f"--price {words!r}: expected two prices, READ,WRITTEN, such as 0.15,0.60") from None
     return Price(read, written)
 
 
@@ -384,9 +386,10 @@ def ask(
     ] = "",
     system: Annotated[list[str] | None, typer.Option(help="which systems of a run (default: all)")] = None,
     language: Annotated[str, typer.Option(help="code of the language asked for (default: the prompt's)")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="length limit of an answer")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="length limit of an answer")] = 64,
 ) -> None:
     """What one model, or every system of a run, says about a picture, and in which language."""
+    from textreg.data.codes import read_language
     from textreg.serve import asking
     from textreg.vlm import systems
 
@@ -397,7 +400,7 @@ def ask(
         typer.echo(answer)
         typer.echo(f"language: {asking.spoken(answer)}")
         return
-    table = asking.compare(about, prompt, run, system, language, max_new_tokens)
+    table = asking.compare(about, prompt, run, system, language and read_language(language), max_new_tokens)
     asking.show(table, asking.unread(table["language"].iloc[0], run))
 
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from textreg.errors import InputError, RunError
-from textreg.files import remove_tree, sweep
+from textreg.files import remove_tree, require_room, sweep, trouble
 from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
 from textreg.merging.plan import MergePlan, Step, plan_merge
 from textreg.merging.reload import Check
@@ -157,21 +156,14 @@ def building(out: Path, nbytes: int) -> Iterator[Path]:
     """
     folder = out.parent / f".{out.name}.partial"
     lock = FileLock(out.parent / f".{out.name}.lock", timeout=0)
+    require_room(out.parent, 0, "choose another folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise RunError(f"another merge is writing {out}; wait for it to end") from None
-    except OSError as error:
-        raise InputError(f"cannot write to {out.parent} ({error.strerror}); choose another folder") from error
     try:
         remove_tree(folder)
-        free = shutil.disk_usage(out.parent).free
-        if free < nbytes + SPARE:
-            raise InputError(
-                f"the merge needs {(nbytes + SPARE) / 1e9:.2f} GB and {out.parent} has {free / 1e9:.2f} GB free; "
-                f"make room or choose another disk"
-            )
+        require_room(out.parent, nbytes + SPARE, "choose another disk")
         folder.mkdir()
         yield folder
         for path in (*folder.iterdir(), folder):
@@ -180,9 +172,7 @@ def building(out: Path, nbytes: int) -> Iterator[Path]:
         folder.rename(out)
         sync(out.parent)
     except OSError as error:
-        full = error.errno in (ENOSPC, EDQUOT)
-        what = f"the disk of {out.parent} is full" if full else f"writing {out} failed ({error})"
-        raise RunError(f"{what}; nothing was left behind, {'make room and ' if full else ''}run again") from error
+        raise RunError(f"{trouble(error, str(out))}; nothing was left behind") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         sweep(out.parent, out.name)
