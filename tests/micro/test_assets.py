@@ -19,7 +19,7 @@ def saved(tmp_path_factory):
     tokenizer = llm.build_tokenizer(TINY, examples=50)
     scores = [{"language": "en", "arm": "text", "n": 1, "asked": 0.5, "english": 0.0, "exact": 0.5}]
     models = llm.build_llm(TINY, tokenizer), tokenizer, tower.build_tower(TINY)
-    assets.save(folder, *models, TINY, scores, {"all": 0.25})
+    assets.save(folder, *models, TINY, {"llm": scores, "tower": {"all": 0.25}})
     return folder
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textreg.micro import llm
-from textreg.scenes import languages
+from textreg.scenes import instructions, languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
 from textreg.settings import Backbone
@@ -118,3 +118,12 @@ def test_in_the_finish_a_short_answer_counts_as_much_as_a_long_one(tokenizer):
     one, other = (llm.answer_loss(model, ids[[row]], labels[[row]], alike=False) for row in (0, 1))
     assert torch.allclose(llm.answer_loss(model, ids, labels, alike=True), (one + other) / 2)
     assert torch.allclose(llm.answer_loss(model, ids, labels, alike=False), (2 * one + 10 * other) / 12)
+
+
+def test_every_kind_of_question_is_asked_in_every_language_before_any_tuning(tokenizer):
+    settings = Backbone(**{**vars(TINY), "languages": ["en", "de"], "held_out_scenes": 5})
+    rows = llm.held_out_questions(llm.build_llm(TINY, tokenizer).eval(), tokenizer, settings)
+    assert {(row["language"], row["kind"]) for row in rows} == {
+        (code, kind) for code in ("en", "de") for kind in instructions.QUESTIONS
+    }
+    assert {(row["n"], row["right"]) for row in rows} == {(1, 0.0)}

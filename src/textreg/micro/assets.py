@@ -46,10 +46,12 @@ def save(
     tokenizer: "PreTrainedTokenizerFast",
     tower: "SiglipVisionModel",
     settings: Backbone,
-    llm_scores: list[dict[str, Any]],
-    tower_scores: dict[str, float],
+    held_out: dict[str, Any],
 ) -> None:
-    """Write both checkpoints as ordinary Hugging Face folders, in half precision, and the manifest."""
+    """Write both checkpoints as ordinary Hugging Face folders, in half precision, and the manifest.
+
+    ``held_out``: the scores before any tuning; ``llm`` and ``questions`` are lists of rows, ``tower`` a share by name.
+    """
     from transformers import SiglipImageProcessorPil
 
     folder = Path(folder)
@@ -64,7 +66,7 @@ def save(
         "settings": {k: v for k, v in asdict(settings).items() if k not in ("run", "out", "threads")},
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "pillow")},
         "hardware": f"{platform.machine()}, {settings.threads} thread(s), device {settings.device}",
-        "held_out": {"llm": llm_scores, "tower": tower_scores},
+        "held_out": held_out,
         "sha256": {path.relative_to(folder).as_posix(): digest(path) for path in files(folder)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

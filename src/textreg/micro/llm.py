@@ -250,6 +250,28 @@ def held_out_scores(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFa
     return rows
 
 
+def held_out_questions(
+    model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", settings: Backbone
+) -> list[dict]:
+    """What share of questions about validation scenes, told in the asked language, it answers right before any tuning.
+
+    Rows ``language, kind, n, right``; ``n`` is a fifth of ``held_out_scenes``, and at least one.
+    """
+    rows, n = [], max(1, settings.held_out_scenes // 5)
+    for code in settings.languages:
+        for kind in instructions.QUESTIONS:
+            rng, prompts, told = random.Random(f"questions-{code}"), [], []
+            while len(told) < n:
+                scene = draw(rng, "validation", canonical=True)
+                if kind in instructions.question_kinds(scene):
+                    told.append(instructions.question(scene, code, rng, kind))
+                    prompts.append(instructions.with_context(caption(scene, code, rng=rng), told[-1]))
+            answers = greedy(model, tokenizer, prompts)
+            right = [instructions.meaning_in(a, kind, code) == i.meaning for a, i in zip(answers, told, strict=True)]
+            rows.append({"language": code, "kind": kind, "n": n, "right": sum(right) / n})
+    return rows
+
+
 def greedy(model: "LlamaForCausalLM", tokenizer, prompts: Sequence[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers of the bare language model, left-padded batches of 100."""
 
