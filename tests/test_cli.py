@@ -12,7 +12,7 @@ import pytest
 import tiny_chain
 
 from textreg import __version__, cli
-from textreg.runs import plan, profiles
+from textreg.runs import identity, plan, profiles, report
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "papermill", "datasets")
 COMMANDS = ("run", "status", "score", "evaluate", "merge", "export", "ask")
@@ -62,6 +62,16 @@ def repository(tmp_path, monkeypatch):
     plan.claim(profiles.load("tiny", root), plan.Place(root / "runs" / "tiny", root / "notebooks"), root)
     monkeypatch.chdir(root)
     return root
+
+
+def test_status_reads_the_package_once_and_then_remembers(repository, monkeypatch):
+    read, code = [], identity.code
+    monkeypatch.setattr(identity, "code", lambda notebook, **how: read.append(notebook.name) or code(notebook, **how))
+    (repository / "runs" / "tiny" / ".runner").mkdir()
+    report.collect(repository / "runs" / "tiny", repository)
+    assert len(read) == len(set(read)) > 1
+    report.collect(repository / "runs" / "tiny", repository)
+    assert len(read) == len(set(read))
 
 
 def everything(root):

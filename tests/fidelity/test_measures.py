@@ -45,6 +45,15 @@ def one(annotated, row=0):
     return {name: None if pd.isna(value) else value for name, value in annotated.iloc[row].items()}
 
 
+def test_an_answer_is_identified_once_however_often_and_of_whomever_it_comes(monkeypatch):
+    identifier = open_identifier("py3langid")
+    asked, classify = [], identifier._classify
+    monkeypatch.setattr(identifier, "_classify", lambda texts: asked.extend(texts) or classify(texts))
+    answers = annotate(table(("en", EN), ("es", ES), ("de", EN), ("en", EN), ("es", ES)), identifier)
+    assert sorted(asked) == sorted({EN, ES})
+    assert answers["lf"].tolist() == [True, True, False, True, True]
+
+
 def test_a_hand_counted_table(identifier):
     spanish = [ES, ES, ES, EN, EN, DE, "", "rojo"]
     answers = table(*[("es", answer) for answer in spanish], ("en", EN), ("en", DE))

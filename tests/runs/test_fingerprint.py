@@ -238,6 +238,15 @@ def test_a_damaged_notebook_is_named(package, text):
         fingerprint.code(path, package)
 
 
+def test_a_module_is_parsed_once_however_many_notebooks_reach_it(package, monkeypatch):
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda source, *rest: parsed.append(source) or parse(source, *rest))
+    for _ in range(3):
+        print_of(package)
+    counted = [parsed.count(path.read_text("utf-8")) for path in package.rglob("*.py")]
+    assert sum(counted) > 1 and max(counted) == 1
+
+
 def test_code_that_is_no_python_is_named_with_its_line(package):
     with pytest.raises(InputError, match="line 2"):
         print_of(package, code_cell("a = 1\nb ="))

@@ -8,7 +8,10 @@ from conftest import write_tower
 from textreg.data.images import ImageTable
 from textreg.data.rows import IMAGES, RowWriter
 from textreg.errors import InputError, RunError
+from textreg.training.batches import StepBatches, encode
+from textreg.training.learner import Learner
 from textreg.vlm import features as feature_module
+from textreg.vlm.adapters import attach
 from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features, projected
 
@@ -35,6 +38,23 @@ def test_a_second_call_reads_the_file_of_the_first(tmp_path, tiny_vlm, tiny_imag
     open_features(*tiny_vlm, tiny_images, tmp_path)
     assert capsys.readouterr().out == ""
     assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def test_the_tower_looks_once_at_a_picture_over_all_arms_and_never_at_text(tmp_path, tiny_vlm, tiny_images, tiny_rows):
+    model, processor = tiny_vlm
+    looked = []
+    model.model.vision_tower.register_forward_pre_hook(lambda _, pictures: looked.append(len(pictures[0])))
+    learner = Learner(attach(model, rank=4, alpha=8))
+    for _ in ("BM", "TR"):
+        features = open_features(model, processor, tiny_images, tmp_path)
+        samples = encode(processor, tiny_rows, features, max_length=128)
+        learner(**StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=features)[0])
+    assert sum(looked) == len(tiny_images.ids) + 1  # and the blank one
+    text = tiny_rows[tiny_rows["image_id"].isna()]
+    pixels = open_features(model, processor, tiny_images, cache=False)  # here the tower runs in the step
+    samples = encode(processor, text, pixels, max_length=128)
+    learner(**StepBatches(samples, range(4), steps=1, batch_size=4, groups=1, features=pixels)[0])
+    assert sum(looked) == len(tiny_images.ids) + 1
 
 
 def test_another_tower_gets_another_file(tmp_path, tiny_vlm, tiny_images):

@@ -7,6 +7,7 @@ nothing is executed.
 """
 
 import csv
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,10 @@ def collect(run: str | Path, root: Path | None = None) -> dict[Unit, State]:
     run = Path(run)
     profile, overrides = plan.remembered(run, root)
     hashes = HashCache(run / ".runner" / "hashes.json")
-    return plan.survey(profile, Place(run, root / "notebooks", overrides), hashes)
+    found = plan.survey(profile, Place(run, root / "notebooks", overrides), hashes)
+    if os.access(run / ".runner", os.W_OK):  # so that the next look need not read the whole package again
+        hashes.save()
+    return found
 
 
 def show(run: str | Path, root: Path | None = None, console: Console | None = None) -> dict[Unit, State]:
