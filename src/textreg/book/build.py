@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import explorer, first, lighter, pages
+from textreg.book import explorer, first, lighter, pages, pictures
 from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
@@ -288,6 +288,7 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
+    (target / "pictures.md").write_text(pictures.page(target.parents[1] / "results"), encoding="utf-8")
     (target / "real_vlms.md").write_text(pages.real_models_page(target.parents[1] / "results"), encoding="utf-8")
     (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
     (target / "status.md").write_text(pages.status_page(folders), encoding="utf-8")

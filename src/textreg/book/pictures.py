@@ -1,0 +1,87 @@
+"""The page of the pictures scale: tables, made from the verdicts that ``bench/pictures.py`` writes.
+
+``results/pictures/verdicts.parquet`` holds what each answer is and no answer, ``about.json`` how the runs were made.
+Where the gate is not passed the page says so before any other number, for what a model does not see it cannot name.
+
+Use: ``page(Path("results"))``.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+
+from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.evaluation import claims
+from textreg.fidelity.estimates import Point, estimate
+from textreg.figures.style import language_names, language_order
+
+PREDICTED = "pictures.yaml"
+ARMS = {"image": "picture", "text": "key words", "text_en": "English key words"}
+CLASSES = ("asked", "english", "other", "mixed", "short")
+NOTHING = "No run of this scale is shipped with this commit; `textreg run --profile pictures` makes one.\n"
+
+
+def page(results: Path) -> str:
+    """All tables in Markdown, or one sentence where no result is there."""
+    folder = results / "pictures"
+    if not (folder / "verdicts.parquet").is_file():
+        return NOTHING
+    verdicts = pd.read_parquet(folder / "verdicts.parquet")
+    about = json.loads((folder / "about.json").read_text("utf-8"))
+    told = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
+    judged = claims.judge(verdicts, told)
+    return "\n".join([gate(judged), arms(verdicts), languages(verdicts), predictions(judged), made(about)])
+
+
+def gate(judged: pd.DataFrame) -> str:
+    """What the first prediction came to, in a sentence."""
+    row = judged.iloc[0]
+    found = per_cent(row["value"], row["low"], row["high"])
+    sentence = {
+        "met": "The gate is passed: the English-tuned model names {} % of the concepts right in English.",
+        "missed": "The gate is **not** passed: the English-tuned model names {} % right, so what follows is a null "
+        "result of seeing, and says little of language.",
+    }.get(row["verdict"], "The gate is **undecided**: the English-tuned model names {} % right.")
+    return sentence.format(found) + "\n"
+
+
+def arms(verdicts: pd.DataFrame) -> str:
+    """Language and content of the answers, by system and arm of the request, over all languages but English."""
+    rows = []
+    for system in verdicts["system"].unique():
+        for arm, words in ARMS.items():
+            points = [Point(system, arm, name) for name in (*CLASSES, "content", "right_in_english")]
+            found = [estimate(verdicts, [(1.0, point)]) for point in points]
+            rows.append([system, words, *(per_cent(each.value, each.low, each.high, 0) for each in found)])
+    head = ["system", "given", "asked", "English", "other", "mixed", "nobody knows", "right", "right in English"]
+    return table(head, rows, "What answers are, per cent of all, means over languages with 95 % intervals")
+
+
+def languages(verdicts: pd.DataFrame) -> str:
+    """The asked language under the picture (and English instead), by language and system."""
+    shown = verdicts[(verdicts["arm"] == "image") & (verdicts["task"] == "caption") & (verdicts["language"] != "en")]
+    shares = pd.crosstab([shown["system"], shown["language"]], shown["class"], normalize="index")
+    codes, systems = language_order(shown["language"].unique()), list(shown["system"].unique())
+    names = language_names(codes)
+
+    def cell(system: str, code: str) -> str:
+        if (system, code) not in shares.index:
+            return UNDEFINED
+        row = shares.loc[(system, code)]
+        return f"{100 * row.get('asked', 0):.0f} ({100 * row.get('english', 0):.0f})"
+
+    rows = [[names[code], *(cell(system, code) for system in systems)] for code in codes]
+    return table(["language", *systems], rows, "The asked language under pictures, and English instead, per cent")
+
+
+def predictions(judged: pd.DataFrame) -> str:
+    """What the study predicts for this model, and what came."""
+    rows = [[row.claim, row.bound, per_cent(row.value, row.low, row.high), row.verdict] for row in judged.itertuples()]
+    return table(["prediction", "bound", "measured", "verdict"], rows, "Predictions, in per cent or points")
+
+
+def made(about: dict) -> str:
+    """With what the runs were made."""
+    return "\n".join(f"- {name}: {text}" for name, text in about.items()) + "\n"

@@ -1,0 +1,42 @@
+import json
+
+import pandas as pd
+import pytest
+
+from textreg.book import pictures
+
+
+def results(folder, right: int):
+    """Verdicts on twenty concepts in two languages, of which the tuned models name some right in English."""
+    rows = []
+    for system in ("backbone", "BM", "TR", "EN", "BM+M"):
+        for number in range(20):
+            for language, arm in (("en", "image"), ("de", "image"), ("de", "text"), ("de", "text_en")):
+                english = system in ("BM", "EN") and arm != "text" and language == "de"
+                told = {"class": "english" if english else "asked", "content": number < right}
+                where = {"seed": 0, "backbone": "b", "system": system, "arm": arm, "task": "caption"}
+                rows.append({**where, "language": language, "item_id": f"c{number}", **told})
+    table = pd.DataFrame(rows)
+    table["right_in_english"] = table["content"] & (table["class"] == "english")
+    (folder / "pictures").mkdir(parents=True)
+    table.to_parquet(folder / "pictures" / "verdicts.parquet")
+    (folder / "pictures" / "about.json").write_text(json.dumps({"hardware": "a laptop"}))
+    return folder
+
+
+def test_without_a_shipped_run_the_page_says_so(tmp_path):
+    assert pictures.page(tmp_path) == pictures.NOTHING
+
+
+@pytest.mark.parametrize(("right", "said"), [(20, "The gate is passed"), (0, "**not** passed"), (6, "**undecided**")])
+def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
+    shown = pictures.page(results(tmp_path, right))
+    assert said in shown.partition("csv-table")[0]
+
+
+def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
+    shown = pictures.page(results(tmp_path, 20))
+    assert "hardware: a laptop" in shown
+    rows = [line for line in shown.splitlines() if line.startswith('"English-only tuning takes')]
+    assert len(rows) == 1 and "met" in rows[0] and "100.0" in rows[0]
+    assert '"German","100 (0)","0 (100)","100 (0)","0 (100)","100 (0)"' in shown
