@@ -30,6 +30,11 @@ from textreg.pictures import tower, vocabulary
 from textreg.pictures.folder import BETWEEN
 from textreg.pictures.splits import is_short
 
+try:
+    import resvg_py
+except ImportError:  # of an extra
+    resvg_py = None
+
 SIDE = 128  # pixels of a drawing; the tower's own size is reached by scaling
 HELD_OUT = "twemoji"  # of another hand than the others
 CLDR_LEAST = 1000  # names without which a language is passed over
@@ -179,8 +184,8 @@ def drawings(package: Path) -> dict[str, Callable[[int], Image.Image]]:
 
 
 def _svg(body: str, box: str, side: int) -> Image.Image:
-    import resvg_py
-
+    if resvg_py is None:
+        raise InputError("drawings in SVG need the package resvg-py: pip install 'textreg[pictures]'")
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     text = f'<svg {spaces} viewBox="{box}">{body}</svg>'
     return open_image(bytes(resvg_py.svg_to_bytes(svg_string=text, width=side, height=side, skip_system_fonts=True)))
