@@ -43,20 +43,7 @@ COLUMNS = (
 VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy", "low", "high")
 
 SYSTEM_KEYS = ("seed", "system", "lambda")
-IFL_COLUMNS = (
-    "seed",
-    "system",
-    "lambda",
-    "language",
-    "n",
-    "text_lf",
-    "image_lf",
-    "ifl",
-    "low",
-    "high",
-    "p_value",
-    "test",
-)
+IFL_COLUMNS = (*SYSTEM_KEYS, "language", "n", "text_lf", "image_lf", "ifl", "low", "high", "p_value", "test")
 MACRO_COLUMNS = ("seed", "system", "lambda", "arm", "group", "languages", "items", "mean", "low", "high")
 
 
@@ -95,11 +82,9 @@ def add(tallies: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """The tally of the whole from the tallies of its parts (same ``by``)."""
     stacked = pd.concat(list(tallies), ignore_index=True)
     by = list(stacked.columns[: stacked.columns.get_loc("n")])
-    return (
-        stacked.groupby(by, dropna=False, sort=True, observed=True).sum().reset_index()
-        if by
-        else stacked.sum().to_frame().T
-    )
+    if not by:
+        return stacked.sum().to_frame().T
+    return stacked.groupby(by, dropna=False, sort=True, observed=True).sum().reset_index()
 
 
 def rates(counted: pd.DataFrame, method: str = "bootstrap") -> pd.DataFrame:
@@ -133,21 +118,28 @@ def summarise(
     Where an item was answered more than once within a group, the bounds of LF resample items (``bootstrap`` times,
     from ``seed``) instead of answers.
     """
-    table = rates(tally(annotated, by), method)
-    keys = [key for key in by if key in annotated.columns]
-    if "item_id" not in annotated.columns or not annotated.duplicated([*keys, "item_id"]).any():
-        return table
-    groups = (
-        [group for _, group in annotated.groupby(keys, dropna=False, sort=True, observed=True)]
-        if keys
-        else [annotated]
-    )
-    for row, group in zip(table.index, groups, strict=True):
+    return widen(rates(tally(annotated, by), method), annotated, by, bootstrap, seed)
+
+
+def widen(
+    summary: pd.DataFrame,
+    items: pd.DataFrame,
+    by: Sequence[str] = GROUP_KEYS,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The summary with bounds of LF by items where an item was answered more than once in a row's group."""
+    keys = [key for key in by if key in items]
+    if "item_id" not in items or not items.duplicated([*keys, "item_id"]).any():
+        return summary
+    widened = summary.copy()
+    for key, group in by_keys(items, keys):
         if group["item_id"].duplicated().any():
-            items = group.groupby("item_id", dropna=False)["lf"].agg(["sum", "count"])
-            bounds = clustered_bounds(items["sum"].astype(float), items["count"], resamples=bootstrap, seed=seed)
-            table.loc[row, ["lf_low", "lf_high"]] = bounds
-    return table
+            here = [summary[k].isna() if pd.isna(v) else summary[k] == v for k, v in zip(keys, key, strict=True)]
+            hits = group.groupby("item_id", dropna=False)["lf"].agg(["sum", "count"])
+            bounds = clustered_bounds(hits["sum"].astype(float), hits["count"], resamples=bootstrap, seed=seed)
+            widened.loc[np.logical_and.reduce([summary["n"] > 0, *here]), ["lf_low", "lf_high"]] = bounds
+    return widened
 
 
 def unrestricted_share(counted: pd.DataFrame) -> float:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
-from textreg.fidelity.intervals import clustered_bounds
 
 UNNAMED = "answers"  # what a file without a system column is called in tables and figures
 MOST_ITEMS = 100_000  # a mean over more items gets no bounds: they would be narrower than a pixel and cost gigabytes
@@ -123,22 +122,6 @@ def means(summary: pd.DataFrame, items: pd.DataFrame, groups: Mapping[str, Seque
     for key in keys:
         bounds[key] = bounds[key].astype(table[key].dtype)
     return table.merge(bounds, on=[*keys, "group"], how="left")
-
-
-def widen(summary: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """The summary with bounds of LF by items where an item was answered more than once in a row's group."""
-    keys = [key for key in measures.GROUP_KEYS if key in items]
-    if items.empty or not items.duplicated([*keys, "item_id"]).any():
-        return summary
-    widened = summary.copy()
-    for key, group in measures.by_keys(items, keys):
-        if group["item_id"].duplicated().any():
-            row = np.logical_and.reduce(
-                [summary[k].isna() if pd.isna(v) else summary[k] == v for k, v in zip(keys, key, strict=True)]
-            )
-            hits = group.groupby("item_id")["lf"].agg(["sum", "count"])
-            widened.loc[row, ["lf_low", "lf_high"]] = clustered_bounds(hits["sum"], hits["count"])
-    return widened
 
 
 def language_groups(

@@ -111,7 +111,7 @@ def score_file(
         items.append(found.items)
         parts += found.parts
     paired = by_item.joined(items)
-    summary = by_item.widen(measures.rates(counted), paired)
+    summary = measures.widen(measures.rates(counted), paired)
     losses, no_losses = by_item.losses(paired)
     differences, no_differences = by_item.differences(paired, against)
     spoken = tuple(dict.fromkeys(summary["language"]))
