@@ -94,8 +94,9 @@ class PrepareData(Stage):
     sources of rows that cross languages.  ``caption_prompts`` is the share of the visual captions of scenes that keep
     their prompt; the others are a picture and its caption, as the web has them.  ``*_images`` are asked about in every
     language, the first ``arm_images`` of them also blank and as key words; ``*_questions`` English ones are asked of
-    each kind.  The ``*_data`` fields are used at hub scale only: a hub id or a local folder; at pictures scale
-    ``image_folder`` is the folder of concepts (:mod:`textreg.pictures.folder`).
+    each kind, at hub scale so many of ``visual_check``.  The ``*_data`` fields are used at hub scale only: a hub id or
+    a local folder; with 0 ``align_rows`` their data set is not asked for.  At pictures scale ``image_folder`` is the
+    folder of concepts (:mod:`textreg.pictures.folder`).
     """
 
     languages: Some = Field(default_factory=lambda: list(LANGUAGES))
@@ -103,7 +104,7 @@ class PrepareData(Stage):
         default_factory=lambda: ["ca", "de", "es", "fr", "ga", "gl", "it", "lt", "pl", "pt", "uk"]
     )
     held_out: Names = Field(default_factory=lambda: ["el", "eu", "sv"])
-    align_rows: Positive = 16000
+    align_rows: Count = 16000
     visual_rows: Positive = 16000
     caption_prompts: Share = 0.3
     text_rows: Positive = 12000
@@ -152,12 +153,14 @@ class Align(Training):
     ``prompts`` is the share of rows that keep their prompt; without one, as in LLaVA's first stage, the projector
     alone must bring the frozen model to English.  ``name_steps`` fit the fresh projector to the embeddings of the
     words under a picture before (:mod:`textreg.training.names`).  ``vlm`` is a published model to take instead of
-    assembling one; it is aligned already and takes 0 ``steps``.
+    assembling one; it is aligned already and takes 0 ``steps``.  With ``replay`` above 0 it answers the visual rows
+    itself, so many tokens at most and ``batch_size`` rows at a time, and is tuned on its own answers.
     """
 
     llm: str = "shipped"
     tower: str = "shipped"
     vlm: str = ""
+    replay: Count = 0
     prompts: Share = 1.0
     name_steps: Count = 0
     steps: Count = 1600
@@ -172,6 +175,8 @@ class Align(Training):
             )
         if self.steps and self.vlm:
             raise InputError(f"steps = {self.steps}, but {self.vlm} is aligned already: set steps = 0")
+        if self.replay and not self.vlm:
+            raise InputError("replay: an untuned model has no answers of its own to learn: set replay = 0, or give a vlm")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -218,7 +223,10 @@ class Merge(Stage):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluate(Stage):
-    """``05_evaluate``: answers of every system in every language and arm, and their scores."""
+    """``05_evaluate``: answers of every system in every language and arm, and their scores.
+
+    ``endpoint`` (hub scale): a server that offers each of the systems under its name, in place of the own loop.
+    """
 
     systems: Some = Field(default_factory=lambda: ["backbone", "BM", "TR", "EN", "TR-mono", "BM+M", "TR+M"])
     frontier_lambdas: list[Share] = Field(default_factory=lambda: [0.3, 0.6])
@@ -230,6 +238,7 @@ class Evaluate(Stage):
     judge: Literal["exact", "llm", "none"] = "exact"
     judge_endpoint: str = ""
     judge_model: str = ""
+    endpoint: str = ""
     batch_size: Positive = 128
     max_new_tokens: Positive = 40
     bootstrap: Positive = 1000

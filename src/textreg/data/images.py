@@ -7,18 +7,20 @@ is its first frame, transparency shows white, 16-bit greys are scaled rather tha
 
 :class:`ImageTable` is the file ``images.parquet`` of a run.  It may come from somebody else, so what it names is
 checked: paths stay in the folder of pictures, that folder is one of pictures alone, and what is handed out begins as
-an image does.
+an image does.  A large one is not read into memory: ``datasets`` maps a copy of it in Arrow's own format, beside it.
 
 Use: ``open_image("photo.jpg")``; ``data_url(encode_png(picture))`` is what a chat endpoint takes.
 """
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from textreg.data.rows import CURE, image_root, opened
@@ -28,6 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 100 * 2**20
+IN_MEMORY = 2**29  # bytes of a table of pictures
 GREY = (127, 127, 127)
 
 BLANK = "blank"
@@ -153,6 +156,28 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
+class MappedPictures(Mapping[str, bytes]):
+    """Encoded pictures by image id, on the disk until they are asked for; processes that read them share the pages.
+
+    ``data``: a ``datasets.Dataset`` with the columns of a table of pictures; ``rows``: image id -> row.
+    """
+
+    def __init__(self, data: Any, rows: dict[str, int]) -> None:
+        self._data, self._rows = data, rows
+
+    def __getitem__(self, image_id: str) -> bytes:
+        return self._data[self._rows[image_id]]["image"]["bytes"]
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 @dataclass(frozen=True)
 class ImageTable:
     """``images.parquet``: encoded pictures, or paths relative to ``root``, by image id.
@@ -160,7 +185,7 @@ class ImageTable:
     The id ``blank`` is always known: the table's own row if it has one, else a uniform mid-grey picture.
     """
 
-    encoded: dict[str, bytes]
+    encoded: Mapping[str, bytes]
     paths: dict[str, str]
     root: Path
     blank_side: int = 48
@@ -171,29 +196,30 @@ class ImageTable:
     ) -> "ImageTable":
         """Read a parquet file with the columns ``image_id`` and ``image`` (struct of bytes and path).
 
-        ``ids``: only these images and the blank one, because all pictures of a real run are gigabytes.
+        ``ids``: only these images and the blank one.  A file over :data:`IN_MEMORY` is memory-mapped.
 
         Without ``root``, paths are relative to the folder that the file's metadata names, else to its own folder.
         Raises :class:`InputError` as :func:`textreg.data.rows.opened` does, for an image that is nowhere, and for
         metadata that name no folder of pictures (:func:`picture_folder`).
         """
 
-        encoded: dict[str, bytes] = {}
+        encoded: dict[str, Any] = {}
         paths: dict[str, str] = {}
         wanted_ids = None if ids is None else {BLANK, *ids}
-        # Batch by batch: real pictures are gigabytes, and a whole table would hold them twice.
         with opened(table, ["image_id", "image"]) as (file, wanted):
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for image_id, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    if wanted_ids is not None and image_id not in wanted_ids:
-                        continue
-                    if image is None or (image["bytes"] is None and image["path"] is None):
-                        raise InputError(f"{table}: image {image_id!r} has neither bytes nor a path; {CURE}")
-                    if image["bytes"] is not None:
-                        encoded[image_id] = image["bytes"]
-                    else:
-                        paths[image_id] = image["path"]
-        return cls(encoded, paths, Path(root) if root else picture_folder(image_root(table), Path(table)))
+            mapped = mapped_table(Path(table)) if Path(table).stat().st_size > IN_MEMORY else None
+            batches = mapped.data.to_batches() if mapped else file.iter_batches(batch_size=256, columns=wanted)
+            for row, image_id, data, path in _pictures(batches, mapped is not None):
+                if wanted_ids is not None and image_id not in wanted_ids:
+                    continue
+                if data is None and path is None:
+                    raise InputError(f"{table}: image {image_id!r} has neither bytes nor a path; {CURE}")
+                if data is not None:
+                    encoded[image_id] = row if mapped else data
+                else:
+                    paths[image_id] = path
+        pictures = MappedPictures(mapped, encoded) if mapped else encoded
+        return cls(pictures, paths, Path(root) if root else picture_folder(image_root(table), Path(table)))
 
     def __len__(self) -> int:
         return len(self.encoded) + len(self.paths)
@@ -242,6 +268,28 @@ class ImageTable:
     def image(self, image_id: str) -> "Image":
         """The decoded picture, RGB, under the limits of :func:`textreg.data.images.open_image`."""
         return open_image(self.data(image_id), f"image {image_id!r}")
+
+
+def mapped_table(table: Path) -> Any:
+    """A table of pictures as a ``datasets.Dataset``, from an Arrow copy in the folder ``cache`` beside it, which is
+    made where there is none of this content."""
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    place = str(table.parent / "cache")
+    return Dataset.from_parquet(str(table), columns=["image_id", "image"], cache_dir=place, keep_in_memory=False)
+
+
+def _pictures(batches: Iterable[Any], mapped: bool) -> Iterator[tuple[int, str, Any, str | None]]:
+    """Row, id, bytes and path of every picture; of ``mapped`` ones only whether there are bytes (True or None)."""
+    row = -1
+    for batch in batches:
+        held, paths = (pc.struct_field(batch.column("image"), name) for name in ("bytes", "path"))
+        data = [True if there else None for there in held.is_valid().to_pylist()] if mapped else held.to_pylist()
+        for image_id, found, path in zip(batch.column("image_id").to_pylist(), data, paths.to_pylist(), strict=True):
+            row += 1
+            yield row, image_id, found, path
 
 
 def picture_folder(named: Path | None, table: Path) -> Path:

@@ -12,7 +12,7 @@ it: ``language_quota({"es": 900, "ga": 10}, 100, temperature=0)``; ``rows, order
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,7 @@ from textreg.settings import Tune
 
 VISUAL, TEXT = 0, 1
 PLACEHOLDER = "<image>"
+REPLAYED = "replay.parquet"  # of the stage align: visual rows with the model's own answers
 
 TEXT_FILES = {
     "multilingual": "text.parquet",
@@ -51,12 +52,13 @@ class Quota:
 @dataclass(frozen=True)
 class MixturePlan:
     """Who gives how much.  ``asked`` may exceed ``rows``: the pool was too small, and nothing was repeated to hide
-    it.
+    it.  ``wanted``: language -> weight, where shares were named.
     """
 
     quotas: tuple[Quota, ...]
     asked: int
     rule: str
+    wanted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -68,12 +70,14 @@ class MixturePlan:
 
     def table(self) -> "pd.DataFrame":
         """``source, language, rows, share`` (share of all rows, 0..1), largest first: the content of
-        ``mixture.csv``.
+        ``mixture.csv``; where shares were named, ``wanted`` is that of the language.
         """
 
         total = max(self.rows, 1)
         rows = [(q.source, q.language, q.rows, q.rows / total) for q in self.quotas if q.rows]
         table = pd.DataFrame(rows, columns=["source", "language", "rows", "share"])
+        if self.wanted:
+            table["wanted"] = table["language"].map(self.wanted) / sum(self.wanted.values())
         return table.sort_values(["rows", "language", "source"], ascending=[False, True, True], ignore_index=True)
 
     def save(self, path: str | Path) -> None:
@@ -84,6 +88,7 @@ class MixturePlan:
         lines = [f"text mixture: {self.rows} rows in {len(self.languages)} languages, {self.rule}"]
         lines += [
             f"  {row.language:<4} {row.rows:>8} rows {100 * row.share:>6.2f} %  {row.source}"
+            + (f" (of {100 * row.wanted:.2f} % wanted)" if self.wanted else "")
             for row in self.table().itertuples()
         ]
         if self.rows < self.asked:
@@ -223,8 +228,10 @@ def plan(
         limits = [pool[source, language] for source in sources]
         parts = fill([float(n) for n in limits], limits, by_language[language])
         quotas += [Quota(s, language, n, limit) for s, n, limit in zip(sources, parts, limits, strict=True)]
-    rule = f"temperature {temperature:g}" if shares is None else "the shares of Fig. 2 where known, ours elsewhere"
-    return MixturePlan(tuple(quotas), rows, rule)
+    if shares is None:
+        return MixturePlan(tuple(quotas), rows, f"temperature {temperature:g}")
+    named = {language: shares.get(language, 0.0) for language in wanted}
+    return MixturePlan(tuple(quotas), rows, "the shares of Fig. 2 where known, ours elsewhere", named)
 
 
 @cache
@@ -328,11 +335,13 @@ def behind_image(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 def arm_rows(settings: Tune) -> tuple["pd.DataFrame", RowOrder]:
     """The pool of an arm (visual rows, then text rows) and the order in which training sees it.
 
-    An arm without text has a text share of 0.  Raises :class:`InputError` for a share without text, or a missing file.
+    Visual rows that a published model answered itself take the place of the prepared ones.  An arm without text has a
+    text share of 0.  Raises :class:`InputError` for a share without text, or a missing file.
     """
 
     folder = Path(settings.run) / "prepare_data"
-    visual = read_rows(folder / "visual.parquet")
+    replayed = folder.parent / "align" / REPLAYED
+    visual = read_rows(replayed if replayed.is_file() else folder / "visual.parquet")
     if settings.text == "none":
         order = compose(len(visual), 0, text_share=0.0, **_plan(settings))
         return visual, order

@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from textreg.data import crossmodal, images, mixture
+from textreg.data import crossmodal, hub, images, mixture
 from textreg.data.pictures import BrokenImage, Pictures, checked
-from textreg.data.questions import question_requests, read_questions
+from textreg.data.questions import question_requests, read_questions, split_questions
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
 from textreg.data.sources import Row, Source, check_names, choose, count, names_language
 from textreg.data.sources import source as open_source
@@ -71,11 +71,11 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     folder = Path(folder)
     crossmodal.check_languages(settings.languages)
     check_names(named_sources(settings))
-    align, *visual = [open_source(name) for name in [settings.align_data, *settings.visual_data]]
-    texts = [open_source(name) for name in settings.text_data]
+    opened = {setting: [open_source(name) for name in names] for setting, names in named_sources(settings).items()}
+    align, visual, texts = opened.values()
     evaluation = crossmodal.resolve(settings.evaluation_data)
 
-    sizes = {source.name: _visual_rows(source, say) for source in [align, *visual]}
+    sizes = {source.name: _visual_rows(source, say) for source in [*align, *visual]}
     pool = _pool(texts)
     plan = text_plan(settings, pool, say)
     control = mixture.plan(_only_english(pool), plan.rows, languages=["en"])
@@ -87,16 +87,17 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     with RowWriter(folder / "images.parquet", IMAGES, image_root=root, group=IMAGE_GROUP) as image_file:
         table = _Images(image_file)
         table.add(blank_image())
-        stages = (("align", [align], settings.align_rows), ("visual", visual, settings.visual_rows))
+        stages = (("align", align, settings.align_rows), ("visual", visual, settings.visual_rows))
         for name, sources, rows in stages:
-            written[name] = _write_visual(folder / f"{name}.parquet", sources, sizes, rows, settings, table, say)
+            if sources:
+                written[name] = _write_visual(folder / f"{name}.parquet", sources, sizes, rows, settings, table, say)
         for name, chosen in (("text", plan), ("text_control", control)):
             written[name] = _write_text(folder / f"{name}.parquet", texts, chosen, settings.seed)
         written["requests"] = _write_requests(folder / "requests.parquet", evaluation, settings, table, say)
     written["images"] = image_file.rows
     plan.save(folder / "mixture.csv")
     skipped: Counter = Counter()
-    for source in [align, *visual, *texts]:
+    for source in [*align, *visual, *texts]:
         skipped.update({f"{source.name}: {reason}": n for reason, n in source.skipped.items()})
     for reason, n in sorted(skipped.items()):
         say(f"left out {n} rows of {reason}")
@@ -104,9 +105,12 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
 
 
 def named_sources(settings: PrepareData) -> dict[str, list[str]]:
-    """Setting -> the data sets it names, of the settings whose rows and pictures end up in one table."""
+    """Setting -> the data sets it names, of the settings whose rows and pictures end up in one table.
+
+    Without rows to align on, as for a published model, their data set is never asked for.
+    """
     return {
-        "align_data": [settings.align_data],
+        "align_data": [settings.align_data] if settings.align_rows else [],
         "visual_data": settings.visual_data,
         "text_data": settings.text_data,
     }
@@ -115,7 +119,8 @@ def named_sources(settings: PrepareData) -> dict[str, list[str]]:
 def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: Say = print) -> mixture.MixturePlan:
     """The mixture of the multilingual text rows, by temperature or like Fig. 2, without held-out languages.
 
-    A language of which no source has a row is left out, and ``say`` is told; having none of them is an ``InputError``.
+    A language of which no source has a row is left out, and ``say`` is told; having none of them is an ``InputError``,
+    and so is a mixture like the paper's in which a language misses its share by more than half.
     """
     found = {language for _, language in pool}
     wanted = [language for language in settings.text_languages if language in found]
@@ -127,14 +132,38 @@ def text_plan(settings: PrepareData, pool: Mapping[tuple[str, str], int], say: S
         )
     if absent:
         say(f"no text row in {', '.join(absent)} in any source: left out of the mixture")
-    return mixture.plan(
+    paper = settings.text_mixture == "paper"
+    plan = mixture.plan(
         pool,
         settings.text_rows,
         languages=wanted,
         held_out=settings.held_out,
         temperature=settings.text_temperature,
-        shares=mixture.paper_shares() if settings.text_mixture == "paper" else None,
+        shares=mixture.paper_shares() if paper else None,
     )
+    if paper:
+        _require_shares(plan, [code for code in settings.text_languages if code not in settings.held_out])
+    return plan
+
+
+def _require_shares(plan: mixture.MixturePlan, languages: Sequence[str]) -> None:
+    """Refuse a mixture that bears a name it does not deserve."""
+    shares = {code: share for code, share in mixture.paper_shares().items() if code in languages}
+    rows: Counter = Counter()
+    for quota in plan.quotas:
+        rows[quota.language] += quota.rows
+    told, sources = [], []
+    for code, share in shares.items():
+        wanted = share / sum(shares.values())
+        if rows[code] < int(wanted * plan.asked) / 2:
+            told.append(f"{code} {rows[code] / plan.asked:.1%} of the {wanted:.1%} it shall have")
+            sources += [name for name, facts in hub.known().items() if code in facts.get("holds", ())]
+    if told:
+        known = ", ".join(dict.fromkeys(sources)) or "CohereLabs/aya_collection_language_split:NAME/train*"
+        raise InputError(
+            f"text_mixture = paper cannot be made of these sources: {', '.join(told)}; add some to "
+            f"prepare_data.text_data (known: {known}), take the language out, or say text_mixture: temperature"
+        )
 
 
 def _pool(sources: Sequence[Source]) -> dict[tuple[str, str], int]:
@@ -223,20 +252,22 @@ def _write_requests(path: Path, folder: Path, settings: PrepareData, table: _Ima
 
 
 def _questions(settings: PrepareData, table: _Images) -> Iterator[dict[str, Any]]:
-    """The user's visual check; a picture that is missing or broken is an error here, as every question counts."""
-    path = Path(settings.visual_check).expanduser()
-    questions = read_questions(path)
-    pictures = Pictures(path.parent, settings.image_folder)
-    asked = []
-    for number, question in enumerate(questions):
-        row = Row(number, f"visual_check:{path.name}", question["language"], question["image"], ())
+    """The visual check; a picture that is missing or broken is an error here, as every question counts."""
+    name, place = hub.parse(settings.visual_check).short, hub.resolve(settings.visual_check, kind="dataset")
+    pictures = Pictures(place.parent if place.is_file() else place, settings.image_folder)
+    wanted = {"validation": settings.validation_questions, "test": settings.test_questions}
+    splits = split_questions(read_questions(settings.visual_check), wanted, settings.seed)
+    for question in read_questions(settings.visual_check):
+        if (split := splits.get(question["number"])) is None:
+            continue
+        row = Row(question["number"], f"visual_check:{name}", question["language"], question["image"], ())
         try:
             picture = pictures.check(row)
         except BrokenImage as error:
-            raise InputError(f"{path.name}, question {number + 1}: {error}; set prepare_data.image_folder") from error
-        table.add(picture.as_record("test"))
-        asked.append({**question, "image": picture.image_id})
-    yield from question_requests(asked)
+            where = f"{name}, question {row.number + 1}"
+            raise InputError(f"{where}: {error}; set prepare_data.image_folder") from error
+        table.add(picture.as_record(split))
+        yield from question_requests([{**question, "image": picture.image_id, "split": split}])
 
 
 def blank_image(side: int = 384) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Readers of visual and text instruction data as the hub publishes it: one stream of rows whatever the layout.
 
-Three layouts cover the data sets of this project, and any other that looks like them: ``conversations`` (LCS-558K,
-LLaVA-Instruct-150K, LLaVA-OneVision-Data, PangeaInstruct), ``messages`` (chat data) and ``inputs``/``targets`` (Aya).
+A few layouts cover the data sets of this project, and any other that looks like them: ``conversations`` (LCS-558K,
+LLaVA-Instruct-150K, LLaVA-OneVision-Data, PangeaInstruct), ``messages`` (chat data), and pairs such as
+``inputs``/``targets`` (Aya) and ``instruction``/``output`` (Alpaca, in whatever language).
 The layout is read off the columns; a file that fits none is refused with the columns it lacks.  Rows are streamed
 (JSON lists too), of Parquet only the wanted columns are read, no picture is read until its row was chosen, and every
 row left out is counted under its reason.
@@ -44,7 +45,10 @@ LAYOUTS = (
     Layout("conversations", ("conversations",), ("image", "language", "data_source")),
     Layout("messages", ("messages",), ("image", "images", "language", "source")),
     Layout("inputs/targets", ("inputs", "targets"), ("language_code", "language")),
+    Layout("instruction/output", ("instruction", "output"), ("input", "language")),
+    Layout("instruction/response", ("instruction", "response"), ("context", "lang", "language")),
 )
+LANGUAGE = ("language_code", "language", "lang")  # columns that may tell it, the first that does counts
 
 
 @dataclass(frozen=True)
@@ -71,21 +75,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved data set: its ``name`` in tables, its ``folder`` and its data ``files``.  ``skipped``: reason ->
-    rows.
+    """A resolved data set: its ``name`` in tables, its ``folder`` and its data ``files``; the ``language`` of rows
+    that name none.  ``skipped``: reason -> rows.
     """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
+    language: str = "en"
     skipped: Counter = field(default_factory=Counter, compare=False)
 
 
 def source(name: str) -> Source:
     """Resolve a hub id or local folder (see ``hub.parse``) into a source."""
     path = hub.resolve(name, kind="dataset")
-    files = hub.data_files(name, path)
-    return Source(hub.parse(name).short, path if path.is_dir() else path.parent, tuple(files))
+    files, parts = hub.data_files(name, path), hub.parse(name)
+    language = hub.known().get(parts.base, {}).get("language", "en")
+    return Source(parts.short, path if path.is_dir() else path.parent, tuple(files), language)
 
 
 def check_names(sources: Mapping[str, Sequence[str]]) -> None:
@@ -128,8 +134,8 @@ def layout(path: Path) -> Layout:
 
 
 def names_language(data: Source) -> bool:
-    """Whether the rows of a source say what language they are in; those that do not are taken as English."""
-    return any({"language", "language_code"} & columns(path) for path in data.files)
+    """Whether the rows of a source say what language they are in."""
+    return any(set(LANGUAGE) & columns(path) for path in data.files)
 
 
 def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images: bool = False) -> Iterator[Row]:
@@ -175,7 +181,7 @@ def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> 
         # breaks.
         turns = [turn | {"content": turn["content"].strip()} for turn in _turns(record, form)]
         images = _images(record)
-        language = _language(record)
+        language = _language(record, data.language)
     except _Malformed as reason:
         data.skipped[str(reason)] += 1
         return None
@@ -208,11 +214,13 @@ def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> 
 
 def _turns(record: Mapping[str, Any], form: Layout) -> list[dict[str, str]]:
     """Role and words of every turn; none of them where a role is one that no template knows."""
-    if form.name == "inputs/targets":
-        asked, answered = record.get("inputs") or "", record.get("targets") or ""
-        if not isinstance(asked, str) or not isinstance(answered, str):
-            raise _Malformed("inputs or targets that are no text")
-        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    if len(form.needs) == 2:
+        asked, answered = (record.get(name) or "" for name in form.needs)
+        told = record.get("input") or record.get("context") or ""
+        if not all(isinstance(text, str) for text in (asked, answered, told)):
+            raise _Malformed(f"{' or '.join(form.needs)} that are no text")
+        words = "\n\n".join(filter(None, (asked.strip(), told.strip())))
+        return [{"role": "user", "content": words}, {"role": "assistant", "content": answered}]
     given = record.get(form.needs[0]) or []
     if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
         raise _Malformed(f"{form.needs[0]} that are no list of turns")
@@ -253,9 +261,9 @@ def _images(record: Mapping[str, Any]) -> list[Image]:
     return [image for image in images if image is not None and image != ""]
 
 
-def _language(record: Mapping[str, Any]) -> str:
-    value = record.get("language_code") or record.get("language")
-    if not isinstance(value, str | None):
+def _language(record: Mapping[str, Any], otherwise: str) -> str:
+    value = next((record[name] for name in LANGUAGE if record.get(name)), otherwise)
+    if not isinstance(value, str):
         raise _Malformed("a language that is no text")
     return language_code(value)
 

@@ -4,7 +4,7 @@ Three choices are not obvious.  A merged system is the adapter turned down to it
 which equals the exported merge and costs no second model.  Systems are answered side by side, one process and one
 thread each, because a small model gains nothing from a second thread.  Answers are appended batch by batch under a
 plan that names adapter, lambda and requests: an interrupted evaluation goes on, and an answer of another model is
-never reused.
+never reused; with each stands why it ended, so that the share that the token limit cut off is known.
 
 Run it: ``papermill notebooks/05_evaluate.ipynb out.ipynb``.
 """
@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from textreg.compute import set_up
+from textreg.evaluation.served import ask_server
 from textreg.files import Journal
 from textreg.processes import die_with_parent
 from textreg.settings import Evaluate, Merge
@@ -44,9 +45,11 @@ def answer_arm(
     for which, requests, part in items:
         plan = answer_plan(settings, which, requests)
         keys = (f"{plan}|" + requests["arm"] + "|" + requests["item_id"] + "|" + requests["language"]).tolist()
-        with Journal(part, {"answer": str}) as journal:
+        with Journal(part, {"answer": str, "finish": str}) as journal:
             missing = [position for position, key in enumerate(keys) if key not in journal]
-            if missing:
+            if missing and getattr(settings, "endpoint", ""):
+                ask_server(settings, which.name, requests.iloc[missing], journal, [keys[place] for place in missing])
+            elif missing:
                 if model is None:
                     ids = sorted({name for _, asked, _ in items for name in asked["image_id"].dropna()})
                     how = {"precision": settings.precision, "device": compute.device}
@@ -54,12 +57,13 @@ def answer_arm(
                 asked = requests.iloc[missing].reset_index(drop=True)
                 with scaled_adapter(model, which.lam) if arm else nullcontext():
                     _ask(settings, model, processor, seen, asked, journal, [keys[position] for position in missing])
-            answers = [journal[key]["answer"] for key in keys]
+            said = [journal[key] for key in keys]
         table = requests[["language", "arm", "item_id", "task", "prompt", "reference"]].copy()
         table.insert(0, "seed", settings.seed)
         table.insert(1, "system", which.name)
         table.insert(2, "lambda", which.lam)
-        table.insert(8, "answer", answers)
+        table.insert(8, "answer", [each["answer"] for each in said])
+        table["finish"] = [each["finish"] for each in said]
         tables.append(table)
     return tables
 
@@ -77,7 +81,7 @@ def _ask(
 
     def keep(batch: list) -> None:
         for position, answer in batch:
-            journal.append(keys[position], {"answer": answer.text})
+            journal.append(keys[position], {"answer": answer.text, "finish": answer.finish})
 
     options = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
     generation.answer(model, processor, asked, seen, on_batch=keep, **options)
@@ -86,7 +90,8 @@ def _ask(
 def answer_plan(settings: Evaluate | Merge, which: System, requests: "pd.DataFrame") -> str:
     """A hash of what decides the answers: aligned projector, adapter, lambda, requests and the length limit."""
     run = Path(settings.run)
-    digest = hashlib.sha256(repr((which.lam, settings.max_new_tokens, settings.precision)).encode())
+    served = bool(getattr(settings, "endpoint", ""))
+    digest = hashlib.sha256(repr((which.lam, settings.max_new_tokens, settings.precision, served)).encode())
     files = [run / "align" / "projector.safetensors", run / "align" / "base.json"]
     if which.arm:
         files += sorted((run / "tune" / which.arm / "adapter").glob("*.safetensors"))

@@ -29,7 +29,8 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
-    """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n``.
+    """chrF (0..100, corpus level) of caption answers per seed, system, lambda, language and arm, with ``n`` and the
+    share ``cut`` (0..1) of them that the token limit cut off, undefined where nobody noted it (column ``finish``).
 
     ``answers``: columns of ``answers.parquet``; rows of other tasks are ignored, and so is the arm ``text``, whose
     prompt holds a reference.  The arm ``blank`` tells what a caption scores that knows nothing of its image.
@@ -46,17 +47,22 @@ def caption_scores(answers: "pd.DataFrame") -> "pd.DataFrame":
         width = max(len(texts) for texts in references)
         columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(width)]
         score = chrf.corpus_score(group["answer"].fillna("").tolist(), columns).score
-        rows.append([*values, len(group), score])
-    return pd.DataFrame(rows, columns=[*keys, "n", "chrf"])
+        cut = group["finish"].eq("length").mean() if "finish" in group else float("nan")
+        rows.append([*values, len(group), score, cut])
+    return pd.DataFrame(rows, columns=[*keys, "n", "chrf", "cut"])
 
 
 def caption_means(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """Mean chrF per system (index), for English and for the other languages, and per arm (columns).
+    """Mean chrF per system (index), for English and for the other languages, and per arm (columns); beside it the
+    per cent of answers that the token limit cut off, where that was noted.
 
     ``scores``: what :func:`caption_scores` gave, one lambda a system.  Every language counts alike, as for LF.
     """
     spoken = scores["language"].eq("en").map({True: "English", False: "other languages"})
-    return scores.assign(languages=spoken).pivot_table(index="system", columns=["languages", "arm"], values="chrf")
+    told = scores.assign(languages=spoken, cut=100 * scores["cut"])
+    chrf = told.pivot_table(index="system", columns=["languages", "arm"], values="chrf")
+    cut = told.assign(languages="cut off, %").pivot_table(index="system", columns=["languages", "arm"], values="cut")
+    return chrf.join(cut)
 
 
 def normal(text: str, language: str = "en") -> str:

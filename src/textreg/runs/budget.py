@@ -26,6 +26,7 @@ WIDTH = {"fp32": 4.0, "bf16": 2.0, "4bit": 0.56}  # bytes a weight; 4 bits and t
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments in fp32
 PICTURE = 100_000  # bytes, assumed
 RATE = 0.35 * 989e12  # FLOP/s: 35 % (assumed) of the dense bf16 peak of an H100
+SMALL = 2**29  # bytes of a table of pictures that is read whole; of a larger one there is a second, mapped copy
 UNREACHED = "the hub was not reached"
 IDENTIFIERS = {"glotlid": "cis-lmu/glotlid"}
 
@@ -54,8 +55,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Models:
-    """Weights of the whole model, of its language model's layers that take an adapter of rank 1, of the projector;
-    numbers kept of one picture."""
+    """Weights of the whole model, of its language model's layers that take an adapter of rank 1, of a projector that is
+    trained; numbers kept of one picture."""
 
     whole: int
     adapter: int
@@ -74,9 +75,14 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
     identifiers = {getattr(settings, "identifier", "") for settings in found.values()} & set(IDENTIFIERS)
     downloads = list(_downloads(data, align, [IDENTIFIERS[name] for name in identifiers]))
 
-    pictures = PICTURE * (data.validation_images + data.test_images)
+    asked = data.validation_questions + data.test_questions if data.visual_check else 0
+    pictures = PICTURE * (data.validation_images + data.test_images + asked)
     pictures += 0 if data.image_folder else PICTURE * (data.align_rows + data.visual_rows)
     disk = [Need("pictures", pictures, f"{PICTURE:,} bytes each, assumed", "prepare_data")]
+    if pictures > SMALL:
+        disk.append(Need("pictures, memory-mapped", pictures, "a second copy, read without being held", "prepare_data"))
+    if align.vlm:
+        _require_supported(align.vlm)
     try:
         models = _models(align, stored=any(need.why == UNREACHED for need in downloads))
     except (InputError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -85,7 +91,7 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
         return Budget(profile.name, tuple(downloads), tuple(memory), tuple(disk), "")
     weights = models.whole * WIDTH[align.precision]
     memory = [Need("weights", weights, f"{models.whole:,} in {align.precision}", "align")]
-    if any(settings.cache_features for settings in [align, *tunes]):
+    if models.features and any(settings.cache_features for settings in [align, *tunes]):
         kept = (data.align_rows + data.visual_rows) * models.features * WIDTH["bf16"]
         disk.append(Need("features of the frozen tower", kept, "of every training picture, bf16", "features"))
     for tune in {tune.rank: tune for tune in tunes}.values():
@@ -109,7 +115,10 @@ def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> I
     wanted: list[tuple[str, Literal["model", "dataset"], str]]
     wanted = [(name, "model", "align") for name in ([align.vlm] if align.vlm else [align.llm, align.tower])]
     wanted += [(name, "model", "merge") for name in identifiers]
-    sets = dict.fromkeys([data.align_data, *data.visual_data, *data.text_data, data.evaluation_data])
+    sets = dict.fromkeys(
+        [*[data.align_data] * (data.align_rows > 0), *data.visual_data, *data.text_data, data.evaluation_data]
+        + [data.visual_check] * bool(data.visual_check)
+    )
     wanted += [(name, "dataset", "prepare_data") for name in sets]
     reached = True
     for name, kind, stage in wanted:
@@ -122,6 +131,18 @@ def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> I
             reached = "was not reached" not in str(error)
             files, why = None, str(error) if reached else UNREACHED
         yield Need(name, None if files is None else sum(files.values()), why, stage)
+
+
+def _require_supported(vlm: str) -> None:
+    """Refuse a published model from its configuration alone; one that is not reached is among what is to fetch."""
+    from textreg.vlm.published import Unsupported, check
+
+    try:
+        check(vlm)
+    except Unsupported:
+        raise
+    except InputError:
+        return
 
 
 def _models(align: Align, *, stored: bool) -> Models:
@@ -140,8 +161,7 @@ def _models(align: Align, *, stored: bool) -> Models:
     with torch.device("meta"):
         if align.vlm:
             model = AutoModelForImageTextToText.from_config(config(align.vlm))
-            language, tower = model.get_decoder(), model.config.vision_config
-            projector = sum(p.numel() for n, p in model.named_parameters() if "projector" in n or "connector" in n)
+            language, tower, projector = model.get_decoder(), model.config.vision_config, 0  # its own stays as it is
             whole = sum(p.numel() for p in model.parameters())
         else:
             seen = config(align.tower)
@@ -152,7 +172,9 @@ def _models(align: Align, *, stored: bool) -> Models:
             whole = sum(p.numel() for part in (model, vision) for p in part.parameters()) + projector
     linear = [module for module in language.modules() if isinstance(module, torch.nn.Linear)]
     adapter = sum(module.in_features + module.out_features for module in linear)
-    return Models(whole, adapter, projector, (tower.image_size // tower.patch_size) ** 2 * tower.hidden_size)
+    kept = not align.vlm or model.config.model_type == "llava"  # of other families the tower runs in every step
+    features = (tower.image_size // tower.patch_size) ** 2 * tower.hidden_size if kept else 0
+    return Models(whole, adapter, projector, features)
 
 
 def tables(budget: Budget) -> Iterator[Table | str]:

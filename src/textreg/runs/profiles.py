@@ -192,6 +192,8 @@ def resolve(
         scope, key, word = split_override(text, profile)
         if scope in (None, stage, arm) and key in {field.name for field in fields(cls)}:
             values[key] = value_of(cls, key, word, f"-p {text[:80]}", text=True)
+    if stage == "prepare_data" and getattr(resolve(profile, "align", None, overrides), "steps", 1) == 0:
+        values["align_rows"] = 0  # what a published model would be aligned on is never asked for
     return build(cls, values, f"{profile.path}: {stage}")
 
 
@@ -268,6 +270,11 @@ def check_settings(settings: Stage, where: str) -> None:
     if isinstance(settings, Merge) and 1.0 not in settings.lambdas:
         raise InputError(
             f"{where}: lambdas lack 1.0, the tuned model that the others are compared with; add it to the list"
+        )
+    if isinstance(settings, Evaluate) and settings.endpoint and (settings.scale != "hub" or settings.frontier_lambdas):
+        raise InputError(
+            f"{where}: a server at endpoint answers at hub scale, for the systems and no further lambdas: "
+            "set frontier_lambdas: [], or endpoint to nothing"
         )
     if isinstance(settings, Evaluate) and settings.judge == "llm":
         for key in ("judge_endpoint", "judge_model"):

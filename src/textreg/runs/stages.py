@@ -19,7 +19,6 @@ PER_ARM = ("tune", "merge")
 #: Files (patterns below the unit's folder) without which a notebook that ended well still counts as failed.
 ARTEFACTS: Mapping[str, tuple[str, ...]] = {
     "prepare_data": (
-        "align.parquet",
         "visual.parquet",
         "text.parquet",
         "images.parquet",

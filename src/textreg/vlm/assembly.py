@@ -26,6 +26,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from textreg.errors import InputError, did_you_mean, quoted
+from textreg.files import HashCache, digest
+from textreg.micro.assets import is_shipped
 from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.loading import (
     has_class_token,
@@ -45,7 +47,7 @@ PROJECTOR = "projector.safetensors"
 @dataclass(frozen=True)
 class Base:
     """What an aligned model is made of.  With ``vlm`` it is a published one, and ``llm`` and ``tower`` are idle.
-    ``revisions``: role -> commit of what came from the hub (:func:`pinned`).
+    ``revisions``: role -> commit of what came from the hub, hash of what lies in a folder (:func:`pinned`).
     """
 
     llm: str = "shipped"
@@ -153,14 +155,19 @@ def scale_to_embeddings(model: "PreTrainedModel") -> None:
 
 
 def pinned(base: Base) -> Base:
-    """``base`` with the hub's present commit of each part, which is fetched if need be; folders have none.
+    """``base`` with the hub's present commit of each part, which is fetched if need be, or the hash of its folder; what
+    is shipped has none.
 
-    A branch such as ``main`` may move between alignment and evaluation, days later; what was aligned must be loaded
-    again.  Raises :class:`InputError` as loading does.
+    A branch such as ``main`` may move between alignment and evaluation, days later, and a folder may be written anew;
+    what was aligned must be loaded again.  Raises :class:`InputError` as loading does.
     """
     roles = {"vlm": base.vlm} if base.vlm else {"llm": base.llm, "tower": base.tower}
-    found = {role: commit(source(name, role, base.revisions.get(role))) for role, name in roles.items()}
-    return replace(base, revisions={role: value for role, value in found.items() if value})
+    found = {}
+    for role, name in roles.items():
+        if not is_shipped(name):
+            place = source(name, role, base.revisions.get(role))
+            found[role] = commit(place) or digest(HashCache().folder(Path(place)))
+    return replace(base, revisions=found)
 
 
 def commit(folder: str) -> str | None:
@@ -230,6 +237,8 @@ def load_aligned(
 
     folder = Path(folder)
     base = read_base(folder)
+    if base.revisions and pinned(base).revisions != base.revisions:
+        raise InputError(f"{folder}: {base.vlm or base.llm} was written anew since: run the stage `align` again")
     try:
         state = load_file(folder / PROJECTOR)
     except FileNotFoundError:

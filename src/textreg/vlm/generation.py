@@ -31,6 +31,8 @@ from textreg.vlm.features import is_llava, model_inputs
 if TYPE_CHECKING:
     from textreg.vlm.features import Features
 
+LENGTH = "length"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -47,12 +49,13 @@ class Request:
 class Answer:
     """Decoded text without special tokens (a forced prefix is not repeated in it), stripped; number of generated
     tokens, end included; log-probabilities of the first token over the vocabulary, float32 [vocabulary], when asked
-    for.
+    for; why it ended, in the words of OpenAI's protocol: ``stop``, or ``length`` where the limit cut it off.
     """
 
     text: str
     tokens: int
     first_logprobs: np.ndarray | None = None
+    finish: str = "stop"
 
 
 def answer(
@@ -113,7 +116,12 @@ def answer(
             start += len(positions)
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             found = [
-                Answer(text.strip(), len(ids), None if logprobs is None else logprobs[row])
+                Answer(
+                    text.strip(),
+                    len(ids),
+                    None if logprobs is None else logprobs[row],
+                    "stop" if ids[-1] in ends else LENGTH,
+                )
                 for row, (text, ids) in enumerate(zip(texts, tokens, strict=True))
             ]
             asked = [places[distinct[position]] for position in positions]

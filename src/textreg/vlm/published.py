@@ -47,13 +47,18 @@ REASONS = {
 }
 
 
+class Unsupported(InputError):
+    """A model that cannot be tuned here, whatever is done about it."""
+
+
 def check(place: str, *, whole: bool = True, name: str = "") -> "PreTrainedConfig":
     """The configuration of a model that can be tuned; of a hub id nothing but ``config.json`` is fetched.
 
     ``whole``: a vision-language model; else a language model to put one together from.  ``name``: in messages.
 
     Raises:
-        InputError: no such model, or one that cannot be tuned here, with the reason and the list of what can.
+        InputError: no such model; :class:`Unsupported` for one that cannot be tuned here, with the reason and the list
+            of what can.
     """
     folder, name = hub.resolve(place, files=("config.json",)), name or place
     raw = json.loads((folder / "config.json").read_text("utf-8"))
@@ -63,10 +68,10 @@ def check(place: str, *, whole: bool = True, name: str = "") -> "PreTrainedConfi
     )
     if whole and kind not in FAMILIES:
         why = REASONS.get(kind) or ("it needs code of its own" if "auto_map" in raw else "not tested here")
-        raise InputError(f"{name}: model type {kind!r} is not supported ({why}); {taken}")
+        raise Unsupported(f"{name}: model type {kind!r} is not supported ({why}); {taken}")
     config = reading(str(folder), "vlm" if whole else "llm", AutoConfig.from_pretrained, trust_remote_code=False)
     if (found := unreached(config, whole)) is not None:
-        raise InputError(f"{name}: a {kind} model is not supported ({found}); {taken}")
+        raise Unsupported(f"{name}: a {kind} model is not supported ({found}); {taken}")
     return config
 
 
