@@ -4,6 +4,7 @@ import json
 import re
 
 import hub_folders
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,6 +141,8 @@ def test_the_arm_whose_prompt_holds_a_reference_gets_no_caption_score():
 def test_caption_means_count_every_language_alike_and_english_apart():
     rows = [("BM", "en", 40.0), ("BM", "de", 10.0), ("BM", "fr", 20.0), ("TR", "en", 44.0), ("TR", "de", 30.0)]
     scores = pd.DataFrame(rows, columns=["system", "language", "chrf"]).assign(arm="image", n=5)
+    scores["cut"] = [0.0, 0.1, 0.2, np.nan, np.nan]
     means = fidelity_references.caption_means(scores)
     assert means["English", "image"].to_dict() == {"BM": 40.0, "TR": 44.0}
     assert means["other languages", "image"].to_dict() == {"BM": 15.0, "TR": 30.0}
+    assert means["cut off, %", "image"]["BM"] == pytest.approx(10.0) and np.isnan(means["cut off, %", "image"]["TR"])

@@ -265,6 +265,34 @@ def test_no_english_text_for_the_control_is_an_error(tmp_path):
         prepare.prepare(settings, tmp_path / "out", lambda line: None)
 
 
+def test_a_mixture_like_the_paper_s_is_refused_where_a_language_misses_its_share_by_half(tmp_path):
+    settings = hub_folders.settings(tmp_path, text_languages=["es", "ca", "gl"], text_mixture="paper", text_rows=1000)
+    pool = {("mine", "es"): 900, ("mine", "ca"): 150}
+    with pytest.raises(InputError, match=r"ca 15\.0% of the 41\.5% it shall have\W.*known: projecte-aina/RAG_Multilingual"):
+        prepare.text_plan(settings, pool, lambda line: None)
+    plan = prepare.text_plan(settings, pool | {("mine", "ca"): 300, ("mine", "gl"): 9}, lambda line: None)
+    table = plan.table().set_index("language")
+    assert table.loc["ca", ["rows", "wanted"]].tolist() == [300, pytest.approx(20 / 48.22)]
+    assert "ca        300 rows  30.00 %  mine (of 41.48 % wanted)" in plan.describe()
+
+
+def test_pairs_of_a_source_that_names_no_language_have_that_of_the_source(tmp_path, monkeypatch):
+    rows = [{"instruction": "Suma", "input": "1 e 2", "output": "3"}, {"instruction": "Ola", "input": "", "output": "Boas"}]
+    (tmp_path / "gl.json").write_text(json.dumps(rows), "utf-8")
+    data = sources.Source("gl", tmp_path, (tmp_path / "gl.json",), "gl")
+    (first, second) = sources.read(data)
+    assert [turn["content"] for turn in first.messages] == ["Suma\n\n1 e 2", "3"] and second.language == "gl"
+    told = {"instruction": "Què?", "context": "Un text.", "response": "Això.", "lang": "ca"}
+    (tmp_path / "rag.jsonl").write_text(json.dumps(told), "utf-8")
+    assert [row.language for row in sources.read(str(tmp_path / "rag.jsonl"))] == ["ca"]
+
+
+def test_without_rows_to_align_on_their_data_set_is_not_asked_for(tmp_path):
+    settings = hub_folders.settings(tmp_path, align_data="nobody/nothing", align_rows=0)
+    written = prepare.prepare(settings, tmp_path / "out", lambda line: None).rows
+    assert "align" not in written and not (tmp_path / "out" / "align.parquet").exists() and written["visual"] == 5
+
+
 def test_a_text_language_that_no_source_has_is_left_out_and_said(tmp_path):
     lines = []
     plan = prepare.text_plan(

@@ -4,10 +4,11 @@ import json
 
 import pandas as pd
 import pytest
+from faulty_server import Server, completion
 
 from textreg.data.requests import read_requests
-from textreg.errors import InputError
-from textreg.evaluation import answering, tables
+from textreg.errors import InputError, RunError
+from textreg.evaluation import answering, regression, tables
 from textreg.evaluation import sweep as evaluation_sweep
 from textreg.settings import Evaluate
 from textreg.vlm import adapters, assembly
@@ -70,6 +71,35 @@ def test_of_the_lambdas_that_cost_little_the_most_faithful_is_chosen(rows, expec
 def test_a_choice_without_the_tuned_model_is_refused():
     with pytest.raises(InputError, match=r"lambdas: 1\.0 is missing"):
         evaluation_sweep.choose_lambda(sweep((0.5, 0.9, 0.9)), 0.02)
+
+
+def asked_questions(lost: dict[float, int], n: int = 500) -> pd.DataFrame:
+    """Answers to ``n`` yes-or-no questions; at each lambda the first ``lost`` of them are wrong."""
+    rows = [
+        ("TR+M", lam, f"question/{i}", "no" if i < wrong else "Yes, it is.", '["yes"]')
+        for lam, wrong in lost.items()
+        for i in range(n)
+    ]
+    table = pd.DataFrame(rows, columns=["system", "lambda", "item_id", "answer", "reference"])
+    return table.assign(task="question", arm="image", language="en")
+
+
+def test_of_the_lambdas_that_surely_keep_seeing_the_most_faithful_is_chosen():
+    swept = sweep((0.0, 0.3, 1.0), (0.5, 0.8, 1.0), (1.0, 0.9, 1.0)).assign(system="TR+M", lf=None)
+    chosen, table = regression.choose(asked_questions({0.0: 10, 0.5: 15, 1.0: 40}), swept, 0.03)
+    assert chosen == 0.5  # at lambda 1 six in a hundred are lost
+    kept = table.set_index("lambda").loc[0.5]
+    assert (kept["n"], kept["before"], kept["change"]) == (500, 0.98, pytest.approx(-0.01))
+    assert -0.03 < kept["low"] < -0.01 < kept["high"] <= 0.0
+    few, _ = regression.choose(asked_questions({0.0: 1, 0.5: 2, 1.0: 3}, n=20), swept, 0.03)
+    assert few == 0.5  # twenty questions show nothing, and the smallest loss is taken
+
+
+def test_without_the_published_model_or_questions_captions_decide_as_before():
+    swept = sweep((1.0, 0.80, 0.98), (0.7, 0.90, 0.97), (0.4, 0.95, 0.90)).assign(system="TR+M")
+    for scored in (asked_questions({0.7: 0, 1.0: 0}), asked_questions({0.0: 0, 1.0: 0}).assign(task="caption")):
+        chosen, table = regression.choose(scored, swept, 0.02)
+        assert chosen == 0.7 and table.empty
 
 
 def test_a_lambda_that_forgets_the_questions_is_not_chosen():
@@ -204,7 +234,7 @@ def test_every_answer_carries_what_it_answers(asked, tmp_path):
     settings, requests = asked
     table = answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
     columns = ["seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference"]
-    assert list(table.columns) == columns
+    assert list(table.columns) == [*columns, "finish"] and set(table["finish"]) <= {"stop", "length"}
     assert table["item_id"].tolist() == requests["item_id"].tolist()
     assert set(table["lambda"]) == {0.5} and set(table["system"]) == {"TR+M"}
 
@@ -253,6 +283,36 @@ def test_an_answer_in_the_journal_is_not_asked_for_again(asked, tmp_path):
     part.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"key": "torn')
     again = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
     assert again == ["said before", *first[1:]]
+
+
+def test_a_server_is_asked_under_the_name_of_the_system_with_the_picture_first_and_only_once(asked, tmp_path):
+    settings, requests = asked
+    replies = iter([completion("and so on and", "length")])
+    with Server(lambda body: (200, next(replies, completion(f"{body['model']} says")))) as server:
+        settings = Evaluate(**{**vars(settings), "endpoint": server.url, "max_new_tokens": 256})
+        table = answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
+        again = answer_system(settings, System("TR+M", "TR", 0.5), requests, tmp_path / "a.jsonl")
+    assert set(table["answer"]) <= {"TR+M says", "and so on and"} and again.equals(table)
+    assert len(server.requests) == 4 and all(body["max_tokens"] == 256 for body in server.requests)
+    assert sorted(table["finish"]) == ["length", "stop", "stop", "stop"]
+    contents = [body["messages"][0]["content"] for body in server.requests]
+    shown = [content for content in contents if isinstance(content, list)]
+    assert len(shown) == 3 and "Describe the image." in contents
+    assert all([part["type"] for part in content] == ["image_url", "text"] for content in shown)
+    assert {content[1]["text"] for content in shown} == {"Describe the image."}
+
+
+def test_a_server_that_does_not_offer_the_system_or_does_not_answer_is_one_line(asked, tmp_path):
+    settings, requests = asked
+    none = {"error": {"message": "no such model"}}
+    for reply, error, said in (
+        ((404, none), InputError, "no such model or address"),
+        ((200, completion("", "content_filter")), RunError, "4 requests got no answer: the server's content filter"),
+    ):
+        with Server(lambda body, reply=reply: reply) as server:
+            served = Evaluate(**{**vars(settings), "endpoint": server.url})
+            with pytest.raises(error, match=said):
+                answer_system(served, System("TR", "TR"), requests, tmp_path / "b.jsonl")
 
 
 def test_answers_of_another_model_are_never_reused(asked, tmp_path):

@@ -4,6 +4,8 @@ import itertools
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,9 +29,9 @@ def test_a_check_is_read_with_one_or_several_answers_numbers_and_yes_or_no(tmp_p
         {"image": "b.png", "question": "Wo?", "answer": ["links", "left"], "language": "de"},
         {"image": "c.png", "question": "Is it red?", "answer": False},
     )
-    questions = visual_check.read_questions(path)
+    questions = list(visual_check.read_questions(path))
     assert [question["answer"] for question in questions] == [["0"], ["links", "left"], ["no"]]
-    requests = list(visual_check.question_requests(questions))
+    requests = list(visual_check.question_requests([question | {"split": "test"} for question in questions]))
     assert [request["arm"] for request in requests] == ["image", "blank"] * 3
     assert requests[0]["prompt"] == "<image>\nHow many?" and requests[0]["language"] == "en"
     assert [request["image_id"] for request in requests[:2]] == ["a.png", "blank"]
@@ -38,14 +40,14 @@ def test_a_check_is_read_with_one_or_several_answers_numbers_and_yes_or_no(tmp_p
 
 GOOD = '{"image": "a.png", "question": "x", "answer": "y"}'
 WRONG = {
-    "a missing column": ('{"image": "a.png"}', r"q\.jsonl, line 2: no question"),
-    "an empty list of answers": ('{"image": "a", "question": "x", "answer": []}', r"line 2: no answer"),
-    "an answer of another kind": ('{"image": "a", "question": "x", "answer": {"a": 1}}', r"line 2: answer holds"),
+    "a missing column": ('{"image": "a.png"}', r"q\.jsonl, question 2: no question"),
+    "an empty list of answers": ('{"image": "a", "question": "x", "answer": []}', r"question 2: no answer"),
+    "an answer of another kind": ('{"image": "a", "question": "x", "answer": {"a": 1}}', r"question 2: answer holds"),
     "no JSON": ("image,question", r"line 2: not a JSON object"),
-    "a list": ("[1, 2]", r"line 2: no image"),
+    "a list": ("[1, 2]", r"question 2: no image"),
     "an unknown language": (
         '{"image": "a", "question": "x", "answer": "y", "language": "xx"}',
-        r"line 2: .*'xx'",
+        r"question 2: .*'xx'",
     ),
 }
 
@@ -54,15 +56,30 @@ WRONG = {
 def test_a_wrong_line_is_named_with_what_is_wrong(case, tmp_path):
     line, expected = WRONG[case]
     with pytest.raises(InputError, match=expected):
-        visual_check.read_questions(written(tmp_path, GOOD, line))
+        list(visual_check.read_questions(written(tmp_path, GOOD, line)))
 
 
 def test_a_check_without_questions_or_in_another_encoding_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no question"):
-        visual_check.read_questions(written(tmp_path, ""))
+        list(visual_check.read_questions(written(tmp_path, "")))
     (tmp_path / "q.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not readable as UTF-8"):
-        visual_check.read_questions(tmp_path / "q.jsonl")
+    with pytest.raises(InputError, match="line 1: not a JSON object"):
+        list(visual_check.read_questions(tmp_path / "q.jsonl"))
+
+
+def test_a_picture_is_of_one_split_and_few_questions_are_shared_in_proportion(tmp_path):
+    rows = [{"question": f"q{n}", "answers": ["yes"], "image": {"bytes": bytes([n // 3]), "path": None}} for n in range(30)]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "test-0.parquet")
+    questions = list(visual_check.read_questions(tmp_path))
+    assert questions[4]["answer"] == ["yes"] and questions[4]["image"]["bytes"] == bytes([1])
+    split = visual_check.split_questions(questions, {"validation": 4, "test": 9}, seed=0)
+    assert sorted(split.values()) == ["test"] * 9 + ["validation"] * 4
+    pictures = {name: {number // 3 for number in split if split[number] == name} for name in ("validation", "test")}
+    assert not pictures["validation"] & pictures["test"]
+    few = visual_check.split_questions(questions, {"validation": 100, "test": 200}, seed=0)
+    assert sorted(few.values()) == ["test"] * 18 + ["validation"] * 10  # the rest of a picture is left out
+    assert visual_check.split_questions(questions[:1], {"validation": 80, "test": 200}, seed=0) == {0: "test"}
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import vlm_families
 from conftest import image_table, row_table
 
-from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter
+from textreg.data import mixture
+from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
 from textreg.runs import profiles
 from textreg.runs.notebooks import source
 from textreg.settings import Align, Tune, value_of
 from textreg.vlm import assembly
+from textreg.vlm.features import open_features
+from textreg.vlm.generation import Request, answer
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_align.ipynb"
 
@@ -28,6 +32,7 @@ def run(tmp_path):
     ]
     tables = {
         "align": (ROWS, [row for row in rows if isinstance(row["image_id"], str)]),
+        "visual": (ROWS, [row for row in rows if isinstance(row["image_id"], str)]),
         "images": (IMAGES, [image | {"split": "train", "scene": None} for image in images]),
         "requests": (REQUESTS, [request]),
     }
@@ -57,6 +62,25 @@ def test_the_notebook_keeps_the_projector_of_a_published_model_when_it_takes_no_
     assert all(torch.equal(found[name], p) for name, p in model.model.multi_modal_projector.state_dict().items())
     assert assembly.read_base(run / "align").vlm == str(tmp_path / "published")
     assert not (run / "align" / "log.csv").exists()
+
+
+def test_a_published_model_answers_the_visual_rows_once_and_is_tuned_on_what_it_said(run, tmp_path, monkeypatch):
+    vlm_families.FAMILIES["qwen2_5_vl"](tmp_path / "vlm")
+    place = tmp_path / "vlm" / "generation_config.json"
+    told = json.loads(place.read_text())
+    place.write_text(json.dumps(told | {"eos_token_id": list(range(0, 400, 3))}))  # or it would never stop
+    settings = {"run": str(run), "scale": "hub", "vlm": str(tmp_path / "vlm"), "steps": 0, "replay": 4, "batch_size": 5}
+    space = executed(**settings)
+    rows, _ = mixture.arm_rows(Tune(run=str(run), text="none", steps=2, batch_size=2))
+    asked = read_rows(run / "prepare_data" / "visual.parquet").set_index("row_id")
+    assert 0 < len(rows) < len(asked)  # some were cut off
+    requests = [Request(asked.loc[row, "messages"][0]["content"], asked.loc[row, "image_id"]) for row in rows["row_id"]]
+    seen = open_features(space["model"], space["processor"], space["images"])
+    said = answer(space["model"], space["processor"], requests, seen, max_new_tokens=4)
+    assert [turns[1]["content"] for turns in rows["messages"]] == [found.text for found in said]
+    assert {found.finish for found in said} == {"stop"} and set(rows["source"]) == {"tiny (replayed)"}
+    monkeypatch.setattr("textreg.training.replay.answer", lambda model, processor, requests, *_, **__: requests and 1 / 0)
+    executed(**settings)
 
 
 def test_the_notebook_trains_when_it_takes_steps(run, tiny_llm, tiny_tower):

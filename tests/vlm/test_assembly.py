@@ -217,12 +217,22 @@ def test_what_came_from_the_hub_is_loaded_again_at_the_commit_it_was_aligned_at(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     base = pinned(Base("someone/model", str(tiny_tower)))
-    assert base.revisions == {"llm": commit}  # a folder has no commit
+    assert base.revisions.pop("tower") and base.revisions == {"llm": commit}
     model, _ = load_base(base)
     save_aligned(model, tmp_path / "align", base)
     load_aligned(tmp_path / "align")
     assert asked == [None, commit, commit]
     assert pinned(Base()).revisions == {}
+
+
+def test_a_folder_that_was_written_anew_is_not_what_was_aligned(tmp_path, tiny_llm, tiny_tower):
+    shutil.copytree(tiny_llm, tmp_path / "llm")
+    base = pinned(Base(str(tmp_path / "llm"), str(tiny_tower)))
+    save_aligned(load_base(base)[0], tmp_path / "align", base)
+    load_aligned(tmp_path / "align")
+    (tmp_path / "llm" / "generation_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"llm was written anew since: run the stage `align` again"):
+        load_aligned(tmp_path / "align")
 
 
 def test_damaged_weights_are_refused(tmp_path, tiny_tower):

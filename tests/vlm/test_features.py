@@ -1,10 +1,14 @@
 """Kept features are the features, and a stale file is never read."""
 
+import pickle
+
+import hub_folders
 import numpy as np
 import pytest
 import torch
 from conftest import write_tower
 
+from textreg.data import images
 from textreg.data.images import ImageTable
 from textreg.data.rows import IMAGES, RowWriter
 from textreg.errors import InputError, RunError
@@ -111,6 +115,23 @@ def test_pictures_are_read_from_bytes_and_from_paths(tmp_path, tiny_images):
     images = ImageTable.read(table)
     assert np.array_equal(images.image("four"), tiny_images.image("image-4"))
     assert np.array_equal(images.image("one"), tiny_images.image("image-1"))
+
+
+def test_a_large_table_is_mapped_and_gives_the_same_pictures_whatever_it_held_before(tmp_path, monkeypatch):
+    path = tmp_path / "images.parquet"
+    for shade in (0, 100):
+        with RowWriter(path, IMAGES, group=2) as writer:
+            for number in range(5):
+                image = {"bytes": hub_folders.png(shade + number), "path": None}
+                image = image if number else {"bytes": None, "path": "a.png"}
+                writer.write({"image_id": str(number), "split": "train", "image": image, "scene": None})
+        held = ImageTable.read(path)
+        monkeypatch.setattr(images, "IN_MEMORY", 0)
+        mapped = pickle.loads(pickle.dumps(ImageTable.read(path, ids=["0", "3", "4"])))  # as workers receive it
+        monkeypatch.undo()
+        assert isinstance(mapped.encoded, images.MappedPictures) and mapped.paths == {"0": "a.png"}
+        assert {name: mapped.data(name) for name in ("3", "4")} == {name: held.data(name) for name in ("3", "4")}
+        assert "1" not in mapped.encoded and len(mapped) == 3
 
 
 def test_a_picture_that_is_nowhere_is_found_on_reading(tmp_path):

@@ -83,6 +83,16 @@ def test_every_answer_is_reported_once_as_it_comes(asked):
     assert all(answers[position] == given for position, given in seen)
 
 
+def test_an_answer_tells_whether_the_limit_cut_it_off(asked):
+    whole = answer(*asked[:2], REQUESTS, asked[2], max_new_tokens=6)
+    ends = {*generation.end_tokens(asked[0]), asked[1].tokenizer(whole[0].text, add_special_tokens=False).input_ids[1]}
+    asked[0].generation_config.eos_token_id = sorted(ends)
+    ended, *others = answer(*asked[:2], REQUESTS, asked[2], max_new_tokens=6)
+    assert (ended.finish, ended.tokens) == ("stop", 2)
+    assert all((each.finish == "length") == (each.tokens == 6 and each.finish != "stop") for each in others)
+    assert whole[0].finish == "length"
+
+
 def test_a_table_of_requests_is_a_list_of_requests(asked):
     import pandas as pd
 

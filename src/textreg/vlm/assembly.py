@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from textreg.data import hub
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.files import HashCache, digest
 from textreg.micro.assets import is_shipped
@@ -164,8 +165,11 @@ def pinned(base: Base) -> Base:
     roles = {"vlm": base.vlm} if base.vlm else {"llm": base.llm, "tower": base.tower}
     found = {}
     for role, name in roles.items():
-        if not is_shipped(name):
-            place = source(name, role, base.revisions.get(role))
+        known = base.revisions.get(role)
+        if known and not hub.parse(name).local:
+            found[role] = known
+        elif not is_shipped(name):
+            place = source(name, role, known)
             found[role] = commit(place) or digest(HashCache().folder(Path(place)))
     return replace(base, revisions=found)
 
