@@ -176,7 +176,9 @@ class Align(Training):
         if self.steps and self.vlm:
             raise InputError(f"steps = {self.steps}, but {self.vlm} is aligned already: set steps = 0")
         if self.replay and not self.vlm:
-            raise InputError("replay: an untuned model has no answers of its own to learn: set replay = 0, or give a vlm")
+            raise InputError(
+                "replay: an untuned model has no answers of its own to learn: set replay = 0, or give a vlm"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

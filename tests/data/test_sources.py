@@ -268,7 +268,9 @@ def test_no_english_text_for_the_control_is_an_error(tmp_path):
 def test_a_mixture_like_the_paper_s_is_refused_where_a_language_misses_its_share_by_half(tmp_path):
     settings = hub_folders.settings(tmp_path, text_languages=["es", "ca", "gl"], text_mixture="paper", text_rows=1000)
     pool = {("mine", "es"): 900, ("mine", "ca"): 150}
-    with pytest.raises(InputError, match=r"ca 15\.0% of the 41\.5% it shall have\W.*known: projecte-aina/RAG_Multilingual"):
+    with pytest.raises(
+        InputError, match=r"ca 15\.0% of the 41\.5% it shall have\W.*known: projecte-aina/RAG_Multilingual"
+    ):
         prepare.text_plan(settings, pool, lambda line: None)
     plan = prepare.text_plan(settings, pool | {("mine", "ca"): 300, ("mine", "gl"): 9}, lambda line: None)
     table = plan.table().set_index("language")
@@ -277,7 +279,10 @@ def test_a_mixture_like_the_paper_s_is_refused_where_a_language_misses_its_share
 
 
 def test_pairs_of_a_source_that_names_no_language_have_that_of_the_source(tmp_path, monkeypatch):
-    rows = [{"instruction": "Suma", "input": "1 e 2", "output": "3"}, {"instruction": "Ola", "input": "", "output": "Boas"}]
+    rows = [
+        {"instruction": "Suma", "input": "1 e 2", "output": "3"},
+        {"instruction": "Ola", "input": "", "output": "Boas"},
+    ]
     (tmp_path / "gl.json").write_text(json.dumps(rows), "utf-8")
     data = sources.Source("gl", tmp_path, (tmp_path / "gl.json",), "gl")
     (first, second) = sources.read(data)

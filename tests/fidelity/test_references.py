@@ -68,7 +68,9 @@ def test_a_check_without_questions_or_in_another_encoding_is_refused(tmp_path):
 
 
 def test_a_picture_is_of_one_split_and_few_questions_are_shared_in_proportion(tmp_path):
-    rows = [{"question": f"q{n}", "answers": ["yes"], "image": {"bytes": bytes([n // 3]), "path": None}} for n in range(30)]
+    rows = [
+        {"question": f"q{n}", "answers": ["yes"], "image": {"bytes": bytes([n // 3]), "path": None}} for n in range(30)
+    ]
     (tmp_path / "data").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "test-0.parquet")
     questions = list(visual_check.read_questions(tmp_path))

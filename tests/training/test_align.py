@@ -45,7 +45,7 @@ def run(tmp_path):
 def executed(**parameters):
     """The notebook's namespace after all of its code has run with these parameters."""
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-    namespace = {}
+    namespace = {"display": print}  # as IPython has it
     for number, cell in enumerate(cells):
         exec(compile(source(cell), f"cell {number}", "exec"), namespace)  # our own notebook
         namespace |= parameters if number == 0 else {}
@@ -69,17 +69,28 @@ def test_a_published_model_answers_the_visual_rows_once_and_is_tuned_on_what_it_
     place = tmp_path / "vlm" / "generation_config.json"
     told = json.loads(place.read_text())
     place.write_text(json.dumps(told | {"eos_token_id": list(range(0, 400, 3))}))  # or it would never stop
-    settings = {"run": str(run), "scale": "hub", "vlm": str(tmp_path / "vlm"), "steps": 0, "replay": 4, "batch_size": 5}
+    settings = {
+        "run": str(run),
+        "scale": "hub",
+        "vlm": str(tmp_path / "vlm"),
+        "steps": 0,
+        "replay": 4,
+        "batch_size": 5,
+    }
     space = executed(**settings)
     rows, _ = mixture.arm_rows(Tune(run=str(run), text="none", steps=2, batch_size=2))
     asked = read_rows(run / "prepare_data" / "visual.parquet").set_index("row_id")
     assert 0 < len(rows) < len(asked)  # some were cut off
-    requests = [Request(asked.loc[row, "messages"][0]["content"], asked.loc[row, "image_id"]) for row in rows["row_id"]]
+    requests = [
+        Request(asked.loc[row, "messages"][0]["content"], asked.loc[row, "image_id"]) for row in rows["row_id"]
+    ]
     seen = open_features(space["model"], space["processor"], space["images"])
     said = answer(space["model"], space["processor"], requests, seen, max_new_tokens=4)
     assert [turns[1]["content"] for turns in rows["messages"]] == [found.text for found in said]
     assert {found.finish for found in said} == {"stop"} and set(rows["source"]) == {"tiny (replayed)"}
-    monkeypatch.setattr("textreg.training.replay.answer", lambda model, processor, requests, *_, **__: requests and 1 / 0)
+    monkeypatch.setattr(
+        "textreg.training.replay.answer", lambda model, processor, requests, *_, **__: requests and 1 / 0
+    )
     executed(**settings)
 
 

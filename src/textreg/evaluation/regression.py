@@ -43,8 +43,9 @@ def choose(scored: pd.DataFrame, sweep: pd.DataFrame, tolerated: float) -> tuple
     """The lambda of ``04_merge`` and the table of :func:`regression` that it rests on, empty where lambda 0 was not
     asked or there were no questions: there :func:`textreg.evaluation.sweep.choose_lambda` decides.
 
-    Of the lambdas above 0 that are sure to lose at most ``tolerated`` of the questions the most faithful is taken (LF+,
-    or LF where nobody judged), the larger of equal ones; where none is, that of the smallest sure loss, and it is said.
+    Of the lambdas above 0 that are sure to lose at most ``tolerated`` of the questions the most faithful is taken
+    (LF+, or LF where nobody judged), the larger of equal ones; where none is, that of the smallest sure loss, and it
+    is said.
     """
     table = regression(scored)
     if table.empty:
@@ -53,6 +54,8 @@ def choose(scored: pd.DataFrame, sweep: pd.DataFrame, tolerated: float) -> tuple
     found = table[table["lambda"] > 0].merge(sweep[["system", "lambda", measure]], on=["system", "lambda"])
     kept = found[found["low"] >= -tolerated - 1e-9]
     if kept.empty:
-        print(f"no lambda is sure to lose at most {tolerated:g} of the questions: the one of the smallest loss is taken")
+        print(
+            f"no lambda is sure to lose at most {tolerated:g} of the questions: the one of the smallest loss is taken"
+        )
         return float(found.sort_values(["low", "lambda"]).iloc[-1]["lambda"]), table
     return float(kept.sort_values([measure, "lambda"]).iloc[-1]["lambda"]), table

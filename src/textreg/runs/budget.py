@@ -55,8 +55,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Models:
-    """Weights of the whole model, of its language model's layers that take an adapter of rank 1, of a projector that is
-    trained; numbers kept of one picture."""
+    """Weights of the whole model, of its language model's layers that take an adapter of rank 1, of a projector that
+    is trained; numbers kept of one picture."""
 
     whole: int
     adapter: int
@@ -80,7 +80,9 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
     pictures += 0 if data.image_folder else PICTURE * (data.align_rows + data.visual_rows)
     disk = [Need("pictures", pictures, f"{PICTURE:,} bytes each, assumed", "prepare_data")]
     if pictures > SMALL:
-        disk.append(Need("pictures, memory-mapped", pictures, "a second copy, read without being held", "prepare_data"))
+        disk.append(
+            Need("pictures, memory-mapped", pictures, "a second copy, read without being held", "prepare_data")
+        )
     if align.vlm:
         _require_supported(align.vlm)
     try:

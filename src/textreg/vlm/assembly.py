@@ -156,8 +156,8 @@ def scale_to_embeddings(model: "PreTrainedModel") -> None:
 
 
 def pinned(base: Base) -> Base:
-    """``base`` with the hub's present commit of each part, which is fetched if need be, or the hash of its folder; what
-    is shipped has none.
+    """``base`` with the hub's present commit of each part, which is fetched if need be, or the hash of its folder;
+    what is shipped has none.
 
     A branch such as ``main`` may move between alignment and evaluation, days later, and a folder may be written anew;
     what was aligned must be loaded again.  Raises :class:`InputError` as loading does.
@@ -241,7 +241,7 @@ def load_aligned(
 
     folder = Path(folder)
     base = read_base(folder)
-    if base.revisions and pinned(base).revisions != base.revisions:
+    if base.revisions and not base.revisions.items() <= pinned(base).revisions.items():
         raise InputError(f"{folder}: {base.vlm or base.llm} was written anew since: run the stage `align` again")
     try:
         state = load_file(folder / PROJECTOR)
