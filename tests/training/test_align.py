@@ -89,7 +89,7 @@ def test_a_published_model_answers_the_visual_rows_once_and_is_tuned_on_what_it_
     assert [turns[1]["content"] for turns in rows["messages"]] == [found.text for found in said]
     assert {found.finish for found in said} == {"stop"} and set(rows["source"]) == {"tiny (replayed)"}
     monkeypatch.setattr(
-        "textreg.training.replay.answer", lambda model, processor, requests, *_, **__: requests and 1 / 0
+        "textreg.training.visual_replay.answer", lambda model, processor, requests, *_, **__: requests and 1 / 0
     )
     executed(**settings)
 
