@@ -273,12 +273,11 @@ class ImageTable:
 def mapped_table(table: Path) -> Any:
     """A table of pictures as a ``datasets.Dataset``, from an Arrow copy in the folder ``cache`` beside it, which is
     made where there is none of this content."""
-    from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar
+    import datasets  # takes seconds, and small runs have no use for it
 
-    disable_progress_bar()
-    place = str(table.parent / "cache")
-    return Dataset.from_parquet(str(table), columns=["image_id", "image"], cache_dir=place, keep_in_memory=False)
+    datasets.disable_progress_bars()
+    place, columns = str(table.parent / "cache"), ["image_id", "image"]
+    return datasets.Dataset.from_parquet(str(table), columns=columns, cache_dir=place, keep_in_memory=False)
 
 
 def _pictures(batches: Iterable[Any], mapped: bool) -> Iterator[tuple[int, str, Any, str | None]]:
