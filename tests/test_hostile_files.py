@@ -26,7 +26,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 PROFILES = {
     "1e-4": ("tune: {learning_rate: 1e-4}", None),
-    "1e-4 in quotes": ("tune: {learning_rate: '1e-4'}", None),
+    "1e-4 in quotes": ("tune: {learning_rate: '1e-4'}", "learning_rate = '1e-4'"),
     "no rate but a word": ("tune: {learning_rate: 1e-4x}", "learning_rate = '1e-4x'"),
     "1e2 for a whole number": ("tune: {steps: 1e2}", "steps = 100.0"),
     "infinite rate": ("tune: {learning_rate: .inf}", "a finite number is needed"),

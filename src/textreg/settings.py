@@ -3,8 +3,8 @@
 Stage name = notebook stem = section of a profile = name here.  The defaults of these classes *are* the laptop
 profile, and they are what a notebook's ``parameters`` cell shows, so a notebook run by itself does what the book
 describes.  A profile is a YAML file of sections; ``-p key=value`` overrides a key of the stages that have it
-(``tune.steps=200`` of one stage only). Pydantic checks types and ranges and turns YAML's ``1e-4`` (a string there)
-into a float; an unknown key is refused with a suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
+(``tune.steps=200`` of one stage only). Pydantic checks types and ranges; an unknown key is refused
+with a suggestion.  Try it: ``textreg run --profile smoke --dry-run``.
 """
 
 import math
@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from textreg.errors import InputError, did_you_mean, quoted
 
-STRICT = ConfigDict(extra="forbid", validate_default=True)
+STRICT = ConfigDict(extra="forbid", validate_default=True, defer_build=True)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
@@ -286,47 +286,29 @@ S = TypeVar("S", bound=Stage)
 
 
 @cache
-def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
-    """Field -> what checks it, and its type without ranges."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: (TypeAdapter(hints[field.name]), _bare(hints[field.name])) for field in fields(cls)}
-
-
-def _bare(hint: Any) -> Any:
-    if get_origin(hint) is Annotated:
-        return _bare(get_args(hint)[0])
-    if get_origin(hint) is list:
-        return list[_bare(get_args(hint)[0])]
-    return hint
-
-
-def _as_number(value: Any) -> Any:
-    """The float that a word means, anything else unchanged."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], bool]]:
+    """Field -> what checks it, and whether it holds a list."""
+    found = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        found[name] = TypeAdapter(hint), get_origin(bare) is list
+    return found
 
 
 def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool = False) -> Any:
     """``value`` as the type of field ``key`` of ``cls``, its range checked.
 
-    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``).  Otherwise a value must
-    have its type already; the one exception is YAML's ``1e-4``, a string there that counts as the float it means, in
-    a list as well.  Numbers are finite, and a list names nothing twice.  Raises :class:`InputError` that begins with
+    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``); otherwise a value must have
+    its type already.  Numbers are finite, and a list names nothing twice.  Raises :class:`InputError` that begins with
     ``where``, also for an unknown key (with a suggestion).
     """
     known = _adapters(cls)
     if key not in known:
         raise InputError(f"{where}: unknown parameter {quoted(key)}{did_you_mean(key, known)}")
-    adapter, hint = known[key]
-    if text and get_origin(hint) is list:
+    adapter, several = known[key]
+    if text and several:
         value = [word.strip() for word in str(value).strip("[]").split(",") if word.strip()]
     try:
-        if not text and hint is float:
-            value = _as_number(value)
-        elif not text and hint == list[float] and isinstance(value, list):
-            value = [_as_number(item) for item in value]
         found = adapter.validate_python(value, strict=not text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -334,7 +316,6 @@ def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool =
         hint_of_yaml = "; quote it" if isinstance(first["input"], bool) and "string" in first["msg"] else ""
         message = first["msg"][0].lower() + first["msg"][1:]
         raise InputError(f"{where}: {key}{spot} = {quoted(first['input'])}: {message}{hint_of_yaml}") from None
-    several = isinstance(found, list)
     for place, item in enumerate(found if several else [found]):
         spot = f"[{place}]" if several else ""
         if isinstance(item, float) and not math.isfinite(item):

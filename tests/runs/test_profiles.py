@@ -70,10 +70,6 @@ def test_evaluation_waits_for_the_systems_it_names_and_no_others():
     assert names == ["prepare_data", "align", "tune[BM]", "tune[TR]", "merge[TR]"]
 
 
-def test_a_number_in_quotes_still_is_the_number():
-    assert profiles.resolve(profile(tune={"learning_rate": "1e-4"}), "tune", "TR").learning_rate == 1e-4
-
-
 REFUSED = {
     "unknown key": ({"seeds": 1}, "unknown key 'seeds' (did you mean 'seed'?)"),
     "unknown section": ({"tuen": {}}, "did you mean 'tune'?"),
@@ -222,10 +218,6 @@ def test_the_value_of_a_secret_variable_is_refused_in_a_profile_too(monkeypatch)
     with pytest.raises(InputError, match="judge_model holds the value of a secret") as caught:
         profile(evaluate={"judge_model": "postgres-abcdefgh"})
     assert "abcdefgh" not in str(caught.value)
-
-
-def test_a_number_in_quotes_is_one_in_a_list_as_well():
-    assert profiles.resolve(profile(merge={"lambdas": ["1e-1", 1.0]}), "merge", "TR").lambdas == [0.1, 1.0]
 
 
 @pytest.mark.parametrize(
