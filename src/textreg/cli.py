@@ -13,7 +13,7 @@ try:
     import io
     from errno import EDQUOT, ENOSPC
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated
+    from typing import TYPE_CHECKING, Annotated, Any
 
     import typer
 
@@ -114,8 +114,8 @@ def backbone(
     """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
     from textreg.pictures.backbone import TEMPLATE, Instruct, make
 
-    chosen = {"languages": _codes(languages)} if languages else {}
-    shares = {"english_share": english_share, "cross_lingual": cross_lingual}
+    chosen: dict[str, Any] = {"languages": _codes(languages)} if languages else {}
+    shares: dict[str, Any] = {"english_share": english_share, "cross_lingual": cross_lingual}
     settings = Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or TEMPLATE)
     typer.echo(make(folder, settings, say=typer.echo))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ FLAGS = ("undecided", "repetition", "refusal")
 NOTHING = (UNDECIDED, UNDETERMINED)
 SURELY = 8  # words from which two identifiers that both reject a language need not agree on another
 PURE = 0.9  # share of an answer's letters from which on it is in one language
-Judge = Callable[[Sequence[tuple[str, str, str]]], Sequence[object]]
+Judge = Callable[[Sequence[tuple[str, str, str]]], Sequence[Any]]
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,8 @@ def paired_test(
     """
 
     a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape:
-        raise ValueError(f"paired outcomes must be equally long, got {a.shape} and {b.shape}")
+    if len(a) != len(b):
+        raise ValueError(f"paired outcomes must be equally long, got {len(a)} and {len(b)}")
     both = ~(np.isnan(a) | np.isnan(b))
     a, b = a[both], b[both]
     difference = a - b

@@ -151,22 +151,19 @@ class LLMJudge:
         return undecided
 
 
-@cache
-def _form() -> "type[BaseModel]":
+class Form(BaseModel):
+    """What a judge must reply."""
 
-    class Form(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        asked_language: bool
-        unmixed: bool
-        right_script: bool
-        reason: str = Field(max_length=1000)
-
-    return Form
+    model_config = ConfigDict(extra="forbid", strict=True)
+    asked_language: bool
+    unmixed: bool
+    right_script: bool
+    reason: str = Field(max_length=1000)
 
 
 def schema() -> dict[str, object]:
     """The JSON schema of a verdict, as it is sent to servers that can enforce one."""
-    return _form().model_json_schema()
+    return Form.model_json_schema()
 
 
 def read_verdict(text: str) -> tuple[bool, str]:
@@ -179,7 +176,7 @@ def read_verdict(text: str) -> tuple[bool, str]:
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json").strip()
     try:
-        form = _form().model_validate_json(text)
+        form = Form.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "reply"

@@ -348,7 +348,7 @@ def _count(usage: object, name: str) -> int:
 
 async def _bounded(response: Any) -> None:
     """Gives the body of a reply an end: beyond :data:`LARGEST` bytes reading raises TooMuch."""
-    httpx = import_module(type(response).__module__.partition(".")[0])  # httpx, or the fork that the client came with
+    httpx: Any = import_module(type(response).__module__.partition(".")[0])  # httpx, or the fork of the client
     body, packed = response.stream, response.headers.get("content-encoding", "identity") != "identity"
 
     class Bounded(httpx.AsyncByteStream):

@@ -52,7 +52,7 @@ def confusion(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_xticks(range(len(columns)), columns, rotation=90)
             ax.set_yticks(range(len(asked)), [names[code] for code in asked])
             ax.tick_params(labelbottom=True)
-        axes[-1].set_xlabel("answered in, as identified (%)")
+        axes[-1].set_xlabel("answered in, as identified (%)")  # type: ignore[attr-defined]
     return fig
 
 

@@ -60,7 +60,7 @@ def answer_classes(classes: pd.DataFrame) -> Figure:
             ax.set_title(ARMS[arm].label, loc="left")
             ax.set_ylim(len(systems) - 0.5, -0.5)
         per_cent(axes[-1], "answers to prompts in other languages than English (%)")
-        axes[-1].set_xlim(0, 1)
+        axes[-1].set_xlim(0, 1)  # type: ignore[attr-defined]
         legend_above(fig, axes[0], 2)
     return fig
 

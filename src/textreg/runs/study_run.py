@@ -111,7 +111,9 @@ def cost(jobs: Sequence[Job], folder: Path, root: Path) -> dict[str, float]:
         seen: dict[str, list[float]] = {}
         for above in runs:
             prepared = manifest.read(above / "prepare_data")
-            for path in [*above.glob(f"*/{manifest.NAME}"), *above.glob(f"*/*/{manifest.NAME}")] if prepared else ():
+            if prepared is None:
+                continue
+            for path in [*above.glob(f"*/{manifest.NAME}"), *above.glob(f"*/*/{manifest.NAME}")]:
                 record = read_json(path)
                 work = _work(record["stage"], record["parameters"], prepared["parameters"])
                 seen.setdefault(record["stage"], []).append(record["seconds"] / work)

@@ -181,7 +181,7 @@ def _first_problem(error: ValidationError) -> str:
 def _fields(parent: tuple) -> tuple[str, ...]:
     models = {"questions": Questions, "answers": Answers, "texts": Texts, "identifiers": Identifiers}
     models |= {"conjunction": Conjunction, "phrases": Cell}
-    return tuple((models[parent[0]] if parent else Language).model_fields)
+    return tuple((models[parent[0]] if parent else Language).model_fields)  # type: ignore[attr-defined]
 
 
 def _problems(language: Language):
