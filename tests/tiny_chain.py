@@ -133,7 +133,7 @@ def quiet() -> Report:
 
 def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> None:
     """Execute the cells of a notebook in this process, in place of papermill and its kernel."""
-    values = dict(job.parameters)
+    values = {**job.parameters, "display": lambda *shown: None}  # IPython has it
     content = notebooks.read(job.notebook)
     for number, code in enumerate((code for code in content["cells"] if code["cell_type"] == "code"), start=1):
         if "parameters" not in code["metadata"].get("tags", []):
