@@ -15,12 +15,12 @@ from textreg.errors import InputError
 
 RESOLVE = """
 import json, sys
-from textreg.data import hub
+from textreg.data import crossmodal, hub
 from textreg.errors import InputError
 found = {}
 for name, kind in json.loads(sys.argv[1]):
     try:
-        found[name] = str(hub.resolve(name, kind=kind))
+        found[name] = str(crossmodal.resolve(name, ["de"]) if "few" in name else hub.resolve(name, kind=kind))
     except InputError as error:
         found[name] = f"InputError: {error}"
 print(json.dumps(found))
@@ -47,6 +47,7 @@ def hub(tmp_path_factory):
     """
     root, store = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("store")
     hub_folders.crossmodal(root / "owner" / "captions")
+    hub_folders.crossmodal(root / "owner" / "few")
     (root / "owner" / "captions" / "loader.py").write_text("raise SystemExit")
     for name, weights in (("model", "model.safetensors"), ("pickled", "pytorch_model.bin")):
         folder = root / "owner" / name
@@ -55,6 +56,7 @@ def hub(tmp_path_factory):
         (folder / weights).write_bytes(b"weights")
     names = [
         ("owner/captions", "dataset"),
+        ("owner/few", "dataset"),
         (f"owner/captions@{hub_server.COMMIT}:data/de-*", "dataset"),
         ("owner/model", "model"),
         ("owner/pickled", "model"),
@@ -64,7 +66,7 @@ def hub(tmp_path_factory):
     ]
     with hub_server.serving(root) as (endpoint, asked):
         online = resolve(names, endpoint, store)
-    offline = resolve([*names[:3], ("owner/never", "model")], endpoint, store, HF_HUB_OFFLINE="1")
+    offline = resolve([*names[:4], ("owner/never", "model")], endpoint, store, HF_HUB_OFFLINE="1")
     return online, offline, asked
 
 
@@ -74,6 +76,11 @@ def test_a_hub_id_becomes_a_folder_with_its_data_files_and_no_code(hub):
         f"{code}-00000-of-00001.parquet" for code in ("de", "en", "quz")
     ]
     assert not any("loader.py" in line and "resolve" in line for line in hub[2])
+
+
+def test_of_the_languages_of_crossmodal_those_that_are_asked_about_alone_are_fetched(hub):
+    found = [path.name for path in Path(hub[0]["owner/few"]).rglob("*.parquet")]
+    assert found == ["de-00000-of-00001.parquet"]
 
 
 def test_data_files_are_chosen_by_the_glob_of_the_name(hub):

@@ -30,7 +30,7 @@ def parts(tiny_llm, tiny_tower):
 @pytest.fixture
 def reached(monkeypatch):
     """A hub that has two files of every repository still to send."""
-    monkeypatch.setattr(hub, "to_fetch", lambda name, kind: {"a": 3 * MIB, "b": MIB})
+    monkeypatch.setattr(hub, "to_fetch", lambda name, kind, files: {"a": 3 * MIB, "b": MIB})
 
 
 def sizes(needs):
@@ -70,7 +70,7 @@ def test_what_the_hub_would_send_is_listed_and_adds_up(parts, reached):
 def test_without_a_hub_nothing_is_guessed_and_it_is_asked_once(monkeypatch):
     asked = []
 
-    def unreached(name, kind):
+    def unreached(name, kind, files):
         asked.append(name)
         raise InputError(f"{name}: not stored here and the hub was not reached; connect")
 
@@ -83,7 +83,7 @@ def test_without_a_hub_nothing_is_guessed_and_it_is_asked_once(monkeypatch):
 
 
 def test_a_repository_that_is_refused_is_told_beside_the_others(parts, monkeypatch):
-    def gated(name, kind):
+    def gated(name, kind, files):
         if "xm3600" in name:
             raise InputError(f"{name}: the repository is gated; accept its terms")
         return {}

@@ -176,6 +176,13 @@ def requests(
                 }
 
 
-def resolve(name: str) -> Path:
-    """The folder of the data set, from a hub id or a local folder."""
-    return hub.resolve(name, kind="dataset")
+def resolve(name: str, wanted: Sequence[str]) -> Path:
+    """The folder of the data set, from a hub id or a local folder; of a hub id the wanted languages alone are fetched,
+    because each holds all pictures once more.
+    """
+    return hub.resolve(name, kind="dataset", files=files(wanted))
+
+
+def files(wanted: Sequence[str]) -> list[str]:
+    """Patterns of the files that hold some languages."""
+    return [f"{folder}{code}{rest}.parquet" for code in wanted for folder in ("", "*/") for rest in ("", "-*-of-*")]

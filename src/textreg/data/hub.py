@@ -86,11 +86,11 @@ def resolve(
     return path
 
 
-def to_fetch(name: str, *, kind: Literal["model", "dataset"] = "model") -> dict[str, int]:
+def to_fetch(name: str, *, kind: Literal["model", "dataset"] = "model", files: Sequence[str] = ()) -> dict[str, int]:
     """File -> bytes of what :func:`resolve` would fetch and is not stored here.  Raises what it does."""
     parts = parse(name)
-    files = [] if parts.local else _download(parts, kind, parts.revision, dry_run=True)
-    return {file.filename: file.file_size or 0 for file in files if file.will_download}
+    found = [] if parts.local else _download(parts, kind, parts.revision, files, dry_run=True)
+    return {file.filename: file.file_size or 0 for file in found if file.will_download}
 
 
 def data_files(name: str, path: Path) -> list[Path]:

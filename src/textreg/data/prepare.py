@@ -73,7 +73,7 @@ def prepare(settings: PrepareData, folder: str | Path, say: Say = print) -> Prep
     check_names(named_sources(settings))
     opened = {setting: [open_source(name) for name in names] for setting, names in named_sources(settings).items()}
     align, visual, texts = opened.values()
-    evaluation = crossmodal.resolve(settings.evaluation_data)
+    evaluation = crossmodal.resolve(settings.evaluation_data, settings.languages)
 
     sizes = {source.name: _visual_rows(source, say) for source in [*align, *visual]}
     pool = _pool(texts)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from textreg.data import hub
+from textreg.data import crossmodal, hub
 from textreg.errors import InputError
 from textreg.files import require_room
 from textreg.runs import profiles
@@ -127,7 +127,8 @@ def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> I
         if name.startswith("shipped") or hub.parse(name).local:
             continue
         try:
-            files = hub.to_fetch(name, kind=kind) if reached else None
+            some = crossmodal.files(data.languages) if name == data.evaluation_data else ()
+            files = hub.to_fetch(name, kind=kind, files=some) if reached else None
             why = UNREACHED if files is None else f"{len(files)} files to fetch"
         except InputError as error:
             reached = "was not reached" not in str(error)

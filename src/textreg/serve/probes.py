@@ -130,7 +130,7 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
     """A seeded choice of Crossmodal-3600 images; the text arm tells a person's caption in the asked language."""
 
     codes = _known(codes, crossmodal.languages(), "Crossmodal-3600")
-    folder = crossmodal.resolve(name)
+    folder = crossmodal.resolve(name, codes)
     items, _ = crossmodal.read_items(folder, codes, validation=0, test=limit, seed=seed)
     pictures = {}
     for row in crossmodal.read_images(folder, codes[0], items):
