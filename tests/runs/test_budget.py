@@ -57,6 +57,19 @@ def test_a_published_model_is_counted_from_its_configuration_alone(parts, reache
     assert sizes(found.memory)["weights"] == 2 * sum(p.numel() for p in model.parameters())
 
 
+def test_a_published_model_asks_for_no_data_to_align_on_and_one_that_cannot_be_tuned_ends_the_dry_run(
+    reached, tmp_path, tiny_vlm
+):
+    tiny_vlm[0].config.save_pretrained(tmp_path / "vlm")
+    overrides = [f"align.vlm={tmp_path / 'vlm'}", "identifier=py3langid"]
+    found = budget.estimate(profiles.load("cure", ROOT), overrides)
+    assert "liuhaotian/LLaVA-Pretrain" not in sizes(found.downloads) and "lmms-lab/POPE" in sizes(found.downloads)
+    assert sizes(found.disk)["pictures"] == sizes(found.disk)["pictures, mapped"]
+    (tmp_path / "vlm" / "config.json").write_text('{"model_type": "paligemma"}')
+    with pytest.raises(InputError, match="'paligemma' is not supported"):
+        runner.run("cure", tmp_path / "run", dry_run=True, root=ROOT, overrides=overrides)
+
+
 def test_what_the_hub_would_send_is_listed_and_adds_up(parts, reached):
     found = budget.estimate(profiles.load("gpu", ROOT), parts)
     assert {need.size for need in found.downloads} == {4 * MIB} and len(found.downloads) == 7

@@ -49,6 +49,28 @@ def test_an_override_is_stronger_than_the_arm_the_arm_than_the_section_the_secti
     assert profiles.resolve(tuned, "tune", "TR").alpha == config.Tune().alpha
 
 
+def test_a_published_model_asks_for_no_data_to_align_on_in_whatever_profile():
+    gpu, published = profiles.load("gpu", ROOT), ["align.vlm=some/vlm", "align.steps=0"]
+    assert profiles.resolve(gpu, "prepare_data").align_rows == 100_000
+    assert profiles.resolve(gpu, "prepare_data", overrides=published).align_rows == 0
+    assert profiles.resolve(profiles.load("cure", ROOT), "prepare_data").align_rows == 0
+
+
+def test_the_cure_asks_hundreds_of_english_questions_and_compares_every_lambda_with_the_published_model():
+    cure = profiles.load("cure", ROOT)
+    data, merge = profiles.resolve(cure, "prepare_data"), profiles.resolve(cure, "merge", "TR")
+    assert data.visual_check and min(data.validation_questions, data.test_questions) >= 500
+    assert {0.0, 1.0} < set(merge.lambdas)
+
+
+def test_a_server_answers_at_hub_scale_and_for_the_systems_alone():
+    cure, endpoint = profiles.load("cure", ROOT), "evaluate.endpoint=http://localhost:8000/v1"
+    profiles.check(cure, [endpoint])
+    for chosen, more in ((cure, ["evaluate.frontier_lambdas=0.5"]), (profile(scale="scenes", seed=0), [])):
+        with pytest.raises(InputError, match="a server at endpoint answers at hub scale, for the systems"):
+            profiles.check(chosen, [endpoint, *more])
+
+
 def test_an_override_of_one_stage_or_arm_leaves_the_others_alone():
     chain = profile()
     assert profiles.resolve(chain, "align", overrides=("tune.steps=5",)).steps == config.Align().steps

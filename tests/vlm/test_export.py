@@ -137,7 +137,7 @@ def test_a_card_states_data_languages_fidelity_and_limits():
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "es"] and head["base_model"] == ["a/llm", "b/tower"]
     assert "| aya | es | no | 10 | 0.250 |" in card
-    assert "| es | image | 200 | 0.988 |  |  |  |  |" in card
+    assert "| es | image | 200 |  | 0.988 |  |  |  |  |" in card
     assert "- Scenes only." in card
 
 
@@ -175,7 +175,6 @@ def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_
         with scaled_adapter(model, which.lam):
             expected = model(**inputs).logits
     else:
-        write_align_rows(run)
         expected = model(**inputs).logits
     folder = export_system(run, which, tmp_path / "out")
     again, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
@@ -202,11 +201,36 @@ def test_in_bf16_what_is_evaluated_is_to_the_bit_what_is_exported(run, tmp_path,
         assert torch.equal(evaluated, logits(load_vlm(str(folder), precision="bf16")[0]))
 
 
-def write_align_rows(run):
+def test_a_card_of_the_aligned_model_tells_its_rows_and_one_of_a_published_model_that_they_are_not_known(run):
+    base = read_base(run / "align")
+    assert card_of_run(run, System("backbone"), base).data == []
     with RowWriter(run / "prepare_data" / "align.parquet", ROWS) as writer:
         turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "a cat"}]
         row = {"row_id": "0", "source": "lcs", "task": "align", "language": "en", "image_id": "0", "messages": turns}
         writer.write(row)
+    assert card_of_run(run, System("backbone"), base).data == [("lcs", "en", True, 1, 1.0)]
+
+
+def test_a_card_shows_what_was_before_the_cure_beside_what_is_after_it(run):
+    place, base = run / "evaluate" / "fidelity.csv", read_base(run / "align")
+    place.write_text(place.read_text() + "0,backbone,1,no,image,9,0.2,\n")
+    visual = "seed,system,lambda,task,language,n,accuracy,low,high\n"
+    visual += "0,backbone,1,question,en,500,0.8,0.77,0.83\n0,TR+M,0.5,question,en,500,0.79,0.76,0.82\n"
+    (run / "evaluate" / "visual.csv").write_text(visual)
+    card = card_of_run(run, System("TR+M", "TR", 0.5), base).render()
+    assert (
+        "| no | image | 9 | 0.200 | 0.700 |" in card and "| question | 500 | 0.800 | 0.790 | 0.760 | 0.820 |" in card
+    )
+    (run / "merge" / "TR+M").mkdir(parents=True)
+    chosen = "system,lambda,n,before,after,change,low,high\nTR+M,0.5,1000,0.8,0.79,-0.01,-0.02,0.0\n"
+    (run / "merge" / "TR+M" / "regression.csv").write_text(chosen)
+    rows = [
+        {"system": "TR+M", "lambda": lam, "language": "no", "arm": "image", "n": 4, "lf": lf}
+        for lam, lf in ((0.0, 0.25), (0.5, 0.75))
+    ]
+    card = card_of_run(run, System("TR+M", "TR", 0.5), base, pd.DataFrame(rows)).render()
+    assert "| no | image | 4 | 0.250 | 0.750 |" in card
+    assert "| English questions | 1000 | 0.800 | 0.790 | -0.020 | 0.000 |" in card and "of the change" in card
 
 
 def test_a_card_tells_what_its_system_was_shown_and_its_test_results_at_its_lambda(run):

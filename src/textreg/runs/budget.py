@@ -80,9 +80,7 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
     pictures += 0 if data.image_folder else PICTURE * (data.align_rows + data.visual_rows)
     disk = [Need("pictures", pictures, f"{PICTURE:,} bytes each, assumed", "prepare_data")]
     if pictures > SMALL:
-        disk.append(
-            Need("pictures, memory-mapped", pictures, "a second copy, read without being held", "prepare_data")
-        )
+        disk.append(Need("pictures, mapped", pictures, "a second copy, read without being held", "prepare_data"))
     if align.vlm:
         _require_supported(align.vlm)
     try:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from textreg.vlm.assembly import Base
     from textreg.vlm.systems import System
 
+BACKBONE = "backbone"
 TEMPLATE = Path(__file__).with_name("modelcard.md.jinja")
-TABLE = ("language", "arm", "n", "lf", "lf_low", "lf_high", "lf_plus", "grounded")
+TABLE = ("language", "arm", "n", "lf_before", "lf", "lf_low", "lf_high", "lf_plus", "grounded")
+SEEN = ("task", "n", "before", "after", "low", "high")
 LIMITS_OF_VLM = (
     "Tuned and measured on the whole picture at one size; the published processor may also cut it into tiles.",
 )
@@ -37,7 +39,10 @@ class ModelCard:
     Args:
         languages: codes of the languages seen in tuning (text rows included).
         data: ``(source, language, with an image, rows, share)`` lines, from ``tune/<arm>/shown.csv``.
-        fidelity: rows of ``fidelity.csv`` of this system, as dictionaries; missing values are None.
+        fidelity: rows of ``fidelity.csv`` of this system, as dictionaries; missing values are None.  ``lf_before`` is
+            that of the model before the cure, on the same images.
+        seen: English questions about pictures answered right ``before`` and ``after``, with the bounds of the latter,
+            or of the change where the card shows validation images.
         split: of which images ``fidelity`` tells: ``test`` or ``validation``.
         settings: tuning settings worth stating (rank, steps, text share, lambda ...).
         limits: sentences added to the standing ones.
@@ -50,6 +55,7 @@ class ModelCard:
     languages: Sequence[str] = ()
     data: Sequence[tuple[str, str, bool, int, float]] = ()
     fidelity: Sequence[dict[str, object]] = ()
+    seen: Sequence[dict[str, object]] = ()
     split: str = "test"
     settings: dict[str, object] = field(default_factory=dict)
     limits: Sequence[str] = ()
@@ -70,7 +76,8 @@ class ModelCard:
         environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
         environment.filters["cell"] = cell
         template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-        return template.render(card=self, head=yaml.safe_dump(head, sort_keys=True, allow_unicode=True), columns=TABLE)
+        told = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
+        return template.render(card=self, head=told, columns=TABLE, seen_columns=SEEN)
 
 
 def cell(value: object) -> str:
@@ -87,6 +94,7 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
 
     Data are the rows that the arm was shown (the backbone: those of alignment).  Results are ``validation`` (rows of
     the ``fidelity.csv`` contract) where given, else the test results that the run has of this system at this lambda.
+    What they were before the cure is told beside them: of lambda 0 on validation images, of the backbone on test ones.
 
     Raises:
         InputError: the run did not record what the arm was shown.
@@ -94,12 +102,17 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
 
     run = Path(run)
     data = data_shown(run, which)
-    fidelity, scores = pd.DataFrame(), run / "evaluate" / "fidelity.csv"
-    if validation is not None:
-        fidelity = validation
-    elif scores.is_file():
-        measured = pd.read_csv(scores, keep_default_na=False, na_values=[""])  # "no" and "nan" are languages
-        fidelity = measured[(measured["system"] == which.name) & (measured["lambda"] == which.lam)]
+    fidelity = validation if validation is not None else _read(run / "evaluate" / "fidelity.csv")
+    before = pd.DataFrame()
+    if {"system", "lambda"} <= set(fidelity):
+        of_system = fidelity["system"] == which.name
+        of_before = (fidelity["lambda"] == 0) if validation is not None else fidelity["system"] == BACKBONE
+        before = fidelity[of_before & (which.name != BACKBONE)].set_index(["language", "arm"])["lf"]
+        fidelity = fidelity[of_system & (fidelity["lambda"] == which.lam)]
+        if len(before):
+            places = pd.MultiIndex.from_frame(fidelity[["language", "arm"]])
+            fidelity = fidelity.assign(lf_before=before.reindex(places).to_numpy())
+    seen = _seen_on_validation(run, which) if validation is not None else _seen_on_test(run, which)
     return ModelCard(
         name=which.name,
         base_llm=base.vlm or base.llm,
@@ -107,17 +120,44 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
         languages=sorted(set(data["language"])),
         data=list(data[["source", "language", "image", "rows", "share"]].itertuples(index=False, name=None)),
         fidelity=fidelity.astype(object).where(fidelity.notna(), None).to_dict("records"),
+        seen=seen,
         split="test" if validation is None else "validation",
         settings=settings_of(run, which),
         limits=LIMITS_OF_VLM if base.vlm else (),
     )
 
 
+def _read(path: Path) -> "pd.DataFrame":
+    """A table of results, empty where there is none; "no" and "nan" are languages."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else pd.DataFrame()
+
+
+def _seen_on_validation(run: Path, which: "System") -> list[dict[str, object]]:
+    """The regression check that the lambda was chosen by."""
+    table = _read(run / "merge" / which.name / "regression.csv")
+    told = table[table["lambda"] == which.lam] if len(table) else table
+    return told.assign(task="English questions").to_dict("records")
+
+
+def _seen_on_test(run: Path, which: "System") -> list[dict[str, object]]:
+    """Every English task of ``visual.csv``, beside what the backbone says."""
+    table = _read(run / "evaluate" / "visual.csv")
+    if table.empty:
+        return []
+    table = table[table["language"] == "en"].rename(columns={"accuracy": "after"})
+    before = table[table["system"] == BACKBONE].set_index("task")["after"]
+    own = table[(table["system"] == which.name) & (table["lambda"] == which.lam)]
+    return own.assign(before=own["task"].map(before)).to_dict("records")
+
+
 def data_shown(run: Path, which: "System") -> "pd.DataFrame":
     """What a system was tuned on: ``shown.csv`` of its arm; for the backbone, the rows of alignment."""
 
     if not which.arm:
-        rows = read_rows(run / "prepare_data" / "align.parquet", ["source", "language"])
+        path = run / "prepare_data" / "align.parquet"
+        if not path.is_file():  # a published model, of whose own data nothing is known
+            return pd.DataFrame(columns=["source", "language", "image", "rows", "share"])
+        rows = read_rows(path, ["source", "language"])
         table = rows.groupby(["source", "language"]).size().rename("rows").reset_index()
         return table.assign(image=True, share=table["rows"] / len(rows))
     path = run / "tune" / which.arm / "shown.csv"
