@@ -12,7 +12,9 @@ import forks
 import pandas as pd
 import psutil
 import pytest
+import slurm_node
 import tiny_study
+import yaml
 
 from textreg.errors import InputError
 from textreg.files import write_json
@@ -168,8 +170,8 @@ def start(root, name="tiny", where="local", **environment):
                             stdout=(root / f"{name}.log").open("w"), stderr=subprocess.STDOUT)  # fmt: skip
 
 
-def finish(root, name="tiny", where="local"):
-    code = start(root, name, where).wait(900)
+def finish(root, name="tiny", where="local", **environment):
+    code = start(root, name, where, **environment).wait(900)
     table = root / study_table.FOLDER / name / "table.csv"
     return code, table.read_text() if table.is_file() else "", (root / f"{name}.log").read_text()
 
@@ -234,3 +236,39 @@ def test_two_studies_side_by_side_make_every_shared_unit_once(tmp_path):
     assert [process.wait(600) for process in both] == [0, 0]
     first, second = started(root, "tiny"), started(root, "again")
     assert first == second and len(first) == 12
+
+
+@pytest.mark.slow
+@needs_engine
+@pytest.mark.skipif(bool(slurm_node.missing()), reason=f"SLURM needs {', '.join(slurm_node.missing())}")
+def test_under_slurm_a_study_survives_a_killed_job_and_a_killed_controller(tmp_path):
+    text = tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]")
+    whole = tiny_study.build(tmp_path / "whole", text)
+    code, expected, _ = finish(whole)
+    assert code == 0
+
+    root = tiny_study.build(tmp_path / "cluster", text)
+    (root / "workflow").unlink()
+    profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
+    own = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 1, "slurm-no-account": True}
+    own |= {"seconds-between-status-checks": 1, "default-resources": {"runtime": 10, "mem_mb": 100}}
+    for place in ("profiles/one/config.yaml", "Snakefile"):
+        (root / "workflow" / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / "workflow" / "Snakefile").symlink_to(ROOT / "workflow" / "Snakefile")
+    (root / "workflow" / "profiles" / "one" / "config.yaml").write_text(yaml.safe_dump(profile | own))
+    with slurm_node.Cluster(tmp_path / "slurm") as cluster:
+        process = start(root, where="one", JOB_S="8", **cluster.environment)
+        running = ("squeue", "-h", "-t", "R", "-o", "%i")
+        first = until(lambda: cluster.ask(*running).split(), process)[0]
+        time.sleep(3)
+        cluster.ask("scancel", "--signal=KILL", "--full", first)
+        until(lambda: [job for job in cluster.ask(*running).split() if job != first], process)
+        time.sleep(6)  # a controller writes down what it was given after five seconds
+        cluster.kill_controller()
+        time.sleep(3)
+        cluster.start_controller()
+        until(lambda: (root / "runs/studies/tiny/BM-seed-0/align/manifest.json").exists(), process)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        code, table, told = finish(root, "tiny", "one", **cluster.environment)
+        assert (code, table) == (0, expected), told
