@@ -18,6 +18,8 @@ from textreg.runs.notebooks import Failure
 STUDY = """
 question: Does more text help?
 prediction: It does.
+expects:
+  - {says: more, of: {TR.text_share: 0.5}, against: {TR.text_share: 0.1}, within: 0.1}
 profile:
   stages: [prepare_data, align, tune, evaluate]
   prepare_data: {languages: [en, es, eu], text_languages: [es], held_out: [eu], align_rows: 3}

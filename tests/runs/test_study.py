@@ -39,7 +39,7 @@ def edited(root, old, new):
 def test_lists_are_crossed_and_every_row_comes_with_every_seed(tmp_path):
     root = edited(tiny_study.build(tmp_path), "[0.1, 0.5]", "[0.1, 0.5]\n    tune.steps: [3, 6]")
     names = [point.name for point in planned(root)[0]]
-    rows = [f"TR-{share}-{steps}" for share in (0.1, 0.5) for steps in (3, 6)]
+    rows = [f"TR-text-share-{share}-steps-{steps}" for share in (0.1, 0.5) for steps in (3, 6)]
     assert names == [f"{row}-seed-{seed}" for row in ["BM", *rows] for seed in (0, 1)]
 
 
@@ -111,10 +111,12 @@ def test_points_share_what_is_the_same_and_a_second_study_takes_it_from_the_firs
     root = tiny_study.build(tmp_path, text)
     jobs = planned(root)[1]
     shared = [(job.point, job.state.unit.stage) for job in jobs if job.twin]
-    assert shared == [(f"TR-{x}-seed-0", stage) for x in (0.1, 0.5) for stage in ("prepare_data", "align")]
+    assert shared == [(f"TR-text-share-{x}-seed-0", stage) for x in (0.1, 0.5) for stage in ("prepare_data", "align")]
     bring_all(root, "tiny")
     assert [job.state.state for job in planned(root)[1]] == ["done"] * 12
-    files = [root / study.RUNS / "tiny" / f"{point}-seed-0" / "align/base.json" for point in ("BM", "TR-0.1")]
+    files = [
+        root / study.RUNS / "tiny" / f"{point}-seed-0" / "align/base.json" for point in ("BM", "TR-text-share-0.1")
+    ]
     assert files[0].samefile(files[1])
 
     tiny_study.build(root, text, "again")
@@ -152,6 +154,26 @@ def test_the_cost_of_a_study_comes_from_measured_seconds_and_shared_units_count_
         write_json(shipped / unit.folder / manifest.NAME, record)
     found = study_run.cost(jobs, root / study.RUNS / "tiny", root)
     assert found == {"prepare_data": pytest.approx(3.0), "tune": pytest.approx(24.0)}
+
+
+def test_a_verdict_is_paired_by_seed_and_needs_two():
+    rows = [(seed, share, share + noise + extra) for seed, noise in enumerate((0.0, 0.3, 0.1)) for share, extra in
+            ((0.1, 0.0), (0.5, 0.01 * seed))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["seed", "share", "asked"]).assign(task="caption", arm="image", group="foreign")
+    asked = {"says": "more", "of": {"share": 0.5}, "against": {"share": 0.1}}
+    found, word = study_table.verdict(table, study.Expected(**asked, at_least=0.35))
+    assert (word, round(found.value, 6), found.runs) == ("met", 0.41, 3) and found.low < 0.41 < found.high
+    assert study_table.verdict(table, study.Expected(**asked, within=0.1))[1] == "missed"
+    assert study_table.verdict(table, study.Expected(**asked, at_least=0.41))[1] == "undecided"
+    assert study_table.verdict(table[table["seed"] == 0], study.Expected(**asked, at_least=0.0))[1] == "undefined"
+
+
+def test_a_backbone_of_a_study_is_made_before_the_alignment_that_reads_it():
+    found = study.points(study.load("where_loss", ROOT), "where_loss", ROOT / study.RUNS / "where_loss")
+    jobs = study.survey(found[:2], ROOT / study.RUNS / "where_loss", ROOT)
+    align = next(job for job in jobs if job.state.unit.stage == "align")
+    assert f"{align.point}/backbone/manifest.json" in align.after
+    assert align.state.settings.llm.endswith(f"{align.point}/backbone/model/llm")
 
 
 def test_without_the_engine_one_line_says_how_to_install_it(tmp_path, monkeypatch):
@@ -210,7 +232,11 @@ def test_a_study_that_loses_its_engine_its_jobs_or_a_point_ends_in_the_same_tabl
     (root / "diverges").touch()
     assert process.wait(300) != 0
     code, _, told = finish(root)
-    assert code == 1 and "TR-0.5-seed-0 tune[TR]: the loss is not finite" in told and "1 units not made" in told
+    assert (
+        code == 1
+        and "TR-text-share-0.5-seed-0 tune[TR]: the loss is not finite" in told
+        and "1 units not made" in told
+    )
 
     (root / "diverges").unlink()
     process = start(root, JOB_S="2")

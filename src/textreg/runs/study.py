@@ -31,15 +31,36 @@ from textreg.runs.stages import Unit
 from textreg.settings import STRICT, Seed, Some, stage_classes
 
 RUNS, POINTS = "runs/studies", ".points"
+BACKBONE = Unit("backbone")
 LONGEST = 40  # characters of a point's name, as of a profile's
 
 
 @checked(frozen=True, kw_only=True, config=STRICT)
+class Expected:
+    """What a table can decide of a prediction: ``measure`` of the rows that ``of`` names (columns and values), minus
+    that of ``against``, is ``at_least``, ``at_most``, or ``within`` so much of zero; ``of`` and ``against`` may name
+    a task, arm or group of their own."""
+
+    says: str
+    of: dict[str, Any]
+    against: dict[str, Any] | None = None
+    measure: str = "asked"
+    task: str = "caption"
+    arm: str = "image"
+    group: str = "foreign"
+    at_least: float | None = None
+    at_most: float | None = None
+    within: float | None = None
+
+
+@checked(frozen=True, kw_only=True, config=STRICT)
 class Study:
-    """A study's file.  ``groups``: further groups of languages in its table, by name."""
+    """A study's file.  ``prediction``: in words, and why; ``expects``: what of it the table decides; ``groups``:
+    further groups of languages in its table, by name."""
 
     question: str
     prediction: str
+    expects: list[Expected]
     profile: dict[str, Any]
     tables: list[dict[str, Any]]
     seeds: list[Seed]
@@ -93,8 +114,12 @@ def points(study: Study, name: str, folder: Path) -> list[Point]:
     for number, table in enumerate(study.tables):
         where = f"study {name}: tables[{number}]"
         for settings, seed in itertools.product(_rows(table, where), study.seeds):
-            content = _content(study, table.get("arms"), settings, seed, where)
             label = _label(name, table.get("arms") or [], settings, seed)
+            content = _content(study, table.get("arms"), settings, seed, where)
+            if BACKBONE.stage in content.get("stages", ()):  # of its own, in the run, where align finds it
+                made = f"{RUNS}/{name}/{label}/{BACKBONE.stage}/model"
+                content["backbone"] = {**content.get("backbone", {}), "out": made}
+                content["align"] = {**content.get("align", {}), "llm": f"{made}/llm"}
             if label in found:
                 raise InputError(f"{where}: the run {label} is there twice; remove one")
             path = folder / POINTS / f"{label}.yaml"
@@ -141,8 +166,10 @@ def _content(
 
 def _label(name: str, arms: Sequence[str], settings: Mapping[str, Any], seed: int) -> str:
     """A name that stays when a table grows: arms, values, seed; cut, with a hash, where it would be too long."""
-    said = [*arms, *("-".join(map(str, v)) if isinstance(v, list) else str(v) for v in settings.values())]
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(said)).strip("-.") or name
+    said = [*arms]
+    for key, value in settings.items():
+        said += [key.rpartition(".")[2], *(map(str, value) if isinstance(value, list) else [str(value)])]
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(said)).strip("-.") or name
     ending = f"-seed-{seed}"
     if len(label + ending) > LONGEST:
         label = f"{label[: LONGEST - len(ending) - 7]}-{digest(dict(settings))[:6]}"
@@ -161,7 +188,12 @@ def survey(found: Sequence[Point], folder: Path, root: Path) -> list[Job]:
             before = profiles.upstream(point.profile, unit)
             now, made = state.identity, {other.name for other in before}
             own = {name: value for name, value in now.inputs.items() if name not in made}
-            parts = [dict(now.parameters), dict(now.code), own, [keys[other] for other in before]]
+            parameters = dict(now.parameters)
+            if unit.stage == "align" and BACKBONE in keys:  # known by its content once it is there
+                before = (BACKBONE, *before)
+                parameters |= {"llm": None}
+                own = {name: value for name, value in own.items() if not name.startswith("llm:")}
+            parts = [parameters, dict(now.code), own, [keys[other] for other in before]]
             keys[unit] = digest(parts)[:16]
             after = [f"{point.name}/{other.folder}/{manifest.NAME}" for other in before]
             twin = first.get(keys[unit])

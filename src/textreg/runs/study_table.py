@@ -15,12 +15,13 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from scipy import stats
 
 from textreg.fidelity.annotation import ENGLISH
-from textreg.fidelity.estimates import CAPTION, CLASSES
+from textreg.fidelity.estimates import CAPTION, CLASSES, Bound, Estimate
 from textreg.files import atomic_write, read_json
 from textreg.runs import manifest, study
-from textreg.runs.study import Job, Point
+from textreg.runs.study import Expected, Job, Point
 
 FOLDER = "results/studies"
 MEASURES = (*CLASSES, "lf", "lf_plus", "content")
@@ -104,6 +105,29 @@ def _of_point(point: Point, folder: Path, job: Job) -> dict[str, Any]:
 
 def _cell(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def verdict(table: pd.DataFrame, expected: Expected) -> tuple[Estimate, str]:
+    """What the seeds say of an expectation: mean and t-intervals over them, paired by seed, and met, missed, undecided
+    or, with fewer than two seeds, undefined."""
+
+    def by_seed(where: Mapping[str, Any]) -> pd.Series:
+        found = table
+        asked = {"task": expected.task, "arm": expected.arm, "group": expected.group, **where}
+        for key, value in asked.items():
+            found = found[found[key] == _cell(value)] if key in found else found[:0]
+        return found.groupby("seed")[expected.measure].mean()
+
+    values = by_seed(expected.of)
+    values = (values - by_seed(expected.against) if expected.against else values).dropna()
+    if len(values) < 2:
+        nothing = float("nan")
+        return Estimate(values.mean(), nothing, nothing, (nothing, nothing), len(values), 0), "undefined"
+    spread = values.sem()
+    wide, narrow = (stats.t.ppf(level, len(values) - 1) * spread for level in (0.975, 0.95))
+    mean = float(values.mean())
+    found = Estimate(mean, mean - wide, mean + wide, (mean - narrow, mean + narrow), len(values), 0)
+    return found, Bound(expected.at_least, expected.at_most, expected.within).verdict(found)
 
 
 def outdated(jobs: Sequence[Job], folder: Path) -> list[str]:

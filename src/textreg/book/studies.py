@@ -1,0 +1,81 @@
+"""The studies for the book: question, prediction, table and verdicts, from ``profiles/studies`` and
+``results/studies``.
+
+A cell is the mean over seeds, in per cent, with the range of the seeds beside it; where a table has no rows, the study
+has not been run, and the block says so.  ``block("text_share", root)`` is Markdown.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.runs import profiles, study, study_table
+
+#: Column -> what it shows: task, arm, group, measure.
+COLUMNS = {
+    "asked, picture": ("caption", "image", "foreign", "asked"),
+    "English instead": ("caption", "image", "foreign", "english"),
+    "asked, no text row": ("caption", "image", "held_out", "asked"),
+    "asked, English text": ("caption", "text_en", "foreign", "asked"),
+    "LF+": ("caption", "image", "foreign", "lf_plus"),
+    "content": ("caption", "image", "foreign", "content"),
+    "English questions right": ("questions", "image", "en", "content"),
+}
+
+
+def block(name: str, root: Path) -> str:
+    """One study as Markdown."""
+    asked = study.load(name, root)
+    lines = [f"*Question.* {asked.question}", "", f"*Prediction.* {asked.prediction}", ""]
+    found = read(name, root)
+    if found.empty:
+        lines.append(f"This study has not been run; `textreg study {name} --dry-run` says what it costs.\n")
+        return "\n".join(lines)
+    points = study.points(asked, name, root / study.RUNS / name)
+    made = found["run"].nunique()
+    lines += [f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the others.", ""]
+    return "\n".join([*lines, runs_table(found), verdicts_table(found, asked)])
+
+
+def read(name: str, root: Path) -> pd.DataFrame:
+    """The shipped table of a study; empty where there is none."""
+    path = root / study_table.FOLDER / name / "table.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def runs_table(found: pd.DataFrame) -> str:
+    """Per system and settings, the measures of :data:`COLUMNS`."""
+    settings = [column for column in found.columns[2 : found.columns.get_loc("system")] if found[column].notna().any()]
+    rows = []
+    for values, mine in found.groupby(["system", *settings], dropna=False, sort=False):
+        cells = []
+        for task, arm, group, measure in COLUMNS.values():
+            seeds = mine[(mine["task"] == task) & (mine["arm"] == arm) & (mine["group"] == group)][measure]
+            cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ())))
+        rows.append([*(UNDEFINED if pd.isna(value) else value for value in values), mine["seed"].nunique(), *cells])
+    names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
+    return table(["system", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
+
+
+def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:
+    """What was expected, what came out (mean with the 95 % interval over seeds), and the verdict."""
+    rows = []
+    for expected in asked.expects:
+        seen, word = study_table.verdict(found, expected)
+        sign = {"at least": expected.at_least, "at most": expected.at_most, "within ±": expected.within}
+        bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None)
+        rows.append([expected.says, bound, per_cent(seen.value, seen.low, seen.high), seen.runs, word])
+    return table(["expected", "bound", "found", "seeds", "verdict"], rows, "Predictions and verdicts, in points")
+
+
+def hub_table(root: Path, plan: str = "gpu") -> str:
+    """What each study would ask of the profile ``plan``: trainings, and tokens in them at most."""
+    tune = profiles.resolve(profiles.load(plan, root), "tune", "TR")
+    tokens = tune.steps * tune.batch_size * tune.max_length
+    rows = []
+    for path in sorted((root / "profiles" / "studies").glob("*.yaml")):
+        found = study.points(study.load(path.stem, root), path.stem, root / study.RUNS / path.stem)
+        trainings = sum(len(point.profile.arms) for point in found)
+        rows.append([path.stem, len(found), trainings, f"{trainings * tokens / 1e9:.1f}"])
+    return table(["study", "runs", "trainings", "billion tokens at most"], rows, f"Studies at the size of {plan}.yaml")
