@@ -6,6 +6,7 @@ has not been run, and the block says so.  ``block("text_share", root)`` is Markd
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +72,7 @@ def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:
 
 def hub_table(root: Path, plan: str = "gpu") -> str:
     """What each study would ask of the profile ``plan``: trainings, and tokens in them at most."""
-    tune = profiles.resolve(profiles.load(plan, root), "tune", "TR")
+    tune: Any = profiles.resolve(profiles.load(plan, root), "tune", "TR")
     tokens = tune.steps * tune.batch_size * tune.max_length
     rows = []
     for path in sorted((root / "profiles" / "studies").glob("*.yaml")):
