@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .DEFAULT_GOAL := help
 PORT ?= 8000
 STUDY ?= text_share
-.PHONY: help setup reproduce test rerun smoke study figures book serve pdf check audit clean
+.PHONY: help setup reproduce test rerun smoke study figures book serve pdf check bench audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ check: $(READY)  ## lint, layers, types, stale results
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/python -m textreg.runs.shipping check results
+
+bench: $(READY)  ## measure beside other tools, as far as they are installed (extra 'bench'); ONLY=tune for one group
+	$(BIN)/python bench/compare.py $(if $(ONLY),--only $(ONLY))
 
 audit: $(READY)  ## ask for known weaknesses of every pinned version (needs the network)
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt

@@ -1,5 +1,6 @@
 """The benchmark of the tuning step: it trains, and counts work by what is multiplied."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +15,19 @@ from textreg.training.batches import encode
 from textreg.vlm.adapters import attach
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
+import accelerator
+import compare
 import flops
 import gpu_step
-
-SMALL = {
-    "llm": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "vocab_size": 1200, "max_position_embeddings": 8192},
-    "tower": {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 56, "patch_size": 14},
-}  # fmt: skip
+import pandas as pd
+import show
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs_tower", [True, False])
 def test_the_step_of_a_profile_trains_at_miniature_size(runs_tower, tmp_path):
     overrides = ["tune.batch_size=4", "tune.micro_batch=2", "tune.workers=0", "tune.threads=1", "tune.max_length=900"]
-    step = replace(gpu_step.step_of("gpu", overrides, steps=2), **SMALL)
+    step = replace(gpu_step.step_of("gpu", overrides, steps=2), **accelerator.TINY)
     model, processor = gpu_step.build(step, device="cpu")
     rows, images = gpu_step.rows_of(step), gpu_step.RandomImages(step, runs_tower)
     tuned = attach(model, rank=2, alpha=4)
@@ -53,3 +51,41 @@ def test_weights_packed_into_four_bits_are_as_much_work_as_whole_ones(tiny_vlm, 
                 module.weight = nn.Parameter(packed, requires_grad=False)
     assert (flops.per_step(tuned, samples, order, cached=False) == whole).all()
     assert (whole > 0).all()
+
+
+@pytest.mark.slow
+def test_the_script_for_an_accelerator_runs_at_toy_size_and_writes_one_file(tmp_path):
+    accelerator.main(tiny=True, out=tmp_path / "found.json", minutes=5, chains=False)
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    ours = [row for row in rows if row["side"] == "ours"]
+    assert [row["what"].partition(",")[0] for row in ours] == ["tuning step", "answers"] * len(accelerator.PROFILES)
+    assert all(row.get("tokens_per_s", row.get("answers_per_s")) > 0 for row in ours)
+    assert {row["side"] for row in rows} == {"ours", "TRL", "generate"}
+
+
+def test_sides_take_turns_and_a_peer_that_is_not_there_has_a_row_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    called = []
+
+    def cost(name, seconds):
+        return lambda: called.append(name) or compare.Cost(seconds, seconds)
+
+    sides = [
+        compare.Side("tuning step", "ours", cost("ours", 1.0)),
+        compare.Side("tuning step", "bare loop", cost("bare", 2.0)),
+        compare.Side("tuning step", "TRL", cost("TRL", 9.0), lacks="trl"),
+    ]
+    compare.measure("tune", sides, 3)
+    assert called == ["ours", "bare"] * 4  # the first turn warms up
+    table = show.ratios(show.read(tmp_path)).set_index("peer")
+    assert table.loc["bare loop", ["processor", "turns"]].tolist() == [0.5, 3]
+    assert pd.isna(table.loc["TRL", "processor"]) and table.loc["TRL", "note"] == "not installed: trl"
+    show.write(tmp_path)
+    assert "not installed: trl" in (tmp_path / "table.md").read_text() and (tmp_path / "speed.svg").stat().st_size
+
+
+def test_the_exponent_of_a_cost_that_doubles_with_the_amount_is_one():
+    found = pd.DataFrame(
+        {"group": "growth", "row": "answers", "units": [1, 4, 16] * 2, "processor_s": [0.5, 2, 8] * 2}
+    )
+    assert show.exponents(found)["exponent"].tolist() == pytest.approx([1.0])

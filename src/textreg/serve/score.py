@@ -7,6 +7,7 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 ``print_result(score_file("answers.jsonl"))``.
 """
 
+import gc
 import json
 import os
 from collections import Counter, deque
@@ -166,7 +167,7 @@ def _measured(
     if len(first) < 2 or workers < 2:
         yield from map(measure, chain(first, tables))
         return
-    with ProcessPoolExecutor(workers, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
         waiting: deque[Future[_Measured]] = deque()
         for table in chain(first, tables):
             waiting.append(pool.submit(measure, table))
@@ -174,6 +175,11 @@ def _measured(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _begin_worker() -> None:
+    die_with_parent()
+    gc.set_threshold(100_000)  # answers are many small objects without cycles; looking for those takes a tenth
 
 
 def _answered(annotated: pd.DataFrame) -> pd.DataFrame:

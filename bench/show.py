@@ -1,0 +1,146 @@
+"""The numbers of ``bench/compare.py`` as one table and one figure, which the book's page includes.
+
+A ratio is ours over the peer's per piece of work, taken within a turn; shown is the median over the turns, with the
+smallest and the largest.  Where ours is the slower, the row says so in words.
+
+    python bench/show.py
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import linregress
+
+from textreg.book.pages import table
+from textreg.figures.style import SIZES
+
+HERE = Path(__file__).parent / "results"
+#: (group, row, ours, peer, the largest ratio that was aimed at)
+COMPARED = (
+    ("tune", "tuning step", "ours", "bare loop", 1.10),
+    ("tune", "tuning step", "ours", "Trainer", None),
+    ("tune", "tuning step", "ours", "TRL", None),
+    ("answer", "answers, batch 128", "ours", "bare static-cache loop", 1.10),
+    ("answer", "answers, batch 128", "ours", "generate", 1 / 2.2),
+    ("answer", "answers, batch 128", "ours", "generate, one at a time", 1 / 12),
+    ("score", "answers scored", "ours", "py3langid, a loop", None),
+    ("score", "answers scored", "ours", "fastText lid.176, a loop", None),
+    ("score", "answers scored", "ours", "lingua, a loop", None),
+    ("merge", "merge", "ours", "ours, --no-check", 1.5),
+    ("merge", "merge", "ours, first of its layout", "ours, --no-check", 1.5),
+    ("merge", "merge", "ours", "mergekit", 1 / 4),
+    ("merge", "merge", "ours, first of its layout", "mergekit", 1 / 4),
+    ("merge", "merge", "ours", "cp", None),
+)
+#: Command -> seconds that were aimed at.
+SECONDS = {
+    "textreg --help": 0.2, "textreg status": 0.4, "a run with nothing to do": 0.6, "make figures": 10, "make book": 30,
+}  # fmt: skip
+STEEPEST = 1.1  # exponent of growth that was aimed at
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """All measurements, a column ``group`` in front."""
+    parts = [pd.read_csv(path).assign(group=path.stem) for path in sorted(folder.glob("*.csv"))]
+    return pd.concat(parts, ignore_index=True)
+
+
+def ratios(found: pd.DataFrame) -> pd.DataFrame:
+    """A line per comparison of :data:`COMPARED`: ``processor`` and ``wall`` (median), ``low``, ``high``; NaN where the
+    peer was not there."""
+    lines = []
+    for group, row, own, peer, most in COMPARED:
+        here = found[(found["group"] == group) & (found["row"] == row)]
+        if here.empty:
+            continue
+        cost = here.assign(processor=here["processor_s"] / here["units"], wall=here["wall_s"] / here["units"])
+        by_turn = cost.pivot_table(index="turn", columns="side", values=["processor", "wall"])
+        line = {"row": row, "ours": own, "peer": peer, "most": most}
+        if ("processor", peer) in by_turn:
+            share = by_turn["processor"][own] / by_turn["processor"][peer]
+            line |= {"processor": share.median(), "low": share.min(), "high": share.max(), "turns": len(share)}
+            line |= {"wall": (by_turn["wall"][own] / by_turn["wall"][peer]).median()}
+        note = here.loc[here["side"] == peer, "note"].dropna()
+        lines.append(line | {"note": note.iloc[0] if len(note) else ""})
+    return pd.DataFrame(lines)
+
+
+def exponents(found: pd.DataFrame) -> pd.DataFrame:
+    """A line per thing that grows: slope of log cost against log amount over all turns, and its standard error."""
+    grown = found[found["group"] == "growth"]
+    lines = []
+    for row, each in grown.groupby("row", sort=False):
+        fit = linregress(np.log(each["units"].astype(float)), np.log(each["processor_s"]))
+        lines.append({"row": row, "exponent": fit.slope, "error": fit.stderr, "most": each["units"].max()})
+    return pd.DataFrame(lines)
+
+
+def page(found: pd.DataFrame) -> str:
+    """Tables and the sentence on where ours loses, as Markdown."""
+    compared = ratios(found)
+    rows, lost = [], []
+    for line in compared.itertuples():
+        if pd.isna(line.processor):
+            rows.append([line.row, line.ours, line.peer, line.note or "not measured", "–", "–", "–"])
+            continue
+        aim = "–" if pd.isna(line.most) else f"{line.most:.2f}, {'met' if line.processor <= line.most else 'missed'}"
+        spread = f"{line.processor:.2f} [{line.low:.2f}, {line.high:.2f}]"
+        rows.append([line.row, line.ours, line.peer, spread, f"{line.wall:.2f}", int(line.turns), aim])
+        if line.processor > 1.02:
+            lost.append(f"{line.row}: {line.ours} costs {line.processor:.2f} times {line.peer}")
+    parts = [table(["work", "ours", "beside", "processor, ours over theirs", "wall", "turns", "aim"], rows,
+                   "Ratios below 1: ours is faster")]  # fmt: skip
+    told = found[found["group"] == "commands"]
+    if len(told):
+        cost = told.groupby("row", sort=False)[["processor_s", "wall_s"]].median()
+        rows = [
+            [name, f"{each.processor_s:.2f}", f"{each.wall_s:.2f}", SECONDS.get(name, "–"),
+             "met" if each.processor_s <= SECONDS.get(name, np.inf) else "missed"]
+            for name, each in cost.iterrows()
+        ]  # fmt: skip
+        parts.append(table(["command", "processor s", "wall s", "aim, s", "by processor time"], rows, "Commands"))
+        lost += [f"{row[0]}: {row[1]} s where {row[3]} were aimed at" for row in rows if row[4] == "missed"]
+    if len(grown := exponents(found)):
+        rows = [
+            [each.row, f"{each.exponent:.2f} ± {each.error:.2f}",
+             f"{STEEPEST}, {'met' if each.exponent <= STEEPEST else 'missed'}"]
+            for each in grown.itertuples()
+        ]  # fmt: skip
+        parts.append(table(["of", "exponent", "aim"], rows, "Growth of the cost from 1 to 16 times as much"))
+    lines = [f"- {word}" for word in lost] or ["- nowhere among these rows"]
+    parts.append("Where ours loses or misses its aim by time:\n\n" + "\n".join(lines) + "\n")
+    how = found.drop_duplicates(["group", "hardware", "threads"]).sort_values("group")
+    rows = [[each.group, each.hardware, each.threads, each.command, each.versions] for each in how.itertuples()]
+    parts.append(table(["group", "hardware", "threads", "command", "versions"], rows, "How it was measured"))
+    return "\n".join(parts)
+
+
+def figure(found: pd.DataFrame, path: Path) -> None:
+    """Ratios on a logarithmic axis, with their range over the turns."""
+    compared = ratios(found).dropna(subset=["processor"]).iloc[::-1].reset_index(drop=True)
+    drawn, axes = plt.subplots(figsize=SIZES["tall"], layout="constrained")
+    reach = [compared["processor"] - compared["low"], compared["high"] - compared["processor"]]
+    axes.errorbar(compared["processor"], compared.index, xerr=reach, fmt="o", color="#0072B2", label="measured")
+    aimed = compared.dropna(subset=["most"])
+    axes.plot(aimed["most"], aimed.index, "|", color="#D55E00", markersize=12, label="aim, at most")
+    axes.axvline(1, color="0.6", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(compared.index, [f"{each.row}: {each.ours} / {each.peer}" for each in compared.itertuples()])
+    axes.set_xlabel("processor time, ours over the other's (left of 1: ours is faster)")
+    axes.legend(frameon=False)
+    with plt.rc_context({"svg.hashsalt": "textreg"}):
+        drawn.savefig(path, metadata={"Date": None})
+    plt.close(drawn)
+
+
+def write(folder: Path = HERE) -> None:
+    """Write ``table.md`` and ``speed.svg`` from the measurements in ``folder``."""
+    found = read(folder)
+    (folder / "table.md").write_text(page(found), encoding="utf-8")
+    figure(found, folder / "speed.svg")
+
+
+if __name__ == "__main__":
+    write()
