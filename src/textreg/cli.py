@@ -195,7 +195,6 @@ def score(
     skip_bad: Annotated[bool, typer.Option(help="count and report broken rows instead of stopping")] = False,
 ) -> None:
     """Language fidelity of anyone's answers."""
-    from textreg.data.codes import read_language
     from textreg.figures.score import score_and_draw
     from textreg.serve.report import print_result
 
@@ -217,7 +216,7 @@ def score(
         skip_bad=skip_bad,
         rules=_rules(near, set_aside),
         places=places or (),
-        language=language and read_language(language),
+        language=language,
         against=against,
         seen=_codes(seen),
         held_out=_codes(held_out),
@@ -389,7 +388,6 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="length limit of an answer")] = 64,
 ) -> None:
     """What one model, or every system of a run, says about a picture, and in which language."""
-    from textreg.data.codes import read_language
     from textreg.serve import asking
     from textreg.vlm import systems
 
@@ -400,7 +398,7 @@ def ask(
         typer.echo(answer)
         typer.echo(f"language: {asking.spoken(answer)}")
         return
-    table = asking.compare(about, prompt, run, system, language and read_language(language), max_new_tokens)
+    table = asking.compare(about, prompt, run, system, language, max_new_tokens)
     asking.show(table, asking.unread(table["language"].iloc[0], run))
 
 

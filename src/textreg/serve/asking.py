@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from textreg.data.codes import code_book
+from textreg.data.codes import code_book, read_language
 from textreg.display import visible_answer
 from textreg.errors import InputError
 from textreg.fidelity.annotation import annotate
@@ -66,7 +66,7 @@ def compare(
     ``foreign`` are the words that the asked language's grammar does not know, of languages that have one; ``content``
     is missing where the scene is not known.
     """
-    code = language or prompt_language(prompt)
+    code = read_language(language) if language else prompt_language(prompt)
     told = systems.ask_systems(asked.picture, prompt, run, names, length)
     table = pd.DataFrame({"system": list(told), "answer": list(told.values())})
     table = table.assign(language=code, task="caption", prompt=prompt)
