@@ -287,6 +287,8 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
     explorer.write(shelf, target / MADE_STATIC, target / "explorer.html")
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")
+    account = pages.account_page(_lean(shelf) if shelf else None)
+    (target / "account.md").write_text(account, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
     (target / "pictures.md").write_text(pictures.page(target.parents[1] / "results"), encoding="utf-8")
     for path in (target.parents[1] / "profiles" / "studies").glob("*.yaml"):

@@ -19,7 +19,7 @@ import pandas as pd
 from langcodes import Language
 
 from textreg import settings
-from textreg.figures import published
+from textreg.figures import predictions, published
 from textreg.figures.style import language_names, language_order
 from textreg.figures.tables import (
     Results,
@@ -346,6 +346,16 @@ def backbone_note() -> str:
         f"The shipped tower names every attribute of {per_cent(made['held_out']['tower']['all'])} % of the scenes "
         "that it has not seen.\n"
     )
+
+
+def account_page(results: Results | None) -> str:
+    """Which predictions of the account held: what the mechanism study of every seed says, then the claims."""
+    if results is None:
+        return "No results were at hand when this book was built; `make reproduce` makes them.\n"
+    looks = [pd.read_csv(path) for path in sorted(results.folder.rglob("mechanism/verdicts.csv"))]
+    boxes = [predictions.looked(pd.concat(looks))] if looks else []
+    boxes.append(predictions.of_results(results, "document"))
+    return "".join(f"{box._repr_html_()}\n\n" for box in boxes if box.each)
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:

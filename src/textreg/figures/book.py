@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from textreg.data.mixture import paper_mixture
+from textreg.fidelity.measures import confusion as cross
 from textreg.figures import bars
 from textreg.figures import per_language as by_language
 from textreg.figures.answers import GalleryItem
@@ -195,10 +196,7 @@ def confusion(results: Results, out: Path) -> Saved | None:
     rows = rows[rows["answered"].notna()] if len(rows) else rows  # none where no answer told its language
     if rows.empty:
         return None
-    tables = {
-        system: pd.crosstab(told["language"], told["answered"]).rename_axis(index="asked", columns="answered")
-        for system, told in rows.groupby("system", sort=False)
-    }
+    tables = {system: cross(told) for system, told in rows.groupby("system", sort=False)}
     english = {
         s: t.loc[t.index != "en"].get("en", pd.Series(0.0)).sum() / t.loc[t.index != "en"].to_numpy().sum()
         for s, t in tables.items()
