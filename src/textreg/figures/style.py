@@ -80,8 +80,8 @@ CLASSES = MappingProxyType(
 #: What a colour becomes on a dark page; colours that are not named are readable on both.
 DARK = MappingProxyType(
     {
-        "#ffffff": "#14181e", "#000000": "#e6edf3", "#222222": "#e6edf3", "#444444": "#c9d1d9", "#555555": "#a5adb5",
-        "#dddddd": "#30363d", "#f5f5f5": "#1d232b", "#e5e5e5": "#484f58", "#0072b2": "#4493e8", "#56b4e9": "#8fd3ff",
+        "#ffffff": "#121212", "#000000": "#e6edf3", "#222222": "#e6edf3", "#444444": "#c9d1d9", "#555555": "#a5adb5",
+        "#dddddd": "#30363d", "#f5f5f5": "#1c1c1e", "#e5e5e5": "#484f58", "#0072b2": "#4493e8", "#56b4e9": "#8fd3ff",
         "#009e73": "#2fc99a", "#882255": "#d675a9", "#661100": "#e07a5f", "#a33b00": "#ff9e5e", "#6b2f8f": "#d2a8ff",
     }
 )  # fmt: skip
