@@ -72,13 +72,12 @@ def make(root: str | Path, settings: Instruct, out: str | Path | None = None, sa
     return out
 
 
-def texts_of(concepts: Concepts, languages: list[str]) -> Iterator[str]:
-    """Every name, key word and question of some languages, as they stand in rows."""
-    for code in languages:
-        yield from prompts()[code]
-        for phrases in (concepts.names[code].values(), *concepts.words[code].values()):
-            for phrase in phrases:
-                yield from (phrase, f" {phrase}", f"{phrase}, {phrase}\n{phrase}")
+def texts_of(concepts: Concepts, languages: list[str]) -> list[str]:
+    """Every name, key word and question of some languages, as rows have them: first on a line, or after a comma."""
+    phrases = {phrase for code in languages for words in concepts.words[code].values() for phrase in words}
+    phrases |= {name for code in languages for name in concepts.names[code].values()}
+    questions = [question for code in languages for question in prompts()[code]]
+    return [", \n", *questions, *sorted(phrases), *(f" {phrase}" for phrase in sorted(phrases))]
 
 
 def pairs(world: World, settings: Instruct) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from textreg.data.requests import IMAGE_TURN, request_arms
 from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
 from textreg.errors import InputError, RunError, did_you_mean
 from textreg.pictures.folder import Concepts, read
-from textreg.pictures.splits import SHOWN, Secrets, plain, roles_of
+from textreg.pictures.splits import SHOWN, Secrets, draw_number, plain, roles_of
 from textreg.settings import PrepareData
 
 SOURCE = "pictures"
@@ -179,9 +179,9 @@ def images(world: World, settings: PrepareData) -> Iterator[dict]:
 def asked(world: World, settings: PrepareData, split: str) -> list[tuple[str, str]]:
     """Concepts that a split asks about, and the task: naming one that training showed, or a new one."""
     count = {"validation": settings.validation_images, "test": settings.test_images}[split]
-    found = [(concept, CAPTION) for concept in world.of(split)[:count]]
+    found = [(concept, CAPTION) for concept in sorted(world.of(split), key=draw_number)[:count]]
     new = {"validation": settings.validation_questions, "test": settings.test_questions}[split]
-    halves = world.of("new")[split != "test" :: 2]  # none is asked on both
+    halves = sorted(world.of("new"), key=draw_number)[split != "test" :: 2]  # none is asked on both
     return found + [(concept, NEW) for concept in halves[:new]]
 
 
@@ -239,7 +239,7 @@ def requests(world: World, settings: PrepareData, left_out: Counter[str]) -> Ite
                 for arm, image, words in request_arms(prompt, picture, BLANK, {a: t for a, t in texts.items() if t}):
                     if (arm == "blank" and index >= settings.arm_images) or (task == NEW and arm != "image"):
                         continue
-                    told = {"item_id": f"{concept}:{task}", "split": split, "arm": arm, "task": task, "language": code}
+                    told = {"item_id": f"{picture}:{task}", "split": split, "arm": arm, "task": task, "language": code}
                     reference = json.dumps([concept, name], ensure_ascii=False)
                     yield {**told, "image_id": image, "prompt": words, "reference": reference}
 

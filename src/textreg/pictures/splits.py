@@ -32,12 +32,12 @@ def roles_of(concepts: Concepts) -> dict[str, str]:
     """Concept -> ``picture``, ``validation``, ``test``, ``new`` or ``text``; of picture concepts a fifth is validation
     and two fifths are test."""
     named = [each for each in concepts.drawn if is_short(concepts.names["en"][each])]
-    ranked = sorted(named, key=lambda each: (-concepts.told_apart.get(each, 0.0), _number(each)))
-    shown = sorted(ranked[: concepts.picture_concepts], key=_number)
+    ranked = sorted(named, key=lambda each: (-concepts.told_apart.get(each, 0.0), draw_number(each)))
+    shown = sorted(ranked[: concepts.picture_concepts], key=draw_number)
     cut = (len(shown) // 5, len(shown) // 5 + 2 * len(shown) // 5)
     roles = dict.fromkeys(shown[cut[1] :], "picture")
     roles |= dict.fromkeys(shown[: cut[0]], "validation") | dict.fromkeys(shown[cut[0] : cut[1]], "test")
-    others = sorted({each for names in concepts.names.values() for each in names} - set(shown), key=_number)
+    others = sorted({each for names in concepts.names.values() for each in names} - set(shown), key=draw_number)
     drawn = [each for each in others if each in set(named)]
     roles |= dict.fromkeys(drawn[: round(NEW_SHARE * len(drawn))], "new")
     return roles | {each: "text" for each in others if each not in roles}
@@ -48,7 +48,8 @@ def is_short(name: str) -> bool:
     return len(name.split()) <= LONGEST
 
 
-def _number(concept: str) -> int:
+def draw_number(concept: str) -> int:
+    """A number that orders concepts as if drawn by lot, the same for everybody."""
     return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8])
 
 
