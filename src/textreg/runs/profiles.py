@@ -22,6 +22,7 @@ from textreg.data import crossmodal
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import notebooks, stages, strict_yaml
 from textreg.runs.stages import Unit
+from textreg.scenes import languages
 from textreg.settings import (
     Evaluate,
     Mechanism,
@@ -283,8 +284,6 @@ def check_settings(settings: Stage, where: str) -> None:
 
 
 def _check_languages(settings: PrepareData, where: str) -> None:
-    from textreg.scenes import languages
-
     known = set(languages.codes())
     evaluated = known
     if settings.scale != "scenes":
