@@ -36,5 +36,5 @@ def test_means_ranges_and_verdicts_of_a_table_are_shown(tmp_path):
 
 def test_the_size_of_a_study_on_real_weights_counts_its_trainings():
     found = {name: len(study.points(study.load(name, ROOT), name, ROOT)) for name in NAMES}
-    table = studies.hub_table(ROOT)
+    table = studies.hub_table(NAMES, ROOT)
     assert all(f'"{name.replace("_", chr(92) + "_")}","{count}"' in table for name, count in found.items())

@@ -25,6 +25,15 @@ COLUMNS = {
 }
 
 
+def write(target: Path, root: Path) -> None:
+    """What the page includes: the block of every study, and their size on real weights."""
+    names = sorted(path.stem for path in (root / "profiles" / "studies").glob("*.yaml"))
+    for name in names:
+        (target / f"study_{name}.md").write_text(block(name, root), encoding="utf-8")
+    if names:
+        (target / "studies_hub.md").write_text(hub_table(names, root), encoding="utf-8")
+
+
 def block(name: str, root: Path) -> str:
     """One study as Markdown."""
     asked = study.load(name, root)
@@ -70,13 +79,13 @@ def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:
     return table(["expected", "bound", "found", "seeds", "verdict"], rows, "Predictions and verdicts, in points")
 
 
-def hub_table(root: Path, plan: str = "gpu") -> str:
+def hub_table(names: list[str], root: Path, plan: str = "gpu") -> str:
     """What each study would ask of the profile ``plan``: trainings, and tokens in them at most."""
     tune: Any = profiles.resolve(profiles.load(plan, root), "tune", "TR")
     tokens = tune.steps * tune.batch_size * tune.max_length
     rows = []
-    for path in sorted((root / "profiles" / "studies").glob("*.yaml")):
-        found = study.points(study.load(path.stem, root), path.stem, root / study.RUNS / path.stem)
+    for name in names:
+        found = study.points(study.load(name, root), name, root / study.RUNS / name)
         trainings = sum(len(point.profile.arms) for point in found)
-        rows.append([path.stem, len(found), trainings, f"{trainings * tokens / 1e9:.1f}"])
+        rows.append([name, len(found), trainings, f"{trainings * tokens / 1e9:.1f}"])
     return table(["study", "runs", "trainings", "billion tokens at most"], rows, f"Studies at the size of {plan}.yaml")
