@@ -22,11 +22,12 @@ from functools import lru_cache
 from io import BufferedRandom
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType, UnionType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from textreg.errors import InputError, RunError
 
@@ -36,6 +37,7 @@ SAMPLED_OVER = 256 * 2**20
 PART, REMOVED = ".part-", ".removed-"
 
 JOURNAL_KEY = "key"
+Model = TypeVar("Model", bound=BaseModel)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -93,6 +95,25 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run the stage again") from None
+
+
+class Foreign(BaseModel):
+    """A JSON object that somebody else wrote: what is read of it has the right type, the rest may be anything."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def read_as(path: Path, form: type[Model], cure: str = "download or save it again") -> Model:
+    """The JSON object in ``path`` in the form of a pydantic model; one line of InputError when it is not one."""
+    try:
+        return form.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        reason = f"{where}: {first['msg']}"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise InputError(f"{path} is not as it should be ({reason}); {cure}")
 
 
 def inside(folder: Path, relative: str) -> Path:

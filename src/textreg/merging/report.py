@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
 from textreg.errors import InputError
-from textreg.merging.tensors import read_as
+from textreg.files import read_as
 from textreg.vlm.layouts import layer_and_module
 
 REPORT = "merge_report.json"

@@ -2,7 +2,7 @@
 
 A safetensors file is a JSON header and a block of bytes; the library checks it, and blocks are then read from where
 the header says.  Choices: no memory map (a mapped file counts as resident memory, and the point is a bound on it);
-pickled weights are refused; every JSON file of somebody else is read through one schema (:func:`read_as`); stored
+pickled weights are refused; every JSON file of somebody else is read through one schema; stored
 floats become float32 and back by numpy alone, because importing a tensor library takes longer than merging a gigabyte:
 a bfloat16 is the upper half of a float32, rounded to nearest, ties to even, as torch rounds (tested bit for bit).
 
@@ -16,20 +16,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from textreg.errors import InputError
-from textreg.files import inside
+from textreg.files import Foreign, inside, read_as
 
 SINGLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per element of the dtypes with arithmetic here
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*.safetensors")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,6 @@ class Checkpoint:
     metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-class Foreign(BaseModel):
-    """A JSON object that somebody else wrote: what is read of it has the right type, the rest may be anything."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class TextConfig(Foreign):
     model_type: str = ""
     tie_word_embeddings: bool | None = None
@@ -91,19 +83,6 @@ class Config(TextConfig):
 
 class _Index(Foreign):
     weight_map: dict[str, str]
-
-
-def read_as(path: Path, form: type[Model]) -> Model:
-    """The JSON object in ``path`` in the form of a pydantic model; one line of InputError when it is not one."""
-    try:
-        return form.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        reason = f"{where}: {first['msg']}"
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise InputError(f"{path} is not as it should be ({reason}); download or save it again")
 
 
 def resolve(source: str | Path) -> Path:

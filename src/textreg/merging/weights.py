@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from textreg.errors import InputError, did_you_mean, quoted
+from textreg.files import Foreign, read_as
 from textreg.merging.tensors import (
     ADAPTER_CONFIG,
     FLOATS,
     Checkpoint,
     Entry,
-    Foreign,
     open_checkpoint,
-    read_as,
     read_floats,
     read_header,
     resolve,

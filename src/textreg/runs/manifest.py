@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textreg.errors import InputError
-from textreg.files import HashCache, digest, inside, read_json, write_json
+from textreg.files import Foreign, HashCache, digest, inside, read_as, write_json
 from textreg.runs.identity import Identity
 from textreg.runs.stages import Unit
 
@@ -26,7 +26,6 @@ FORMAT = 1
 PACKAGES = ("textreg", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "pandas", "papermill")
 #: Files that tell how a run went or show what it made; they are hashed, but what follows does not depend on them.
 RECORDS = ("log.csv", "README.md", *(f"loss.{suffix}" for suffix in ("svg", "pdf", "png", "csv", "json")))
-IDENTITY = ("parameters", "code", "inputs")
 
 
 def write(
@@ -68,19 +67,24 @@ def write(
     return content
 
 
+class _Manifest(Foreign):
+    """What must be in a manifest for a unit to be compared with it."""
+
+    format: int
+    parameters: dict[str, Any]
+    code: dict[str, str]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest in ``folder``; None when there is none.  Raises :class:`InputError` when it is damaged."""
     path = folder / NAME
     if not path.is_file():
         return None
-    content = read_json(path)
-    maps = (*IDENTITY, "outputs")
-    if not isinstance(content, dict) or any(not isinstance(content.get(key), dict) for key in maps):
-        raise InputError(f"{path} is damaged (no manifest of this project); delete it and run the stage again")
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; run the stage again"
-        )
+    content = read_as(path, _Manifest, "delete it and run the stage again").model_dump()
+    if content["format"] != FORMAT:
+        raise InputError(f"{path} has format {content['format']}, this version reads {FORMAT}; run the stage again")
     for relative in content["outputs"]:
         inside(folder, relative)
     return content

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from textreg.errors import InputError, did_you_mean
-from textreg.files import HashCache, read_json, write_json, write_text
+from textreg.files import Foreign, HashCache, read_as, write_json, write_text
 from textreg.runs import identity, manifest, notebooks, profiles
 from textreg.runs import stages as graph
 from textreg.runs.profiles import Profile
@@ -61,7 +61,6 @@ class State:
     identity: identity.Identity
     seconds: float | None = None
     peak_memory_mb: float | None = None
-    failed_cell: int | None = None
 
 
 def survey(profile: Profile, place: Place, hashes: HashCache, units: Sequence[Unit] = ()) -> dict[Unit, State]:
@@ -95,7 +94,7 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
     failure = _failure(place.run, unit)
     if content is None:
         if failure is not None:
-            return State(unit, "failed", (failure[0],), settings, now, failed_cell=failure[1])
+            return State(unit, "failed", (failure,), settings, now)
         return State(
             unit, "missing", ("has not run", *reasons) if not folder.is_dir() else ("did not finish",), settings, now
         )
@@ -136,15 +135,15 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _failure(run: Path, unit: Unit) -> tuple[str, int | None] | None:
+def _failure(run: Path, unit: Unit) -> str | None:
     path = run / "notebooks" / f"{unit.stem}.failed.ipynb"
     if not path.is_file():
         return None
     try:
         record = notebooks.read(path).get("metadata", {}).get("textreg", {})
     except InputError as error:
-        return str(error), None
-    return str(record.get("failure", "failed")), record.get("cell")
+        return str(error)
+    return str(record.get("failure", "failed"))
 
 
 def select(
@@ -207,7 +206,7 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
         "seed": profiles.resolve(profile, "align", overrides=place.overrides).seed,
     }
     if os.path.lexists(place.run / RUN_FILE):
-        theirs = _record(place.run)
+        theirs = _note(place.run).model_dump()
         if any(theirs[key] != value for key, value in mine.items()):
             text = ", ".join(f"{key} {theirs[key]}" for key in mine)
             raise InputError(f"{relative(place.run)} is the run folder of {text}; choose another one with --run")
@@ -253,31 +252,25 @@ def remembered(run: Path, root: Path) -> tuple[Profile, tuple[str, ...]]:
     """Profile and overrides of the run in ``run``, as its last start noted them."""
     if not os.path.lexists(run / RUN_FILE):
         raise InputError(f"{relative(run)} holds no run; start one with: textreg run --run {relative(run)}")
-    content = _record(run)
-    path = root / content["file"]
+    note = _note(run)
+    path = root / note.file
     if not path.is_file() and (run / PROFILE_COPY).is_file():
         path = run / PROFILE_COPY
-    return profiles.load(str(path), root), tuple(content["overrides"])
+    return profiles.load(str(path), root), tuple(note.overrides)
 
 
-def _record(run: Path) -> dict[str, Any]:
-    """What ``run.json`` says, checked field by field."""
-    path = run / RUN_FILE
-    damaged = f"{relative(path)} is damaged (%s); put a whole one back, or choose another folder with --run"
-    if not path.is_file():
-        raise InputError(damaged % "it is no file")
-    try:
-        content = read_json(path)
-    except InputError:
-        raise InputError(damaged % "it is no JSON") from None
-    if not isinstance(content, dict):
-        raise InputError(damaged % "it is no mapping")
-    for key, kind in (("profile", str), ("scale", str), ("seed", int), ("file", str), ("overrides", list)):
-        if not isinstance(content.get(key), kind):
-            raise InputError(damaged % f"{key} is {content.get(key)!r:.60}")
-    if not all(isinstance(word, str) for word in content["overrides"]):
-        raise InputError(damaged % "overrides are key=value words")
-    return content
+class _Note(Foreign):
+    """``run.json``."""
+
+    profile: str
+    scale: str
+    seed: int
+    file: str
+    overrides: list[str]
+
+
+def _note(run: Path) -> _Note:
+    return read_as(run / RUN_FILE, _Note, "put a whole one back, or choose another folder with --run")
 
 
 def missing_packages(settings: Mapping[str, Stage]) -> list[str]:
