@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from textreg.data import crossmodal, hub
+from textreg.data import hub
 from textreg.errors import InputError
 from textreg.files import require_room
 from textreg.runs import profiles
@@ -112,6 +112,8 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
 
 def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> Iterator[Need]:
     """Every hub repository that a profile names, with the bytes that are not stored here yet."""
+    from textreg.data import crossmodal  # with pandas, for which no other start of a run waits
+
     wanted: list[tuple[str, Literal["model", "dataset"], str]]
     wanted = [(name, "model", "align") for name in ([align.vlm] if align.vlm else [align.llm, align.tower])]
     wanted += [(name, "model", "merge") for name in identifiers]

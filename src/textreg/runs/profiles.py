@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from textreg.data import crossmodal
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import notebooks, stages, strict_yaml
 from textreg.runs.stages import Unit
@@ -287,6 +286,8 @@ def _check_languages(settings: PrepareData, where: str) -> None:
     known = set(languages.codes())
     evaluated = known
     if settings.scale != "scenes":
+        from textreg.data import crossmodal  # with pandas, which nothing else here needs
+
         evaluated = set(crossmodal.languages())
         known = known | evaluated
     for key, accepted in (("languages", evaluated), ("held_out", evaluated), ("text_languages", known)):
