@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ def evaluate(
         reasons = "; ".join(f"{why} ({count} times)" for why, count in unanswered.most_common(3))
         raise RunError(f"model {service.model!r} at {service.url}: no request got an answer: {reasons}")
     table = answer_table(service.model, found)
-    _write(table, out / ANSWERS)
+    with atomic_write(out / ANSWERS) as temporary:
+        table.to_parquet(temporary, index=False)
     return Evaluation(
         out / ANSWERS,
         asked=len(pending) - unanswered.total(),
@@ -144,15 +145,8 @@ async def _ask(
             except Unanswered as failure:
                 unanswered[str(failure)] += 1
             else:
-                journal.append(
-                    key,
-                    {
-                        "answer": reply.text,
-                        "finish": reply.finish,
-                        "tokens_in": reply.tokens_in,
-                        "tokens_out": reply.tokens_out,
-                    },
-                )
+                record = asdict(reply)
+                journal.append(key, {"answer": record.pop("text"), **record})
             advance()
 
         await for_each(pending, ask, service.concurrency)
@@ -163,26 +157,9 @@ async def _ask(
 def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) -> "pd.DataFrame":
     """Probes and their records in the columns of ``answers.parquet``, in the order of the probes."""
 
+    asked = ("language", "arm", "item_id", "task", "prompt")
     rows = [
-        (
-            0,
-            system,
-            AS_SERVED,
-            probe.language,
-            probe.arm,
-            probe.item_id,
-            probe.task,
-            probe.prompt,
-            record["answer"],
-            probe.reference,
-        )
+        (0, system, AS_SERVED, *(getattr(probe, name) for name in asked), record["answer"], probe.reference)
         for probe, record in found
     ]
-    columns = ("seed", "system", "lambda", "language", "arm", "item_id", "task", "prompt", "answer", "reference")
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _write(table: "pd.DataFrame", path: Path) -> None:
-
-    with atomic_write(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    return pd.DataFrame(rows, columns=["seed", "system", "lambda", *asked, "answer", "reference"])
