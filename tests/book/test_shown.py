@@ -1,6 +1,7 @@
 """What pages show runs: Python as it stands, commands by the programs that read them, solutions like all the rest."""
 
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,8 @@ from textreg.cli import app
 from textreg.runs import notebooks
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]*.ipynb"))
+PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS]
 CHAPTERS = ("results", "answers", "method", "scenes", "measures", "real_models", "run", "own_vlm", "language")
 COMMANDS = typer.main.get_command(app).commands
 #: Programs of others: of these only what they are told about this repository is looked at.
@@ -21,9 +23,17 @@ FOREIGN = ("git", "conda", "uv", "pip", "pre-commit")
 RUN = ("score", "run")  # what takes seconds on small files
 
 
+def text_of(page):
+    """The Markdown of a page or of a notebook."""
+    if page.suffix == ".md":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 def blocks(page, *languages):
     """Code blocks of a page, wherever they are indented: (language, text)."""
-    found = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text_of(page), re.DOTALL | re.MULTILINE)
     return [(language, re.sub(r"^ {3}", "", text, flags=re.M) if indent else text)
             for indent, language, text in found if language in languages]  # fmt: skip
 
@@ -33,19 +43,23 @@ def commands(text):
     return [words for line in text.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
 
 
-SHOWN = {
-    f"{page.stem}: {shlex.join(words)}": words
-    for page in PAGES
-    for _, text in blocks(page, "bash", "sh")
-    for words in commands(text)
-}
+def lines(page):
+    """Commands of the blocks of a page, and those in a sentence, whose brackets may be left out."""
+    yield from (words for _, text in blocks(page, "bash", "sh") for words in commands(text))
+    for found in re.findall(r"`((?:textreg|make) [a-z][^`\n]*)`", text_of(page)):
+        yield shlex.split(re.sub(r"[\[\]]", "", found.replace("\\", "")))
+
+
+SHOWN = {f"{page.stem}: {shlex.join(words)}": words for page in PAGES for words in lines(page)}
 
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_every_command_shown_is_one_that_its_program_takes(name):
     program, *rest = SHOWN[name]
     if program == "textreg":
-        COMMANDS[rest[0]].make_context(rest[0], rest[1:])
+        assert rest[0] in COMMANDS
+        if rest[1:]:  # else its name alone
+            COMMANDS[rest[0]].make_context(rest[0], rest[1:])
     elif program == "make":
         done = subprocess.run(["make", "-n", *rest], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -84,6 +98,13 @@ def test_python_and_quick_commands_run_in_the_order_of_the_page(page, tmp_path, 
             quick = program == "textreg" and rest[0] in RUN and (rest[0] != "run" or "--dry-run" in rest)
             if quick and all(Path(word).exists() for word in inputs):
                 app(rest, standalone_mode=False)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_has_exercises_of_three_levels_with_one_hidden_solution_each(path):
+    text = text_of(path)
+    assert re.findall(r"^(★+) ", text, re.MULTILINE) == ["★", "★★", "★★★"]
+    assert text.count("<details><summary>Solution</summary>\n\n") == 3 == text.count("\n\n</details>")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
