@@ -44,7 +44,7 @@ rows = [(s, task, arm, language, kind[(i + seed) % 2], i % 2 == 0, i % 3 == 0, N
         for s in systems for task in ("caption", "colour") for arm in ("image", "text")
         for language in ("en", "es", "eu") for i in range(4)]
 columns = ["system", "task", "arm", "language", "class", "lf", "lf_plus", "content"]
-pd.DataFrame(rows, columns=columns).to_parquet(out / "answers.parquet")
+pd.DataFrame(rows, columns=columns).assign(**{"lambda": 1.0}).to_parquet(out / "answers.parquet")
 (out / "fidelity.csv").write_text("system")
 (out / "visual.csv").write_text("system")
 """

@@ -23,9 +23,15 @@ def test_a_shipped_study_has_its_block_on_the_page(name):
 def test_means_ranges_and_verdicts_of_a_table_are_shown(tmp_path):
     root = tiny_study.build(tmp_path)
     measures = dict.fromkeys(study_table.MEASURES, 0.5)
-    rows = [{"run": f"TR-text-share-{share}-seed-{seed}", "seed": seed, "TR.text_share": share, "system": "TR",
-             "task": "caption", "arm": "image", "group": "foreign", **measures, "asked": share + 0.1 * seed, "n": 4}
-            for share in (0.1, 0.5) for seed in (0, 1)]  # fmt: skip
+    same = {"system": "TR", "lambda": 1.0, "task": "caption", "arm": "image", "group": "foreign", "n": 4}
+    same |= dict.fromkeys(study_table.MEASURES, 0.5)
+    rows = [
+        {"run": f"TR-text-share-{share}-seed-{seed}", "seed": seed, "TR.text_share": share}
+        | same
+        | {"asked": share + 0.1 * seed}
+        for share in (0.1, 0.5)
+        for seed in (0, 1)
+    ]
     target = root / study_table.FOLDER / "tiny"
     target.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(target / "table.csv", index=False)

@@ -136,7 +136,7 @@ def test_a_row_is_a_mean_over_languages_of_one_group_and_undefined_stays_empty()
         + [("TR", "caption", "image", "eu", "english", False, None)]
         + [("TR", "colour", "image", "en", "asked", True, True), ("TR", "count", "image", "en", "asked", True, False)],
         columns=["system", "task", "arm", "language", "class", "lf", "content"],
-    ).assign(lf_plus=lambda table: table["lf"])
+    ).assign(lf_plus=lambda table: table["lf"], **{"lambda": 1.0})
     table = study_table.rows(answers, {"foreign": ["es", "eu"], "en": ["en"]}).set_index(["task", "group"])
     captions, questions = table.loc[("caption", "foreign")], table.loc[("questions", "en")]
     assert captions[["asked", "english", "lf", "n"]].tolist() == [0.5, 0.5, 0.5, 4] and pd.isna(captions["content"])
@@ -283,15 +283,14 @@ def test_under_slurm_a_study_survives_a_killed_job_and_a_killed_controller(tmp_p
     (root / "workflow" / "Snakefile").symlink_to(ROOT / "workflow" / "Snakefile")
     (root / "workflow" / "profiles" / "one" / "config.yaml").write_text(yaml.safe_dump(profile | own))
     with slurm_node.Cluster(tmp_path / "slurm") as cluster:
-        process = start(root, where="one", JOB_S="8", **cluster.environment)
-        running = ("squeue", "-h", "-t", "R", "-o", "%i")
-        first = until(lambda: cluster.ask(*running).split(), process)[0]
-        time.sleep(3)
-        cluster.ask("scancel", "--signal=KILL", "--full", first)
-        until(lambda: [job for job in cluster.ask(*running).split() if job != first], process)
+        process = start(root, where="one", JOB_S="12", **cluster.environment)
+        begun = root / "executed.txt"
+        until(begun.exists, process)
+        cluster.ask("scancel", "--signal=KILL", "--full", cluster.ask("squeue", "-h", "-o", "%i").split()[0])
+        until(lambda: begun.read_text().count("\n") > 1, process)
         time.sleep(6)  # a controller writes down what it was given after five seconds
         cluster.kill_controller()
-        time.sleep(3)
+        time.sleep(2)
         cluster.start_controller()
         until(lambda: (root / "runs/studies/tiny/BM-seed-0/align/manifest.json").exists(), process)
         process.send_signal(signal.SIGINT)

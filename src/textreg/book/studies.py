@@ -58,14 +58,16 @@ def runs_table(found: pd.DataFrame) -> str:
     """Per system and settings, the measures of :data:`COLUMNS`."""
     settings = [column for column in found.columns[2 : found.columns.get_loc("system")] if found[column].notna().any()]
     rows = []
-    for values, mine in found.groupby(["system", *settings], dropna=False, sort=False):
+    for values, mine in found.groupby(["system", "lambda", *settings], dropna=False, sort=False):
         cells = []
         for task, arm, group, measure in COLUMNS.values():
             seeds = mine[(mine["task"] == task) & (mine["arm"] == arm) & (mine["group"] == group)][measure]
             cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ())))
         rows.append([*(UNDEFINED if pd.isna(value) else value for value in values), mine["seed"].nunique(), *cells])
     names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
-    return table(["system", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
+    return table(
+        ["system", "lambda", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range"
+    )
 
 
 def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:

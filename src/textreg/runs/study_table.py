@@ -1,7 +1,7 @@
 """The tables of a study: ``results/studies/NAME/table.csv`` and ``points.csv``, made anew whenever a run has ended.
 
-``table.csv`` has a row for each run, system, task, arm and group of languages: its seed and settings, the shares of
-the classes of answers (0..1, they sum to 1), LF, LF+, content (right about the picture) and n answers; a mean is one
+``table.csv`` has a row for each run, system (at a lambda), task, arm and group of languages: its seed and settings, the
+shares of the classes of answers (0..1, they sum to 1), LF, LF+, content (right about the picture) and n answers; a mean is one
 over languages of means over requests, and an empty cell is undefined.  Groups are ``foreign`` (all but English),
 ``tuned`` and ``held_out`` (with and without text rows), ``en``, and those of the study's file.
 ``points.csv`` says of each run which commit, machine and seconds made it, and the ``key`` of its definitions: a row
@@ -28,21 +28,22 @@ MEASURES = (*CLASSES, "lf", "lf_plus", "content")
 
 
 def rows(answers: pd.DataFrame, groups: Mapping[str, list[str]]) -> pd.DataFrame:
-    """``system, task, arm, group``, then the measures and n, of answers with their verdicts; questions of every kind
-    are one task."""
+    """``system, lambda, task, arm, group``, the measures and n, of answers with their verdicts; questions of every kind
+    are one task, and a merged system has rows for each lambda it was asked at."""
     values = pd.DataFrame({name: answers["class"] == name for name in CLASSES}).astype(float)
     for name in ("lf", "lf_plus", "content"):
         values[name] = answers[name].astype("Float64").astype(float)
     task = answers["task"].where(answers["task"] == CAPTION, "questions").rename("task")
-    keys = [answers["system"], task, answers["arm"], answers["language"]]
+    by = ["system", "lambda", "task", "arm"]
+    keys = [answers["system"], answers["lambda"], task, answers["arm"], answers["language"]]
     means, counts = values.groupby(keys).mean(), values.groupby(keys).size().rename("n")
     language = means.index.get_level_values("language")
     parts = []
     for group, members in groups.items():
-        mine = means[language.isin(members)].groupby(["system", "task", "arm"])
-        total = counts[language.isin(members)].groupby(["system", "task", "arm"]).sum()
+        mine = means[language.isin(members)].groupby(by)
+        total = counts[language.isin(members)].groupby(by).sum()
         parts.append(mine.mean().join(total).reset_index().assign(group=group))
-    return pd.concat(parts, ignore_index=True)[["system", "task", "arm", "group", *MEASURES, "n"]]
+    return pd.concat(parts, ignore_index=True)[[*by, "group", *MEASURES, "n"]]
 
 
 def write(name: str, root: Path) -> Path:
