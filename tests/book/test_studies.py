@@ -22,7 +22,6 @@ def test_a_shipped_study_has_its_block_on_the_page(name):
 
 def test_means_ranges_and_verdicts_of_a_table_are_shown(tmp_path):
     root = tiny_study.build(tmp_path)
-    measures = dict.fromkeys(study_table.MEASURES, 0.5)
     same = {"system": "TR", "lambda": 1.0, "task": "caption", "arm": "image", "group": "foreign", "n": 4}
     same |= dict.fromkeys(study_table.MEASURES, 0.5)
     rows = [

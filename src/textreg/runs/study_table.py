@@ -1,9 +1,9 @@
 """The tables of a study: ``results/studies/NAME/table.csv`` and ``points.csv``, made anew whenever a run has ended.
 
-``table.csv`` has a row for each run, system (at a lambda), task, arm and group of languages: its seed and settings, the
-shares of the classes of answers (0..1, they sum to 1), LF, LF+, content (right about the picture) and n answers; a mean is one
-over languages of means over requests, and an empty cell is undefined.  Groups are ``foreign`` (all but English),
-``tuned`` and ``held_out`` (with and without text rows), ``en``, and those of the study's file.
+``table.csv`` has a row for each run, system (at a lambda), task, arm and group of languages: its seed and settings,
+the shares of the classes of answers (0..1, they sum to 1), LF, LF+, content (right about the picture) and n answers; a
+mean is one over languages of means over requests, and an empty cell is undefined.  Groups are ``foreign`` (all but
+English), ``tuned`` and ``held_out`` (with and without text rows), ``en``, and those of the study's file.
 ``points.csv`` says of each run which commit, machine and seconds made it, and the ``key`` of its definitions: a row
 whose key is not that of today (:func:`outdated`) was made by other settings or code.
 """
@@ -28,8 +28,8 @@ MEASURES = (*CLASSES, "lf", "lf_plus", "content")
 
 
 def rows(answers: pd.DataFrame, groups: Mapping[str, list[str]]) -> pd.DataFrame:
-    """``system, lambda, task, arm, group``, the measures and n, of answers with their verdicts; questions of every kind
-    are one task, and a merged system has rows for each lambda it was asked at."""
+    """``system, lambda, task, arm, group``, the measures and n, of answers with their verdicts; questions of every
+    kind are one task, and a merged system has rows for each lambda it was asked at."""
     values = pd.DataFrame({name: answers["class"] == name for name in CLASSES}).astype(float)
     for name in ("lf", "lf_plus", "content"):
         values[name] = answers[name].astype("Float64").astype(float)
