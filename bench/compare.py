@@ -124,7 +124,7 @@ def measure(group: str, sides: Sequence[Side], repeats: int) -> None:
 
 
 def main(
-    only: Annotated[str, typer.Option(help="one group: tune, answer, score, merge, commands or growth")] = "",
+    only: Annotated[str, typer.Option(help="one group: tune, answer, score, merge, commands, pages or growth")] = "",
     repeats: Annotated[int, typer.Option(help="turns of every row", min=1)] = 5,
 ) -> None:
     """Measure all groups, or one, and draw the table and the figure anew."""

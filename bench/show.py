@@ -54,6 +54,7 @@ def ratios(found: pd.DataFrame) -> pd.DataFrame:
     for group, row, own, peer, most in COMPARED:
         here = found[(found["group"] == group) & (found["row"] == row)]
         if here.empty:
+            lines.append({"row": row, "ours": own, "peer": peer, "processor": np.nan, "most": most, "note": ""})
             continue
         cost = here.assign(processor=here["processor_s"] / here["units"], wall=here["wall_s"] / here["units"])
         by_turn = cost.pivot_table(index="turn", columns="side", values=["processor", "wall"])
@@ -90,9 +91,11 @@ def page(found: pd.DataFrame) -> str:
         rows.append([line.row, line.ours, line.peer, spread, f"{line.wall:.2f}", int(line.turns), aim])
         if line.processor > 1.02:
             lost.append(f"{line.row}: {line.ours} costs {line.processor:.2f} times {line.peer}")
+        elif line.processor > line.most:
+            lost.append(f"{line.row}: {line.ours} costs {line.processor:.2f} of {line.peer}, not {line.most:.2f}")
     parts = [table(["work", "ours", "beside", "processor, ours over theirs", "wall", "turns", "aim"], rows,
                    "Ratios below 1: ours is faster")]  # fmt: skip
-    told = found[found["group"] == "commands"]
+    told = found[found["group"].isin(["commands", "pages"])]
     if len(told):
         cost = told.groupby("row", sort=False)[["processor_s", "wall_s"]].median()
         rows = [
