@@ -57,7 +57,7 @@ def load_and_score(folder: Path) -> None:
     (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     command = [str(folder / "answers.jsonl"), "--out", str(folder / "scores.json"), "--judge", "none"]
     sys.modules["textreg.cli"].app(["score", *command], standalone_mode=False)
-    with sys.modules["textreg.runs.runner"]._clean_ending():
+    with sys.modules["textreg.runs.runner"].clean_ending():
         pass
 
 

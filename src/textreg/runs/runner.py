@@ -111,7 +111,7 @@ def run(
     else:
         budget.require_disk(planned, folder, {unit.stage for unit in units}, ROOM)
     try:
-        with sole(folder), _clean_ending():
+        with sole(folder), clean_ending():
             plan.claim(chosen, place, root)
             run_of_units = _Run(chosen, place, units, force, report)
             return run_of_units.execute(jobs or (1 if chosen.scale == "hub" else os.cpu_count() or 1))
@@ -155,7 +155,7 @@ def sole(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _clean_ending() -> Iterator[None]:
+def clean_ending() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a run as Ctrl-C does (under nohup SIGHUP stays ignored)."""
     if threading.current_thread() is not threading.main_thread():
         yield

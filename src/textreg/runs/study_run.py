@@ -29,6 +29,7 @@ from textreg.files import read_json, write_json, write_text
 from textreg.runs import manifest, plan, study, study_table
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place
+from textreg.runs.runner import clean_ending
 from textreg.runs.study import POINTS, Job, Point
 from textreg.settings import Evaluate
 
@@ -65,7 +66,7 @@ def run(
         return table
     words = _engine(root, where)
     (folder / POINTS).mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _alone(folder), clean_ending():
         claim(found, folder, root)
         for job in (job for job in planned if job.state.state != "done"):
             (folder / job.manifest).unlink(missing_ok=True)
@@ -178,7 +179,7 @@ def _follow(words: Sequence[str], planned: Sequence[Job], folder: Path) -> int:
                 except subprocess.TimeoutExpired:
                     continue
         finally:
-            if engine.poll() is None:  # after Ctrl-C; its jobs end with it
+            if engine.poll() is None:  # interrupted; its jobs end with it
                 engine.terminate()
             code = engine.wait()
     return code
