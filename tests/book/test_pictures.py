@@ -28,6 +28,16 @@ def test_without_a_shipped_run_the_page_says_so(tmp_path):
     assert pictures.page(tmp_path) == pictures.NOTHING
 
 
+def test_what_the_tower_alone_sees_is_shown_before_there_is_a_run(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "seeing.csv").write_text(
+        "found,concepts,chance,share,low,high\nnearest,9,0.1,0.5,0.2,0.8\n"
+    )
+    (tmp_path / "pictures" / "seeing.json").write_text('{"hardware": "a laptop"}')
+    shown = pictures.page(tmp_path)
+    assert '"nearest","50.0' in shown and "hardware: a laptop" in shown and pictures.NOTHING in shown
+
+
 @pytest.mark.parametrize(("right", "said"), [(20, "The gate is passed"), (0, "**not** passed"), (6, "**undecided**")])
 def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
     shown = pictures.page(results(tmp_path, right))

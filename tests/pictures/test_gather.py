@@ -73,7 +73,7 @@ def test_what_the_tower_tells_apart_counts_the_training_styles_alone(tmp_path, m
         swapped = {"one": "two", "two": "one"} if paths[0].parent.name == "b" else {}
         return pd.DataFrame([place[swapped.get(path.stem, path.stem)] for path in paths]).to_numpy()
 
-    monkeypatch.setattr(gather, "_features", features)
+    monkeypatch.setattr(gather, "features", features)
     shares = gather.told_apart(tmp_path, tmp_path).set_index("concept")["share"]
     assert shares["three"] == 1.0
     assert shares["one"] == shares["two"] == 0.5

@@ -24,15 +24,29 @@ NOTHING = "No run of this scale is shipped with this commit; `textreg run --prof
 
 
 def page(results: Path) -> str:
-    """All tables in Markdown, or one sentence where no result is there."""
+    """All tables in Markdown, or one sentence where no run is there."""
     folder = results / "pictures"
+    seen = seeing(folder)
     if not (folder / "verdicts.parquet").is_file():
-        return NOTHING
+        return f"{seen}\n{NOTHING}" if seen else NOTHING
     verdicts = pd.read_parquet(folder / "verdicts.parquet")
     about = json.loads((folder / "about.json").read_text("utf-8"))
     told = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
     judged = claims.judge(verdicts, told)
-    return "\n".join([gate(judged), arms(verdicts), languages(verdicts), predictions(judged), made(about)])
+    return "\n".join([gate(judged), seen, arms(verdicts), languages(verdicts), predictions(judged), made(about)])
+
+
+def seeing(folder: Path) -> str:
+    """What the tower alone tells apart in the style that is asked about (``bench/pictures_seeing.py``)."""
+    if not (folder / "seeing.csv").is_file():
+        return ""
+    found, how = pd.read_csv(folder / "seeing.csv"), json.loads((folder / "seeing.json").read_text("utf-8"))
+    rows = [
+        [row.found, per_cent(row.share, row.low, row.high), per_cent(row.chance), row.concepts]
+        for row in found.itertuples()
+    ]
+    title = "The frozen tower alone: drawings of the held-out style by the means of the others, per cent"
+    return table(["own concept is", "share", "chance", "concepts"], rows, title) + "\n" + made(how)
 
 
 def gate(judged: pd.DataFrame) -> str:

@@ -201,22 +201,23 @@ def told_apart(place: Path, drawings: Path, *, held_out: str = HELD_OUT, batch: 
     """
     styles = sorted(path for path in drawings.glob("*/") if path.name != held_out)
     concepts = sorted(path.stem for path in styles[0].glob("*.png"))
-    seen = np.stack([_features(place, [style / f"{each}.png" for each in concepts], batch) for style in styles])
+    seen = np.stack([features(place, [style / f"{each}.png" for each in concepts], batch) for style in styles])
     seen = seen - seen.mean(1, keepdims=True)  # what a style adds to all of its drawings
     shares = np.zeros(len(concepts))
     for number in range(len(styles)):
         mean = np.delete(seen, number, axis=0).mean(0)
-        near = _unit(seen[number]) @ _unit(mean).T  # [concepts, concepts]
+        near = unit(seen[number]) @ unit(mean).T  # [concepts, concepts]
         rank = (near > near.diagonal()[:, None]).sum(1)
         shares += 1 / (1 + rank) / len(styles)
     return pd.DataFrame({"concept": concepts, "share": shares})
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def _features(place: Path, files: Iterable[Path], batch: int) -> np.ndarray:
+def features(place: Path, files: Iterable[Path], batch: int) -> np.ndarray:
     """Mean of the last map of each picture, [pictures, 1280]."""
     model, processor = tower.LiteTower.from_pretrained(place).eval(), SiglipImageProcessorPil.from_pretrained(place)
     files, found = list(files), []
