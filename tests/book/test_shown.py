@@ -16,7 +16,18 @@ from textreg.runs import notebooks
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-7]*.ipynb"))
 PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS]
-CHAPTERS = ("results", "answers", "method", "scenes", "measures", "real_models", "run", "own_vlm", "language")
+CHAPTERS = (
+    "results",
+    "answers",
+    "method",
+    "scenes",
+    "measures",
+    "real_models",
+    "pictures",
+    "run",
+    "own_vlm",
+    "language",
+)
 COMMANDS = typer.main.get_command(app).commands
 #: Programs of others: of these only what they are told about this repository is looked at.
 FOREIGN = ("git", "conda", "uv", "pip", "pre-commit")
