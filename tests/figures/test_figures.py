@@ -51,11 +51,15 @@ def shown_items():
     ]
 
 
+def by_language(fidelity, systems, **options):
+    return figures.per_language_plot(per_language(fidelity, "lf", "image", systems), "LF (%)", systems, **options)
+
+
 def all_figures(fidelity, seeds=2):
     """Every figure of the project with its data: ``(name, figure, table)``."""
     head = headline(fidelity)
     return [
-        ("fidelity", figures.language_fidelity(head, left_out=["sv"]), per_language(head)),
+        ("fidelity", by_language(head, figures.PAPER_SYSTEMS, left_out=["sv"]), per_language(head)),
         ("mixture", figures.mixture(mixture_table(), PAPER), group_small(mixture_table())),
         ("intervals", figures.interval_plot(head, left_out=["sv"]), per_language(head, "lf_plus")),
         ("frontier", frontier.frontier(sweep_table(seeds), chosen=CHOSEN), sweep_table(seeds)),
@@ -159,7 +163,7 @@ def test_a_figure_without_a_description_is_refused_and_writes_nothing(drawn, tmp
 
 def test_the_numbers_beside_a_figure_are_the_numbers_drawn(tmp_path):
     table = per_language(headline(fidelity_table()), "lf", "image", ["BM"])
-    fig = figures.language_fidelity(fidelity_table(), ["BM"])
+    fig = by_language(fidelity_table(), ["BM"])
     saved = style.save_figure(fig, tmp_path / "f", alt="a figure drawn from synthetic numbers", data=table)
     again = pd.read_csv(saved.paths["csv"]).set_index("language")["value"]
     drawn_points = np.sort(fig.axes[0].lines[0].get_xdata().astype(float))
@@ -229,7 +233,7 @@ def test_undefined_fidelity_stays_undefined_and_is_drawn_nowhere():
     table.loc[table["system"] == "BM", ["lf", "lf_low", "lf_high", "lf_plus", "grounded"]] = np.nan
     assert macro(table).set_index("system")["value"].isna()["BM"]
     assert "BM undefined" in describe(macro(table))
-    fig = figures.language_fidelity(table, ["BM", "TR"])
+    fig = by_language(table, ["BM", "TR"])
     assert np.isnan(fig.axes[0].lines[0].get_xdata().astype(float)).all()
     bars = fidelity_and_grounding(table)
     assert "n/a" in [text.get_text() for text in bars.axes[0].texts]
@@ -368,5 +372,5 @@ def test_a_callers_own_style_is_left_alone(drawn):
     import matplotlib as mpl
 
     with mpl.rc_context({"font.size": 31.0, "svg.hashsalt": "mine"}):
-        figures.language_fidelity(fidelity_table(), ["BM"])
+        by_language(fidelity_table(), ["BM"])
         assert mpl.rcParams["font.size"] == 31.0 and mpl.rcParams["svg.hashsalt"] == "mine"

@@ -71,7 +71,7 @@ def _icons(font: Path, html: Path, pages) -> str:
         name: code for names, code in NAMED.findall(rules) for name in re.findall(r"fa-[\w-]+", names) if name in shown
     }
     themed = {
-        code for style in html.glob("_static/styles/*.css")
+        code for style in [*html.glob("_static/*.css"), *html.glob("_static/styles/*.css")]
         for code in re.findall(r'"\\(f[0-9a-f]{3})"', style.read_text(encoding="utf-8"))
     }  # fmt: skip
     drawn = ttLib.TTFont(font)

@@ -47,15 +47,8 @@ def answer_classes(classes: pd.DataFrame) -> Figure:
                 ax.barh(systems, widths, 0.8, left=left, color=mark.colour, edgecolor="white", label=mark.label)
                 for place, (start, width) in enumerate(zip(left, widths, strict=True)):
                     if width >= WRITTEN:
-                        dark = name in ("asked", "english")
-                        ax.text(
-                            start + width / 2,
-                            place,
-                            f"{100 * width:.0f}",
-                            color="white" if dark else ON_COLOUR,
-                            ha="center",
-                            va="center",
-                        )
+                        ink = "white" if name in ("asked", "english") else ON_COLOUR
+                        ax.text(start + width / 2, place, f"{100 * width:.0f}", color=ink, ha="center", va="center")
                 left += widths
             ax.set_title(ARMS[arm].label, loc="left")
             ax.set_ylim(len(systems) - 0.5, -0.5)
@@ -115,16 +108,8 @@ def _grouped_bars(
             rows = table.set_index("system").reindex(systems)
             places = np.arange(len(systems)) + (position - (len(tables) - 1) / 2) * thickness
             colour, hatch = fills[name]
-            ax.barh(
-                places,
-                rows["value"],
-                thickness * 0.9,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0,
-                label=labels[name],
-            )
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "label": labels[name]}
+            ax.barh(places, rows["value"], thickness * 0.9, **look)
             ax.hlines(places, rows["low"], rows["high"], color="#888888", linewidth=1.2)
             for place, value, high in zip(places, rows["value"], rows["high"], strict=True):
                 text, edge = ("n/a", 0.0) if np.isnan(value) else (f"{100 * value:.0f}", np.nanmax([value, high]))

@@ -27,7 +27,7 @@ from textreg.figures.frontier import captions_judged
 from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
 from textreg.figures.rate import GENTLE, RISE, rates, read_table
-from textreg.figures.style import SHORT_MEASURES, Saved, language_names, language_order, save_figure
+from textreg.figures.style import MEASURES, SHORT_MEASURES, Saved, language_names, language_order, save_figure
 from textreg.figures.tables import Results, classes, describe, group_small, headline, macro, per_language, verdicts
 from textreg.scenes.rows import draw_scenes, images
 
@@ -99,7 +99,7 @@ def fidelity(results: Results, out: Path) -> Saved:
     """Counterpart of the paper's Fig. 1: LF per language."""
     table = headline(results.fidelity, results.chosen)
     drawn = per_language(table, "lf", "image", PAPER_SYSTEMS)
-    fig = by_language.language_fidelity(table, left_out=results.held_out)
+    fig = by_language.per_language_plot(drawn, MEASURES["lf"], PAPER_SYSTEMS, left_out=results.held_out)
     alt = (
         f"Language fidelity on image prompts, one row per language, one point per system. Mean over the languages "
         f"other than English: {describe(macro(table, 'lf', 'image', PAPER_SYSTEMS))}. {_bounds(results)}"

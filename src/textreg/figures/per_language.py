@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 
 from textreg.figures.style import (
     ARMS,
-    MEASURES,
     SHORT_MEASURES,
     handle,
     language_names,
@@ -35,27 +34,11 @@ from textreg.figures.tables import macro, per_language, require
 PAPER_SYSTEMS = ("BM", "TR", "TR+M")
 
 
-def language_fidelity(
-    fidelity: pd.DataFrame,
-    systems: Sequence[str] = PAPER_SYSTEMS,
-    *,
-    metric: str = "lf",
-    arm: str = "image",
-    left_out: Iterable[str] = (),
-) -> Figure:
-    """Fidelity per prompt language with intervals (counterpart of the paper's Fig. 1).
-
-    ``fidelity`` has the columns of ``fidelity.csv``, one lambda per system (``tables.headline``); ``left_out``
-    languages are starred as absent from the text rows.
-    """
-    table = per_language(fidelity, metric, arm, systems)
-    return per_language_plot(table, MEASURES[metric], systems, left_out=left_out)
-
-
 def per_language_plot(
     table: pd.DataFrame, label: str, systems: Sequence[str] | None = None, *, left_out: Iterable[str] = ()
 ) -> Figure:
-    """Points with intervals from a table ``system, language, value, low, high`` (shares in 0..1)."""
+    """Points with intervals from a table ``system, language, value, low, high`` (shares in 0..1), as in the paper's
+    Fig. 1; ``left_out`` languages are starred as absent from the text rows."""
     require(table, ("system", "language", "value", "low", "high"), "table of a figure")
     refuse_empty(table, "per-language figure")
     left_out = set(left_out)
@@ -69,17 +52,8 @@ def per_language_plot(
             rows = table[table["system"] == system].set_index("language").reindex(codes)
             places = np.arange(len(codes)) + offset
             ax.hlines(places, rows["low"], rows["high"], color=marks[system].colour, linewidth=1.6)
-            ax.plot(
-                rows["value"],
-                places,
-                marks[system].marker,
-                color=marks[system].colour,
-                markersize=5,
-                label=marks[system].label,
-                markeredgecolor="white",
-                markeredgewidth=0.4,
-                clip_on=False,
-            )
+            look = {"color": marks[system].colour, "label": marks[system].label, "markersize": 5, "clip_on": False}
+            ax.plot(rows["value"], places, marks[system].marker, markeredgecolor="white", markeredgewidth=0.4, **look)
         language_rows(ax, codes, left_out)
         per_cent(ax, label)
         legend_above(fig, ax, len(systems))
@@ -150,6 +124,7 @@ def arms(
     marks = system_marks(systems)
     asked = set(fidelity["arm"]) | {"image", "text"}
     looks = {arm: look for arm, look in ARMS.items() if arm in asked}
+    beside = {"textcoords": "offset points", "ha": "right", "annotation_clip": False}
     with style():
         fig = Figure(figsize=size("page", height=0.8 + len(metrics) * (0.75 + 0.32 * len(systems))))
         axes = fig.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
@@ -157,36 +132,14 @@ def arms(
             values = {arm: macro(fidelity, metric, arm, systems).set_index("system")["value"] for arm in looks}
             for place, system in enumerate(systems):
                 found = {arm: values[arm].get(system, np.nan) for arm in looks}
-                if not np.isnan(list(found.values())).all():
-                    ax.hlines(
-                        place,
-                        np.nanmin(list(found.values())),
-                        np.nanmax(list(found.values())),
-                        color="#cccccc",
-                        linewidth=3,
-                    )
+                if not np.isnan(known := list(found.values())).all():
+                    ax.hlines(place, np.nanmin(known), np.nanmax(known), color="#cccccc", linewidth=3)
                 for arm, look in looks.items():
                     ax.plot(found[arm], place, clip_on=False, **_shape(arm, look.marker, marks[system].colour))
                 loss = found["text"] - found["image"]
-                ax.annotate(
-                    "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}",
-                    (1.0, place),
-                    (28, 0),
-                    xycoords=("axes fraction", "data"),
-                    textcoords="offset points",
-                    va="center",
-                    ha="right",
-                    annotation_clip=False,
-                )
-            ax.annotate(
-                "IFL",
-                (1.0, 1.0),
-                (28, 5),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                ha="right",
-                weight="bold",
-            )
+                told = "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}"
+                ax.annotate(told, (1.0, place), (28, 0), xycoords=("axes fraction", "data"), va="center", **beside)
+            ax.annotate("IFL", (1.0, 1.0), (28, 5), xycoords="axes fraction", weight="bold", **beside)
             ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
             ax.set(ylim=(len(systems) - 0.4, -0.6), title=SHORT_MEASURES[metric])
             per_cent(ax, "mean over non-English languages (%); IFL in points" if ax is axes[-1] else "")
