@@ -30,7 +30,7 @@ CHAPTERS = (
 )
 COMMANDS = typer.main.get_command(app).commands
 #: Programs of others: of these only what they are told about this repository is looked at.
-FOREIGN = ("git", "conda", "uv", "pip", "pre-commit")
+FOREIGN = ("git", "conda", "uv", "pip", "pre-commit", "vllm", "lmms-eval", "srun", "sbatch")
 RUN = ("score", "run")  # what takes seconds on small files
 
 
@@ -51,7 +51,8 @@ def blocks(page, *languages):
 
 def commands(text):
     """The commands of a block: lines joined where they go on, comments left out."""
-    return [words for line in text.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
+    split = (shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines())
+    return [words for words in split if words and "=" not in words[0]]  # a variable of the shell is none
 
 
 def lines(page):
