@@ -293,7 +293,7 @@ def test_under_slurm_a_study_survives_a_killed_job_and_a_killed_controller(tmp_p
         time.sleep(2)
         cluster.start_controller()
         until(lambda: (root / "runs/studies/tiny/BM-seed-0/align/manifest.json").exists(), process)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        os.killpg(process.pid, signal.SIGKILL)  # command and engine, while jobs of the cluster go on
+        process.wait()
         code, table, told = finish(root, "tiny", "one", **cluster.environment)
         assert (code, table) == (0, expected), told

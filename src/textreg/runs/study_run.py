@@ -178,11 +178,13 @@ def _follow(words: Sequence[str], planned: Sequence[Job], folder: Path) -> int:
                     engine.wait(0.5)
                 except subprocess.TimeoutExpired:
                     continue
-        finally:
-            if engine.poll() is None:  # interrupted; its jobs end with it
-                engine.terminate()
-            code = engine.wait()
-    return code
+        except KeyboardInterrupt:
+            for how in (None, engine.terminate, engine.kill):  # a terminal has told the engine as well
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    how and how()
+                    engine.wait(10)
+            raise
+    return engine.returncode
 
 
 def _overview(planned: Sequence[Job], seconds: Mapping[str, float]) -> Table:
