@@ -179,9 +179,9 @@ def _follow(words: Sequence[str], planned: Sequence[Job], folder: Path) -> int:
                 except subprocess.TimeoutExpired:
                     continue
         except KeyboardInterrupt:
-            for how in (None, engine.terminate, engine.kill):  # a terminal has told the engine as well
+            for end in (lambda: None, engine.terminate, engine.kill):  # a terminal has told the engine already
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    how and how()
+                    end()
                     engine.wait(10)
             raise
     return engine.returncode
