@@ -1,21 +1,27 @@
 """The cure of one's own model, by the commands of the book alone: on a published model's folder and folders with the
-hub's files and columns, through papermill.
+hub's files and columns.
+
+The commands are those of ``textreg``, in forks of the test process that execute the cells of the notebooks themselves:
+kernels are the same at every scale, and would take most of the time.
 """
 
 import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import hub_folders
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny_chain
 import vlm_families
+
+from textreg.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "book" / "cure.md"
@@ -76,15 +82,21 @@ def shell(words: list[str], data: Path, folder: Path) -> str:
         words += ["--run", "run"]
         sources = {f"prepare_data.{path.name}": path for path in sorted(data.iterdir()) if path.name != "vlm"}
         words += [word for key, value in (SMALL | sources).items() for word in ("-p", f"{key}={value}")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [str(Path(sys.executable).parent / "textreg"), *words[1:]]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+
+    def work() -> None:
+        tiny_chain.in_process()
+        os.chdir(folder)
+        os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        with (folder / "said.txt").open("w", encoding="utf-8") as sys.stdout:
+            app(words[1:], standalone_mode=False)
+
+    code = forks.ended(work)
+    said = (folder / "said.txt").read_text("utf-8")
+    assert code == 0, said[-2000:]
+    return said
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
 def test_the_commands_of_the_page_cure_a_published_model(data, tmp_path):
     dry, whole, export = commands("Three commands")
     told = shell(dry, data, tmp_path)
