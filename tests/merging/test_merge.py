@@ -252,16 +252,17 @@ def test_a_backbone_with_more_rows_lends_the_rows_that_the_vlm_has(tmp_path):
     assert any("more than the 43" in note for note in report.notes)
 
 
-def test_an_unknown_tensor_of_the_vlm_is_an_error_and_kept_only_when_asked(tmp_path, vlm, backbone):
+def test_an_unknown_tensor_beside_the_decoder_is_an_error_and_kept_only_when_asked(tmp_path, vlm, backbone):
     from safetensors.torch import save_file
 
     odd = tmp_path / "odd"
     odd.mkdir()
-    save_file({**stored(vlm), "audio_tower.weight": torch.ones(3)}, odd / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"audio_tower\.weight.*--keep"):
+    more = {"language_model.model.gate.weight": torch.ones(3)}
+    save_file(stored(vlm) | more, odd / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"gate\.weight.*--keep"):
         merge(odd, backbone, tmp_path / "out")
-    merge(odd, backbone, tmp_path / "out", keep=["audio_tower.*"])
-    assert torch.equal(stored(tmp_path / "out")["audio_tower.weight"], torch.ones(3))
+    merge(odd, backbone, tmp_path / "out", keep=["*gate.weight"])
+    assert torch.equal(stored(tmp_path / "out")["language_model.model.gate.weight"], torch.ones(3))
 
 
 def test_a_deeper_backbone_is_not_the_backbone_of_this_model(tmp_path, vlm):
@@ -408,6 +409,32 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, vlm, back
     with pytest.raises(InputError, match=r"MiB free, this run needs about.*choose another disk"):
         merge(vlm, backbone, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+ELSEWHERE = {  # where other models keep tower, projector and decoder; most of these names are in no list
+    "MiniCPM-V": ("vpm", "resampler", "llm"),
+    "InternVL": ("vision_model", "mlp1", "language_model"),
+    "Ovis": ("visual_tokenizer", "vte", "llm"),
+    "DeepSeek-VL": ("vision_model", "aligner", "language"),
+}
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_what_stands_beside_the_module_that_holds_the_decoder_is_kept_by_whatever_name(
+    tmp_path, vlm, backbone, family
+):
+    from safetensors.torch import save_file
+
+    called = dict(zip(("vision_tower", "multi_modal_projector", "language_model"), ELSEWHERE[family], strict=True))
+    tensors = {".".join([called[n.split(".")[0]], *n.split(".")[1:]]): tensor for n, tensor in stored(vlm).items()}
+    (tmp_path / "vlm").mkdir()
+    save_file(tensors, tmp_path / "vlm" / "model.safetensors", {"format": "pt"})
+    report = merge(tmp_path / "vlm", backbone, tmp_path / "out", 0.0)
+    assert report.counts() == merge(vlm, backbone, tmp_path / "plain", 0.0).counts()
+    kept = {tensor.name.split(".")[0] for tensor in report.tensors if tensor.action == "kept"}
+    assert kept == set(ELSEWHERE[family][:2])
+    with pytest.raises(InputError, match="TUNED comes first"):
+        merge(backbone, tmp_path / "vlm", tmp_path / "swapped")
 
 
 FULL_DISK = """

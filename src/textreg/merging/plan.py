@@ -18,7 +18,7 @@ from textreg.merging.methods import Recipe
 from textreg.merging.tensors import FLOATS, Checkpoint, Entry
 from textreg.merging.tree import Tree
 from textreg.merging.weights import Weights
-from textreg.vlm.layouts import EMBEDDING, HEAD, is_buffer, is_language, matches
+from textreg.vlm.layouts import EMBEDDING, HEAD, is_buffer, matches
 
 ROWS = {EMBEDDING, HEAD, "lm_head.bias"}  # tensors whose first dimension is the vocabulary
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -73,8 +73,8 @@ def plan_merge(
     trees = [Tree.of(weights.checkpoint, backbone) for weights in tuned]
     if not trees[0].names:
         raise InputError(f"{first.source} holds no language model, only {len(first.checkpoint.tensors)} other tensors")
-    for weights in tuned:
-        refuse_other_models(weights, base)
+    for weights, tree in zip(tuned, trees, strict=True):
+        refuse_other_models(weights, tree, base, backbone)
     indexes, other = [dict(tree.names) for tree in trees], dict(backbone.names)
     notes += tie_heads(indexes, other, tuned, base, keep, untie)
     for weights, tree, index in zip(tuned, trees, indexes, strict=True):
@@ -93,9 +93,9 @@ def plan_merge(
         targets = [(name, EMBEDDING if name == embedding.name else key, entry) for name, key, entry in targets]
         targets.append((f"{outer}{HEAD}", HEAD, replace(embedding, name=f"{outer}{HEAD}")))
     steps = []
+    apart = {*trees[0].outside, *trees[0].inserted}
     for name, key, entry in targets:
-        spoken = is_language(name) and not is_buffer(name) and name not in trees[0].inserted
-        if not spoken or is_kept(name, key, keep):
+        if name in apart or is_buffer(name) or is_kept(name, key, keep):
             steps.append(Step(name, key, "replaced" if name in first.replaced else "kept", entry, tuned=(name,)))
             continue
         names = tuple(index[key] for index in indexes)
@@ -115,12 +115,12 @@ def plan_merge(
     return MergePlan(tuple(steps), tuple(notes), untied)
 
 
-def refuse_other_models(weights: Weights, base: Checkpoint) -> None:
+def refuse_other_models(weights: Weights, tree: Tree, base: Checkpoint, backbone: Tree) -> None:
     """Raises :class:`InputError` for arguments in the wrong order and for a backbone of another architecture."""
-    seeing = [name for name in base.tensors if not is_language(name)]
-    if seeing and all(map(is_language, weights.checkpoint.tensors)):
+    if backbone.outside and not tree.outside:
         raise InputError(
-            f"{base.folder} sees pictures ({seeing[0]}) and {weights.source} does not: TUNED comes first, then BASE"
+            f"{base.folder} sees pictures ({backbone.outside[0]}) and {weights.source} does not: TUNED comes first, "
+            "then BASE"
         )
     kinds = []
     for config in (weights.checkpoint.config, base.config):

@@ -2,10 +2,11 @@
 
 A decoder is a list of layers with the same names inside, an embedding and a norm beside the list, and a head.  It is
 found wherever it stands (``language_model.model.``, ``model.text_model.``, ``model.``): among the lists of a
-checkpoint it is the one whose first layers have the names and shapes of the backbone's.  Towers are told by the names
-in :mod:`textreg.vlm.layouts`, projectors likewise; anything else must find its counterpart or be kept by name, so an
-unknown part is an error and not a silent loss.  Layers that a model has put between those of its backbone (the
-cross-attention of Mllama) are kept, and the others are counted without them.
+checkpoint it is the one whose first layers have the names and shapes of the backbone's.  What stands beside the module
+that holds it is no language, and neither are the towers and projectors that :mod:`textreg.vlm.layouts` names; anything
+else must find its counterpart or be kept by name, so an unknown part is an error and not a silent loss.  Layers that
+a model has put between those of its backbone (the cross-attention of Mllama) are kept, and the others are counted
+without them.
 
     Tree.of(checkpoint, like=backbone_tree).names["layers.3.mlp.up_proj.weight"]
 """
@@ -26,13 +27,14 @@ LISTED = re.compile(r"^(|.*?\.)(\w+)\.(\d+)\.(.+)$")
 class Tree:
     """The language model of a checkpoint: ``names`` canonical (``layers.0.mlp.up_proj.weight``) -> stored, ``root``
     what stands before the layers, ``inner`` the names and shapes inside a layer, ``inserted`` stored names of layers
-    without counterpart."""
+    without counterpart, ``outside`` those of other modules."""
 
     root: str
     names: Mapping[str, str]
     inner: Mapping[str, tuple[int, ...]]
     layers: int
     inserted: frozenset[str] = frozenset()
+    outside: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, like: "Tree | None" = None) -> "Tree":
@@ -63,8 +65,13 @@ class Tree:
         if not like or len(own) != like.layers:  # other layers are no insertion but another model
             own = sorted(layers)
         numbers = {number: place for place, number in enumerate(own)}
+        holder = re.sub(r"(^|\.)model\.$", r"\1", root)  # llm. of llm.model.layers; nothing of model.layers
+        apart = {name for name in spoken if not name.startswith(holder) and not f".{name}".endswith(f".{HEAD}")}
+        outside = tuple(name for name in checkpoint.tensors if name in apart or not is_language(name))
         names: dict[str, str] = {}
         for name in spoken:
+            if name in apart:
+                continue
             found = LISTED.match(name)
             if found and (found[1], found[2]) == (root, kind):
                 if int(found[3]) not in numbers:
@@ -82,7 +89,7 @@ class Tree:
         first = layers[own[0]] if own else {}
         inner = {rest: checkpoint.tensors[name].shape for rest, name in first.items()}
         inserted = {name for number in layers if number not in numbers for name in layers[number].values()}
-        return cls(root, names, inner, len(own), frozenset(inserted))
+        return cls(root, names, inner, len(own), frozenset(inserted), outside)
 
 
 def tail(name: str) -> str:
