@@ -153,6 +153,14 @@ def test_what_may_change_a_result_changes_the_print_of_its_definition_alone(pack
     assert {key for key in before | after if before.get(key) != after.get(key)} == {part}
 
 
+def test_what_python_compiles_beside_a_module_that_names_the_folder_counts_nothing(package):
+    path = package / "steps.py"
+    path.write_text(path.read_text().replace("def offset():", 'def offset():\n    assert "__pycache__"'))
+    before = print_of(package)
+    (package / "__pycache__").mkdir()
+    assert print_of(package) == before
+
+
 def test_a_new_data_file_in_a_claimed_folder_counts(package):
     before = print_of(package)
     (package / "tables" / "more.yaml").write_text("b: 1")

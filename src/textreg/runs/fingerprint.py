@@ -193,7 +193,8 @@ class _Reader(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         if isinstance(node.value, str) and re.fullmatch(r"\w[\w./-]{2,99}", node.value):
             entry = self.beside / node.value.split("/")[0]
-            if self.module and entry.suffix != ".py" and entry.exists() and not (entry / "__init__.py").exists():
+            no_data = entry.suffix == ".py" or entry.name == "__pycache__" or (entry / "__init__.py").exists()
+            if self.module and not no_data and entry.exists():
                 self.data.add(entry)
             if module_file(node.value, self.package):  # so a process of its own is started
                 self.uses.add((node.value, ALL))
