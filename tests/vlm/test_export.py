@@ -141,6 +141,14 @@ def test_a_card_states_data_languages_fidelity_and_limits():
     assert "- Scenes only." in card
 
 
+def test_a_card_tells_a_published_model_by_its_name_and_no_place_of_this_machine(tmp_path):
+    (tmp_path / "my-vlm").mkdir()
+    place = str(tmp_path / "my-vlm")
+    card = ModelCard(name="TR+M", base_llm=place, base_tower=place, published=True).render()
+    assert "- Published model that it was: `my-vlm`" in card and str(tmp_path) not in card and "llava" not in card
+    assert "- Vision tower: `shipped`" in ModelCard(name="TR", base_llm="shipped", base_tower="shipped").render()
+
+
 def test_a_card_without_results_says_not_measured():
     assert "Not measured." in ModelCard(name="x", base_llm="shipped", base_tower="shipped").render()
 

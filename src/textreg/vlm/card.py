@@ -46,6 +46,7 @@ class ModelCard:
         split: of which images ``fidelity`` tells: ``test`` or ``validation``.
         settings: tuning settings worth stating (rank, steps, text share, lambda ...).
         limits: sentences added to the standing ones.
+        published: a vision-language model was taken whole; both bases are its name.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ModelCard:
     split: str = "test"
     settings: dict[str, object] = field(default_factory=dict)
     limits: Sequence[str] = ()
+    published: bool = False
 
     def render(self) -> str:
         """The card as Markdown with the hub's YAML head."""
@@ -68,16 +70,22 @@ class ModelCard:
             "library_name": "transformers",
             "pipeline_tag": "image-text-to-text",
             "language": sorted(self.languages),
-            "tags": ["textual-regularization", "language-fidelity", "llava"],
+            "tags": ["textual-regularization", "language-fidelity"] + ["llava"] * (not self.published),
         }
-        bases = [base for base in (self.base_llm, self.base_tower) if "/" in base and not Path(base).exists()]
+        named = dict.fromkeys((self.base_llm, self.base_tower))
+        bases = [base for base in named if "/" in base and not Path(base).exists()]
         if bases:
             head["base_model"] = bases
         environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-        environment.filters["cell"] = cell
+        environment.filters |= {"cell": cell, "place": place}
         template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         told = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
         return template.render(card=self, head=told, columns=TABLE, seen_columns=SEEN)
+
+
+def place(name: str) -> str:
+    """What a card calls a model: its hub id, or the name of its folder, not where that lies on this machine."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def cell(value: object) -> str:
@@ -124,6 +132,7 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
         split="test" if validation is None else "validation",
         settings=settings_of(run, which),
         limits=LIMITS_OF_VLM if base.vlm else (),
+        published=bool(base.vlm),
     )
 
 
