@@ -1,5 +1,6 @@
 """Studies: which runs a file means, what is made once, and that whatever ends in the middle ends in the same table."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -200,8 +201,11 @@ def finish(root, name="tiny", where="local", **environment):
 
 def members(process, word):
     """Processes below one whose command holds a word."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in found if one.is_running() and word in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended since
+            found += [one] if word in " ".join(one.cmdline()) else []
+    return found
 
 
 def until(found, process):
