@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -96,21 +97,21 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def _end_with_engine() -> None:
+def _end_with(engine: int) -> None:
     """Have this process end, as by Ctrl-C, when the one that started it is gone: nobody would wait for it."""
 
-    def follow(parent: psutil.Process) -> None:
-        parent.wait()
+    def follow() -> None:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(engine).wait()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    parent = psutil.Process().parent()
-    if parent is not None:
-        threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
 
 
-def main(name: str, point: str, stage: str, arm: str = typer.Argument("")) -> None:
-    """Make one unit of a study; the engine calls this."""
-    _end_with_engine()
+def main(name: str, point: str, stage: str, arm: str = typer.Argument(""), engine: int = 0) -> None:
+    """Make one unit of a study; the engine, whose process is named, calls this."""
+    if engine:
+        _end_with(engine)
     try:
         bring(name, point, Unit(stage, arm or None), graph.repository())
     except (InputError, RunError) as error:
