@@ -69,12 +69,12 @@ def ratios(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponents(found: pd.DataFrame) -> pd.DataFrame:
-    """A line per thing that grows: slope of log cost against log amount over all turns, and its standard error."""
+    """A line per thing that grows: slope of log cost against log amount, its standard error, turns that ended."""
     grown = found[found["group"] == "growth"]
     lines = []
     for row, each in grown.groupby("row", sort=False):
         fit = linregress(np.log(each["units"].astype(float)), np.log(each["processor_s"]))
-        lines.append({"row": row, "exponent": fit.slope, "error": fit.stderr, "most": each["units"].max()})
+        lines.append({"row": row, "exponent": fit.slope, "error": fit.stderr, "turns": each["turn"].nunique()})
     return pd.DataFrame(lines)
 
 
@@ -97,21 +97,24 @@ def page(found: pd.DataFrame) -> str:
                    "Ratios below 1: ours is faster")]  # fmt: skip
     told = found[found["group"].isin(["commands", "pages"])]
     if len(told):
-        cost = told.groupby("row", sort=False)[["processor_s", "wall_s"]].median()
+        by_row = told.groupby("row", sort=False)
+        cost = by_row[["processor_s", "wall_s"]].median().assign(turns=by_row.size())
         rows = [
-            [name, f"{each.processor_s:.2f}", f"{each.wall_s:.2f}", SECONDS.get(name, "–"),
+            [name, f"{each.processor_s:.2f}", f"{each.wall_s:.2f}", SECONDS.get(name, "–"), int(each.turns),
              "met" if each.processor_s <= SECONDS.get(name, np.inf) else "missed"]
             for name, each in cost.iterrows()
         ]  # fmt: skip
-        parts.append(table(["command", "processor s", "wall s", "aim, s", "by processor time"], rows, "Commands"))
-        lost += [f"{row[0]}: {row[1]} s where {row[3]} were aimed at" for row in rows if row[4] == "missed"]
+        parts.append(
+            table(["command", "processor s", "wall s", "aim, s", "turns", "by processor time"], rows, "Commands")
+        )
+        lost += [f"{row[0]}: {row[1]} s where {row[3]} were aimed at" for row in rows if row[-1] == "missed"]
     if len(grown := exponents(found)):
         rows = [
-            [each.row, f"{each.exponent:.2f} ± {each.error:.2f}",
+            [each.row, f"{each.exponent:.2f} ± {each.error:.2f}", each.turns,
              f"{STEEPEST}, {'met' if each.exponent <= STEEPEST else 'missed'}"]
             for each in grown.itertuples()
         ]  # fmt: skip
-        parts.append(table(["of", "exponent", "aim"], rows, "Growth of the cost from 1 to 16 times as much"))
+        parts.append(table(["of", "exponent", "turns", "aim"], rows, "Growth of the cost from 1 to 16 times as much"))
     lines = [f"- {word}" for word in lost] or ["- nowhere among these rows"]
     parts.append("Where ours loses or misses its aim by time:\n\n" + "\n".join(lines) + "\n")
     how = found.drop_duplicates(["group", "hardware", "threads"]).sort_values("group")

@@ -86,6 +86,6 @@ def test_sides_take_turns_and_a_peer_that_is_not_there_has_a_row_that_says_so(tm
 
 def test_the_exponent_of_a_cost_that_doubles_with_the_amount_is_one():
     found = pd.DataFrame(
-        {"group": "growth", "row": "answers", "units": [1, 4, 16] * 2, "processor_s": [0.5, 2, 8] * 2}
+        {"group": "growth", "row": "answers", "turn": 0, "units": [1, 4, 16], "processor_s": [0.5, 2, 8]}
     )
     assert show.exponents(found)["exponent"].tolist() == pytest.approx([1.0])
