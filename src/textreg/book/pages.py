@@ -343,9 +343,17 @@ def backbone_note() -> str:
         "```{admonition} Not executed here\n:class: note\n\n"
         "This stage is no part of a normal run: what it made is shipped with the package, and the scores below are "
         f"those of the shipped files.\nTo train them again: `{made['rebuild']}`.\n```\n\n{scores}\n"
+        f"{_questions(made['held_out']['questions'])}\n"
         f"The shipped tower names every attribute of {per_cent(made['held_out']['tower']['all'])} % of the scenes "
         "that it has not seen.\n"
     )
+
+
+def _questions(rows: list[dict[str, Any]]) -> str:
+    """One sentence: of each kind of question about text, the share that the untuned model answers right."""
+    right = pd.DataFrame(rows).groupby("kind")["right"].mean().sort_values(ascending=False)
+    listed = ", ".join(f"{kind} {per_cent(share)}" for kind, share in right.items())
+    return f"Questions about scenes told in the asked language, right in per cent, mean over languages: {listed}."
 
 
 def account_page(results: Results | None) -> str:
