@@ -204,7 +204,7 @@ def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
     (run / "align/manifest.json").write_text("{}")
     build.stage(root, run)
     assert "whose result does not stand" in notes(root, "02_align")[0]
-    assert "no manifest of this project" in notes(root, "02_align")[0]
+    assert "delete it and run the stage again" in notes(root, "02_align")[0]
     assert str(run) not in notes(root, "02_align")[0]
     assert "did not finish" in notes(root, "05_evaluate")[0]
     shown = (root / "book/_executed/results.md").read_text()

@@ -72,7 +72,7 @@ def test_a_published_model_asks_for_no_data_to_align_on_and_one_that_cannot_be_t
 
 def test_what_the_hub_would_send_is_listed_and_adds_up(parts, reached):
     found = budget.estimate(profiles.load("gpu", ROOT), parts)
-    assert {need.size for need in found.downloads} == {4 * MIB} and len(found.downloads) == 7
+    assert {need.size for need in found.downloads} == {4 * MIB} and len(found.downloads) == 10
     assert "cis-lmu/glotlid" in sizes(budget.estimate(profiles.load("gpu", ROOT), parts[:2]).downloads)
     shown = Console(width=200, record=True, file=io.StringIO())
     shown.print(*budget.tables(found))

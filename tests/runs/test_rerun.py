@@ -132,7 +132,7 @@ def test_bits_are_promised_only_where_machine_and_versions_are_known_to_agree():
 
 
 def test_the_book_states_the_tolerance_that_is_tested():
-    page = (ROOT / "book" / "limits.md").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "reviewers.md").read_text(encoding="utf-8")
     assert f"more than {100 * TOLERANCE:.0f} points outside the range over the shipped seeds" in page
 
 
