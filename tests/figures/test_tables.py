@@ -5,8 +5,10 @@ import pytest
 from result_folders import LEVELS, answers_table, fidelity_table, visual_table
 
 from textreg.fidelity.annotation import annotate
+from textreg.fidelity.estimates import Point, estimate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.figures import score_tables
+from textreg.figures.tables import classes
 from textreg.vlm.systems import System
 
 ORDER = ["backbone", "BM", "EN", "TR", "BM+M", "TR+M"]
@@ -67,3 +69,14 @@ def test_the_shares_of_the_classes_sum_to_one_and_only_those_that_occur_are_show
     table = score_tables.by_class(annotate(answers_table(), open_identifier()).assign(backbone="shipped"))
     assert table.loc["BM", ("image", "english")] == 1.0 and ("image", "mixed") not in table.columns
     assert table["image"].sum(axis=1).tolist() == [1.0] * len(table)
+
+
+def test_a_share_of_answers_is_the_number_of_every_estimate_also_where_backbones_have_unequal_numbers_of_seeds():
+    runs = [("a", 0, 1.0), ("a", 1, 1.0), ("b", 2, 0.0)]
+    answers = annotate(answers_table(), open_identifier())
+    table = pd.concat([answers.assign(backbone=name, seed=seed) for name, seed, _ in runs])
+    kept = table["seed"].map({seed: share for _, seed, share in runs})
+    table["class"] = ["asked" if share else "english" for share in kept]
+    drawn = classes(table, ["image"]).set_index(["system", "class"])["share"]
+    told = estimate(table, [(1, Point("BM", "image", "asked"))], resamples=10)
+    assert drawn["BM", "asked"] == pytest.approx(told.value) == pytest.approx(0.5)

@@ -170,8 +170,8 @@ def losses_by_arm(
 def classes(answers: pd.DataFrame, arms: Sequence[str] = ("image", "text_en", "text")) -> pd.DataFrame:
     """What the answers to caption requests in other languages than English are: ``system, arm, class, share``.
 
-    A share (0..1) is a mean over languages, then over runs; the classes of a system and arm sum to 1 where every
-    answer has one.
+    A share (0..1) is a mean over languages, over the seeds of a backbone, and over backbones, as every estimate is; the
+    classes of a system and arm sum to 1 where every answer has one.
     """
     require(answers, ("backbone", "seed", "class"), "answers")
     rows = answers[(answers["task"] == CAPTION) & (answers["language"] != ENGLISH) & answers["arm"].isin(arms)]
@@ -179,7 +179,8 @@ def classes(answers: pd.DataFrame, arms: Sequence[str] = ("image", "text_en", "t
     shares = (
         pd.DataFrame({name: rows["class"] == name for name in CLASSES}).groupby([rows[key] for key in keys]).mean()
     )
-    table = shares.groupby(keys[:-1]).mean().groupby(["system", "arm"]).mean()
+    table = shares.groupby(keys[:-1]).mean().groupby(["backbone", "system", "arm"]).mean()
+    table = table.groupby(["system", "arm"]).mean()
     order = [(name, arm) for name in system_order(rows["system"]) for arm in arms if (name, arm) in table.index]
     return table.loc[order].rename_axis(columns="class").stack().rename("share").reset_index()
 
