@@ -170,8 +170,8 @@ def losses_by_arm(
 def classes(answers: pd.DataFrame, arms: Sequence[str] = ("image", "text_en", "text")) -> pd.DataFrame:
     """What the answers to caption requests in other languages than English are: ``system, arm, class, share``.
 
-    A share (0..1) is a mean over languages, over the seeds of a backbone, and over backbones, as every estimate is; the
-    classes of a system and arm sum to 1 where every answer has one.
+    A share (0..1) is a mean over languages, over the seeds of a backbone, and over backbones, as every estimate is.
+    The classes of a system and arm sum to 1 where every answer has one.
     """
     require(answers, ("backbone", "seed", "class"), "answers")
     rows = answers[(answers["task"] == CAPTION) & (answers["language"] != ENGLISH) & answers["arm"].isin(arms)]
