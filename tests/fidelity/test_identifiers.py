@@ -175,3 +175,9 @@ def test_an_unknown_identifier_is_refused_with_a_suggestion():
 def test_a_language_has_one_code_however_it_is_read(code):
     for spelled in (code, code_book()[code].name):
         assert codes.language_code(spelled) == code == check_code(spelled)
+
+
+def test_a_code_that_no_identifier_has_a_name_for_is_no_agreement():
+    text = "con la teoria de la radiación espectral, que se describe en el 5512"  # CLD2 reads Pig Latin, "zzp"
+    (label,) = open_identifier("py3langid,pycld2").identify([text])
+    assert label.code == UNDECIDED and "es" in label.votes

@@ -216,7 +216,7 @@ class Agreement(CleaningIdentifier):
                 vote for each, vote in zip(self.identifiers, votes, strict=True) if can_tell(code, each.candidates)
             ]
             agreed = all(other not in nothing and same_language(code, other) for other, _ in voters)
-            if code not in nothing and agreed and (len(voters) > 1 or voters[0][1]):
+            if voters and code not in nothing and agreed and (len(voters) > 1 or voters[0][1]):
                 upheld += [] if any(same_language(kept, code) for kept in upheld) else [code]
         return upheld[0] if len(upheld) == 1 else UNDECIDED
 
