@@ -8,7 +8,7 @@ from textreg.data import codes
 from textreg.data.codes import check_code, code_book
 from textreg.errors import InputError
 from textreg.fidelity.identifiers import open_identifier
-from textreg.fidelity.labels import CleaningIdentifier, Label, clean
+from textreg.fidelity.labels import UNDECIDED, CleaningIdentifier, Label, clean
 from textreg.scenes import languages
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
