@@ -11,7 +11,6 @@ and command, then the figure and the table of the book (``bench/show.py``).
 
 import csv
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from textreg.runs.manifest import processor
 
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "transformers", "peft", "trl", "mergekit", "py3langid", "pycld2", "lingua-language-detector")
@@ -85,10 +86,8 @@ def installed(package: str) -> str:
 
 def hardware() -> str:
     """The processor by its name, the cores this process may use, and how busy the machine was when it began."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} core(s) used, load {os.getloadavg()[0]:.1f}"
+    return f"{processor()}, {cores} core(s) used, load {os.getloadavg()[0]:.1f}"
 
 
 def measure(group: str, sides: Sequence[Side], repeats: int) -> None:

@@ -12,21 +12,13 @@ Several run folders (seeds) go into one table.
 import argparse
 import json
 import os
-import platform
 from pathlib import Path
 
 import pandas as pd
 
+from textreg.runs.manifest import processor
+
 COLUMNS = ["seed", "system", "lambda", "arm", "task", "language", "item_id", "said", "read", "class", "content"]
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -44,7 +36,7 @@ def main() -> None:
     told = [f"{code} {count}" for code, count in left_out.groupby("language")["left_out"].max().items() if count]
     about = {
         "command": "textreg run --profile pictures",
-        "hardware": f"{cpu()}, {os.cpu_count()} cores, one thread a process",
+        "hardware": f"{processor()}, {os.cpu_count()} cores, one thread a process",
         "seeds": len(asked.runs),
         "seconds of all notebooks": round(sum(unit["seconds"] for unit in units)),
         "names left out because they are spelt as in English": ", ".join(told) or "none",

@@ -8,7 +8,6 @@ concepts.  No language model takes part, so this bounds from the side of seeing 
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from textreg.fidelity.intervals import share_bounds
 from textreg.pictures import folder, gather, splits
+from textreg.runs.manifest import processor
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     table.to_csv(asked.out / "seeing.csv", index=False, float_format="%.4f")
     made = {
         "command": "python bench/pictures_seeing.py runs/emoji",
-        "hardware": f"{platform.machine()}, one thread",
+        "hardware": f"{processor()}, one thread",
         "processor seconds": round(time.process_time() - began),
         "training styles": sorted(seen),
         "held-out style": concepts.held_out_style,

@@ -125,7 +125,7 @@ def provenance() -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": _instructions(),
         "cores": os.cpu_count(),
         "accelerator": _accelerator(),
@@ -147,7 +147,8 @@ def _commit() -> tuple[str | None, bool | None]:
     return commit, None if changes is None else bool(changes)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
