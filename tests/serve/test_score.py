@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import random
+import zipfile
 from xml.etree import ElementTree
 
 import numpy as np
@@ -538,6 +539,27 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
         [{"answer": "", "language": "es", "finish_reason": "content_filter"}, {"answer": "", "language": "es"}], [""],
         "(empty, finish reason 'content_filter'): 1",
     ),
+    "a prediction by another name": ([{"answer": "gold", "LLM response": ES, "PromptLanguage": "es"}], [ES], "'LLM response'"),
+    "predictions that failed at first": (
+        [*[{"answer": "gold", "prediction": None, "lang": "es"}] * 120, {"answer": "gold", "prediction": ES, "lang": "es"}],
+        [ES], "no answer (null): 120",
+    ),
+    "how many responses": ([{"answer": ES, "responses": 3, "language": "es"}], [ES], ""),
+    "VLMEvalKit's failure": (
+        [{"prediction": "Failed to obtain answer via API.", "lang": "es"}, {"prediction": ES, "lang": "es"}], [ES],
+        "no answer (an error): 1",
+    ),
+    "a failure without its columns": ([{"error": "timed out"}, {"answer": ES, "language": "es"}], [ES], "no answer (an error): 1"),
+    "a batch of failures": (
+        [*[{"lang": "es", "response": {"body": {"error": {"message": "no"}}}, "error": None}] * 3,
+         {"lang": "es", "response": {"body": {"choices": [{"message": {"content": None, "refusal": ES}}]}}}], [ES], "(an error): 3",
+    ),
+    "a refusal among items": (
+        [{"lang": "es", "response": {"body": {"output": [{**MESSAGE, "content": [{"type": "refusal", "refusal": ES}]}]}}}], [ES], "",
+    ),
+    "Ollama": ([{"model": "m", "message": MESSAGE, "lang": "es"}], [ES], "answer from 'message'"),
+    "Bedrock": ([{"output": {"message": {"content": [{"text": ES}]}}, "lang": "es"}], [ES], "answer from 'output'"),
+    "a conversation as text": ([{"messages": str([{"role": "user", "content": EN}, MESSAGE]), "lang": "es"}], [ES], ""),
     "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
 }  # fmt: skip
 
@@ -551,6 +573,14 @@ def test_rows_are_read_as_tools_write_them(tmp_path, case):
     assert said in " ".join(read.notes())
 
 
+def archive(**files) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:
+        for name, text in files.items():
+            packed.writestr(name, text)
+    return stream.getvalue()
+
+
 PACKED = {  # name of a file -> its bytes
     "a.jsonl.gz": lambda text: gzip.compress(text.encode()),
     "a.jsonl.xz": lambda text: lzma.compress(text.encode()),
@@ -561,6 +591,15 @@ PACKED = {  # name of a file -> its bytes
     "lines.json": lambda text: text.encode(),
     "array.json": lambda text: f"[{','.join(text.splitlines())}]".encode(),
     "held.json": lambda text: f'{{"model": "m", "rows": [{",".join(text.splitlines())}]}}'.encode(),
+    "utf32.jsonl": lambda text: text.encode("utf-32"),
+    "plain32.csv": lambda text: text.encode("utf-32-be"),
+    "pretty.jsonl": lambda text: "\n".join(
+        json.dumps(json.loads(row), indent=1) for row in text.splitlines()
+    ).encode(),
+    "glued.json": lambda text: text.replace("\n", "").encode(),
+    "array.jsonl": lambda text: f"[{','.join(text.splitlines())}]".encode(),
+    "parts.json": lambda text: json.dumps({n: [json.loads(row)] for n, row in enumerate(text.splitlines())}).encode(),
+    "archive.zip": lambda text: archive(**{"__MACOSX/._a.jsonl": "x", "a/": "", "a/a.jsonl": text}),
     "by_key.json": lambda text: json.dumps({n: json.loads(row) for n, row in enumerate(text.splitlines())}).encode(),
 }
 
@@ -581,6 +620,19 @@ def test_tables_are_read_by_any_separator_from_excel_arrow_columns_and_folders(t
     table.to_feather(tmp_path / "a.feather")
     table.to_json(tmp_path / "columns.json")
     table.to_json(tmp_path / "split.json", orient="split")
+    blank = table.assign(arm=None)
+    blank.to_csv(tmp_path / "blanks.csv", index=False, sep=";", header=[f" {name}\u00a0" for name in table])
+    (tmp_path / "empty_columns.csv").write_text(
+        table.assign(a=None, b=None).to_csv(index=False, header=[*table, "", ""])
+    )
+    with pd.ExcelWriter(tmp_path / "sheets.xlsx") as book:
+        for name, sheet in {
+            "notes": pd.DataFrame({"who": ["me"]}),
+            "1": blank[:2],
+            "more": None,
+            "2": blank[2:],
+        }.items():
+            (pd.DataFrame() if sheet is None else sheet).to_excel(book, sheet_name=name, index=False)
     (tmp_path / "told.csv").write_text(f"sep=;\n{table.to_csv(index=False, sep=';')}", encoding="utf-8")
     from datasets import Dataset, DatasetDict
 

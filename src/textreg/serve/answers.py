@@ -2,17 +2,21 @@
 
 The names that lmms-eval, VLMEvalKit, LLaVA, OpenAI's batches and most people use are known; any other is said by
 ``--map answer=prediction``, also inside a record (``language=doc.lang``, ``answer=resps.0``).  Three choices are not
-obvious.  Where ``prediction`` stands beside ``answer``, the answer is the reference, as in VLMEvalKit.  A list of
-texts is several answers.  What is no answer of the model (null, an error, a refused or unfinished empty reply) is left
-out and counted by reason, neither right nor wrong; a language that nobody can read stays as it is written, unscored.
+obvious.  Where a prediction, however it is called, stands beside ``answer``, the answer is the reference, as in
+VLMEvalKit.  A list of texts is several answers.  What is no answer of the model (null, an error, a refused or
+unfinished empty reply) is left out and counted by reason, neither right nor wrong; a language that nobody can read
+stays as it is written, unscored.
 
 Use: ``for table in Answers("answers.jsonl"): ...``.
 """
 
 import json
 import math
+import re
+from ast import literal_eval
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -29,12 +33,11 @@ LOOKED_AT = 100  # rows from which the columns are chosen
 SHOWN = 3
 KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
     "answer": (
-        *("prediction", "pred", "predicted_answer", "response.body.choices.0.message.content", "resps"),
-        *("response.body.output", "choices.0.message.content", "choices.0.text", "result.message.content"),
+        *("prediction", "pred", "predicted_answer", "response.body.choices.0.message", "resps"),
+        *("response.body.output", "choices.0.message", "choices.0.text", "result.message"),
         *("response.candidates.0.content.parts", "predictions"),
         *("filtered_resps", "model_answer", "model_output", "model_response", "response", "generated_text"),
-        *("generation", "completion", "hypothesis", "output", "outputs", "answer", "text"),
-        *("messages", "conversations", "conversation"),
+        *("generation", "completion", "hypothesis", "output", "outputs"),
     ),
     "language": (
         *("language", "lang", "locale", "language_code", "lang_code", "target_language", "lg"),
@@ -52,8 +55,19 @@ KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the s
         *("finish_reason", "finish", "response.body.choices.0.finish_reason", "choices.0.finish_reason"),
         *("result.message.stop_reason", "response.candidates.0.finishReason"),
     ),
-    "failed": ("error", "response.body.error", "result.error"),
 }
+TURNS = ("messages", "conversations", "conversation")
+#: Where the answer is if no prediction is there, beside which these are the reference and the question.
+ELSE = ("answer", "text", *TURNS, "message")
+#: Words of other names: one of the first, and any of the others ("pred_answer", "Prompt Language").
+MADE_OF = {
+    "answer": ({"pred", "prediction", "predicted", "generated", "generation", "output", "outputs", "response",
+                "responses", "completion", "hypothesis", "reply"}, {"model", "llm", "vlm", "answer", "text", "raw"}),
+    "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
+}  # fmt: skip
+FAILED = ("error", "response.body.error", "result.error")
+API_FAILED = "Failed to obtain answer via API"  # what VLMEvalKit writes in place of an answer
+SAID = ("content", "text", "refusal", "message")  # what of a record is said
 SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
@@ -108,7 +122,7 @@ class Answers:
             )
 
     def _checked(self) -> Iterator[dict[str, Any]]:
-        source = rows(self.path)
+        source = rows(self.path, self._wanted)
         head = list(islice(source, LOOKED_AT))
         found = [row for _, row in head if isinstance(row, dict)]
         if found:
@@ -123,26 +137,35 @@ class Answers:
                 self.bad += 1
                 self.first_bad += [message] if len(self.first_bad) < SHOWN else []
 
+    def _wanted(self, names: Sequence[str]) -> bool:
+        """Whether a table with these columns has answers and their language."""
+        asked = ("answer",) if self.language else ("answer", "language")
+        ways = ([[self.places[c]]] if c in self.places else _ways(c, dict.fromkeys(names)) for c in asked)
+        return all(any(name in names for way in found for name in way) for found in ways)
+
     def _choose(self, head: list[dict]) -> None:
         """Decide where each column is, from the first rows."""
-        known = {name: None for row in head for name in row}
-        spelled = {name.lower(): name for name in known}
-        for column, names in KNOWN.items():
+        known: dict[str, Any] = {}
+        count = Counter(name for row in head for name in row)
+        for row in head:
+            known |= {name: value for name, value in row.items() if known.get(name) is None}
+        for column in KNOWN:
             if column in self.places:
                 place = self.places[column]
-                if all(_at(row, place) is None for row in head):
+                if place not in known and all(_at(row, place) is None for row in head):
                     raise InputError(
                         f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
                     )
                 continue
-            free = [spelled.get(name.lower(), name) for name in names]
-            free = [name for name in free if name not in self.places.values()]
-            held = {name: sum(_at(row, name) is not None for row in head) for name in free}
-            here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0] or [
-                n for n in free if n in known
-            ]
-            if here:
-                self.places[column] = here[0]
+            ways = [[name for name in way if name not in self.places.values()] for way in _ways(column, known)]
+            often = {name: count[name if name in count else name.split(".")[0]] for name in chain(*ways)}
+            for way in ways:
+                free = [name for name in way if 3 * often[name] >= 2 * max(often.values()) > 0]
+                held = {name: sum(_holds(_at(row, name)) for row in head) for name in free}
+                here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0]
+                if here := here or [name for name in free if name in known]:
+                    self.places[column] = here[0]
+                    break
         for column in ("answer", "language"):
             if column not in self.places and not (column == "language" and self.language):
                 more = " or name the language of all by --language CODE" if column == "language" else ""
@@ -162,6 +185,9 @@ class Answers:
             place = self.places.get(column, "")
             lacking = place and value.get(column) is None and not {place, place.split(".")[0]} & set(row)
             if lacking and (column == "answer" or not self.language):
+                if _failed(row):
+                    self.left_out["an error"] += 1
+                    return
                 raise InputError(f"no {place!r} in it{did_you_mean(place, row)}")
         checked = {"language": self._language(value.get("language"))}
         for name in ("system", "arm", "item_id", "task", "prompt", "reference"):
@@ -170,8 +196,11 @@ class Answers:
         for name, kind in (("seed", int), ("lambda", float)):
             if value.get(name) not in (None, ""):
                 checked[name] = _number(value[name], name, kind)
-        for answer in _texts(value["answer"]):
-            reason = _no_answer(answer, value.get("finish"), value.get("failed"))
+        said = value["answer"]
+        if isinstance(said, str) and said[:1] == "[" and self.places["answer"] in (*TURNS, "resps", "filtered_resps"):
+            said = _structure(said)
+        for answer in _texts(said):
+            reason = _no_answer(answer, value.get("finish"), row)
             if reason:
                 self.left_out[reason] += 1
             else:
@@ -204,6 +233,42 @@ class Answers:
         return said
 
 
+def _ways(column: str, known: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Where a column may be in rows with ``known`` (name -> a value): the surest places first, then, for answers,
+    those that hold them in default of others."""
+    spelled = {_plain(name): name for name in known}
+    made = [name for name, value in known.items() if _made_of(name, column) and not isinstance(value, int | float)]
+    for names in ((*KNOWN[column], *made), ELSE if column == "answer" else ()):
+        yield [name if name in known else spelled.get(_plain(name), name) for name in names]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _made_of(name: str, column: str) -> bool:
+    needed, others = MADE_OF.get(column, (set(), set()))
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+    return bool(words & needed) and words <= needed | others
+
+
+def _holds(value: Any) -> bool:
+    """Whether a place holds something, and no record in which nothing is said."""
+    return value is not None and not (isinstance(value, dict) and not value.keys() & set(SAID))
+
+
+def _failed(row: dict) -> bool:
+    return any(_at(row, place) for place in FAILED)
+
+
+def _structure(text: str) -> object:
+    """The list that a table holds as text, in JSON or as Python writes it; the text itself where it is none."""
+    for read in (json.loads, literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text)
+    return text
+
+
 def _at(row: Any, place: str) -> Any:
     """The value at ``doc.lang`` or ``resps.0``; None where there is none.  A name with a dot in it goes first."""
     if isinstance(row, dict) and place in row:
@@ -225,16 +290,17 @@ def _texts(value: object) -> list[str | None]:
         return [value if isinstance(value, str) else None]
     if isinstance(value, int | float):
         return [str(value)]
-    if isinstance(value, dict) and isinstance(value.get("content", value.get("text")), str | list):
-        return _texts(value.get("content", value.get("text")))
+    if isinstance(value, dict) and value.keys() & set(SAID):
+        return _texts(next((value[name] for name in SAID if value.get(name) is not None), None))
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         turns = [part for part in value if isinstance(part.get("role", part.get("from")), str)]
         said = [turn for turn in turns if turn.get("role", turn.get("from")).lower() in SPEAKERS]
         if turns:
             return _texts(said[-1].get("content", said[-1].get("value"))) if said else [None]
-        parts = [part["text"] for part in value if isinstance(part.get("text"), str) and not part.get("thought")]
+        told = [part.get("text", part.get("refusal")) for part in value if not part.get("thought")]
+        parts = [part for part in told if isinstance(part, str)]
         if parts:  # of one message, unless they are numbered
-            return list(parts) if all("index" in part for part in value) else ["".join(parts)]
+            return parts if all("index" in part for part in value) else ["".join(parts)]
     if isinstance(value, list) and value:
         return [text for part in value for text in _texts(part)]
     if isinstance(value, list):
@@ -242,14 +308,15 @@ def _texts(value: object) -> list[str | None]:
     raise InputError(f"'answer' should be text, not {quoted(value, 40)}; --map answer=NAME.KEY says what inside it is")
 
 
-def _no_answer(answer: str | None, finish: object, failed: object) -> str:
+def _no_answer(answer: str | None, finish: object, row: dict) -> str:
     """Why a row holds no answer of the model; '' if it does."""
     if answer is None or not answer.strip():
-        if failed:
+        if _failed(row):
             return "an error"
         if isinstance(finish, str) and finish.lower() not in ("", "stop", "eos", "end_turn"):
             return f"empty, finish reason {quoted(finish, 40)}"
-    return "null" if answer is None else ""
+        return "null" if answer is None else ""
+    return "an error" if answer.startswith(API_FAILED) else ""
 
 
 def _text(value: object) -> str:

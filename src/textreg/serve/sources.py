@@ -1,8 +1,9 @@
 """Rows of whatever file people keep answers in: JSON lines and arrays, CSV, Excel, parquet, arrow, data sets' folders.
 
-A file is never held whole, save a JSON array or object.  Not obvious: what is inside decides, not the suffix
-alone: ``.gz`` and the like are unpacked, UTF-16 and byte order marks are read, the separator of a CSV is found from
-its head, and a ``.json`` may be an array, lines, or an object that holds one.
+A file is never held whole, save JSON that is not written by line.  Not obvious: what is inside decides, not the
+suffix alone: ``.gz`` and the like are unpacked, UTF-16 and UTF-32 are read, the separator of a CSV is found from its
+head, JSON may be lines, an array, objects one after another in any layout, or an object that holds rows; and of a
+workbook the first sheet is taken that has the columns, with all that have the same.
 
 Use: ``for where, row in rows(Path("answers.jsonl.gz")): ...``; a text in place of a row says what is wrong with it.
 """
@@ -15,7 +16,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from lzma import LZMAError
 from pathlib import Path
@@ -35,66 +36,79 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 LONGEST_CELL = 16 * 2**20  # characters of one CSV cell
 LARGEST = 2 * 2**30  # bytes of a JSON array or object, which is read whole
 HEAD = 64 * 1024
+_BLANKS = re.compile(r"\s*")
 Row = tuple[str, dict | str]
-BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeError, zlib.error, LZMAError, zipfile.BadZipFile, csv.Error)
+Wanted = Callable[[Sequence[str]], bool]
+BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeError, zlib.error, LZMAError, zipfile.BadZipFile, csv.Error,
+          RuntimeError)  # fmt: skip  # the last of an archive with a password
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path, wanted: Wanted = bool) -> Iterator[Row]:
     """(``line 3`` or ``row 3``, row), or in place of the row what is wrong with it.
 
-    Raises InputError for what is no file of answers, is damaged, or is in an encoding that cannot be told.
+    ``wanted``: whether these names of columns are those of a sheet with answers.  Raises InputError for what is no
+    file of answers, is damaged, or is in an encoding that cannot be told.
     """
     if os.path.isdir(path):
-        yield from _folder(path)
+        yield from _folder(path, wanted)
         return
     if not os.path.isfile(path):  # which a name that no disk can hold is not either, without an OSError
         raise InputError(f"{path}: no such file of answers")
-    packed = path.suffix.lower() in PACKED
+    packed = path.suffix.lower() if path.suffix.lower() in PACKED else ""
     suffix = (Path(path.stem) if packed else path).suffix.lower()
-    if suffix not in TEXTS + TABLES:
+    try:
+        if packed == ".zip":
+            with _member(path) as stored:
+                yield from _text(path, Path(stored.name).suffix.lower(), stored)
+        elif suffix in TABLES and not packed:
+            yield from _excel(path, wanted) if suffix.startswith(".xls") else _arrow(path, suffix)
+        else:
+            with open(path, "rb") as stored:
+                kind = infer_compression(path.name.lower()) if packed else None
+                kind = "gzip" if stored.peek(2)[:2] == b"\x1f\x8b" else kind
+                if kind and kind not in compr:
+                    raise InputError(f"{path}: {kind} is not unpacked here; unpack it, or install zstandard")
+                yield from _text(path, suffix, compr[kind](stored, mode="rb") if kind else stored)
+    except BROKEN as failure:
+        kind = {".xlsx": "Excel", ".xlsm": "Excel"}.get(suffix, (suffix or packed)[1:])
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0][:120]
+        raise InputError(f"{path}: not a readable {kind} file ({reason}): write it again") from None
+
+
+def _member(path: Path) -> IO[bytes]:
+    """The one file in an archive, beside what systems put there."""
+    archive = zipfile.ZipFile(path)
+    named = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and name[-1:] != "/"]
+    if len(named) != 1:
+        raise InputError(f"{path}: {len(named)} files in it, one is read: unpack it and give a file, or the folder")
+    return archive.open(named[0])
+
+
+def _text(path: Path, suffix: str, stored: IO[bytes]) -> Iterator[Row]:
+    """Rows of a file that is text, whatever its suffix says of the kind."""
+    if suffix not in TEXTS:
         raise InputError(
             f"{path}: answers are read from {', '.join(TEXTS + TABLES)}{did_you_mean(suffix, TEXTS + TABLES)}"
         )
-    try:
-        if suffix in TABLES:
-            yield from _excel(path) if suffix.startswith(".xls") else _arrow(path, suffix)
-            return
-        with open(path, "rb") as stored:
-            kind = infer_compression(str(path)) if packed else "gzip" if stored.peek(2)[:2] == b"\x1f\x8b" else None
-            if kind and kind not in compr:
-                raise InputError(f"{path}: {kind} is not unpacked here; unpack it, or install zstandard")
-            text = _decoded(compr[kind](stored, mode="rb") if kind else stored)
-            if suffix in (".jsonl", ".ndjson"):
-                yield from _lines(text)
-            else:
-                yield from _json(path, text) if suffix == ".json" else _csv(path, text)
-    except BROKEN as failure:
-        kind = {".xlsx": "Excel", ".xlsm": "Excel"}.get(suffix, suffix[1:])
-        reason = (str(failure).splitlines() or [type(failure).__name__])[0][:120]
-        raise InputError(f"{path}: not a readable {kind} file ({reason}): write it again") from None
+    file = _decoded(stored)
+    by_line = suffix in (".jsonl", ".ndjson")
+    if by_line or suffix == ".json" or file.peek(HEAD)[:HEAD].lstrip()[:1] in (b"{", b"["):
+        yield from _json(path, file, by_line)
+    else:
+        yield from _csv(path, file)
 
 
 def _decoded(raw: IO[bytes]) -> io.BufferedReader:
     """The file as UTF-8 without a mark, whatever UTF it is in."""
     file = io.BufferedReader(raw, HEAD)
-    head = file.peek(4)[:4]
-    if head.startswith(codecs.BOM_UTF8):
-        file.read(3)
-    elif encoding := _utf16(head):
+    encoding = json.detect_encoding(file.peek(4)[:4])
+    if encoding == "utf-8-sig":
+        file.read(len(codecs.BOM_UTF8))
+    elif encoding != "utf-8":
         reader = codecs.getreader(encoding)(file)
         pieces = iter(lambda: reader.read(HEAD), "")
         return io.BufferedReader(_Recoded(piece.encode("utf-8", "replace") for piece in pieces), HEAD)
     return file
-
-
-def _utf16(head: bytes) -> str:
-    """The kind of UTF-16 that a file begins in, with a mark or with a letter of ASCII; '' if it does not."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    low, high = head[:1], head[1:2]
-    if b"\0" not in (low, high) or not (low + high).strip(b"\0").isascii() or not (low + high).strip(b"\0\x01"):
-        return ""
-    return "utf-16-be" if low == b"\0" else "utf-16-le"
 
 
 class _Recoded(io.RawIOBase):
@@ -113,8 +127,8 @@ class _Recoded(io.RawIOBase):
         return len(given)
 
 
-def _lines(file: IO[bytes]) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
+def _lines(lines: Iterable[bytes]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -131,20 +145,40 @@ def _object(row: object) -> dict | str:
     return row if isinstance(row, dict) else f"a JSON object is expected, not {quoted(row, 40)}"
 
 
-def _json(path: Path, file: io.BufferedReader) -> Iterator[Row]:
-    first, _, second = file.peek(HEAD)[:HEAD].lstrip().partition(b"\n")
-    if second.lstrip()[:1] == b"{" and _is_object(first):
-        yield from _lines(file)
+def _json(path: Path, file: io.BufferedReader, by_line: bool) -> Iterator[Row]:
+    lead = []
+    for line in file:
+        lead.append(line)
+        if line.strip():
+            break
+    first = lead[-1].strip() if lead else b""
+    if (by_line and first[:1] not in (b"{", b"[")) or (
+        _is_object(first) and (by_line or file.peek(HEAD)[:HEAD].lstrip()[:1] == b"{")
+    ):
+        yield from _lines(chain(lead, file))
         return
+    data = b"".join(lead) + file.read(LARGEST)
     try:
-        whole = json.loads(file.read(LARGEST))
+        values = list(_values(data.decode("utf-8")))
     except (ValueError, RecursionError) as failure:
+        if by_line:
+            yield from _lines(data.splitlines(keepends=True))
+            return
         raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
-    inner = _records(whole)
+    inner = _records(values[0]) if len(values) == 1 else values
     if inner is None:
         raise InputError(f"{path}: no list of answers in it; write one JSON object per answer")
     for number, row in enumerate(inner, 1):
         yield f"row {number}", _object(row)
+
+
+def _values(text: str) -> Iterator[object]:
+    """JSON values one after another, in whatever layout."""
+    decode, at = json.JSONDecoder().raw_decode, _BLANKS.match(text).end()
+    while at < len(text):
+        value, at = decode(text, at)
+        yield value
+        at = _BLANKS.match(text, at).end()
 
 
 def _is_object(line: bytes) -> bool:
@@ -163,8 +197,9 @@ def _records(whole: object) -> list | None:
     if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):  # pandas' orient="split"
         return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"] if isinstance(row, list)]
     lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    if lists:
-        return max(lists, key=len)
+    if lists:  # one of them, or parts with the same columns
+        names = set(max(lists, key=len)[0])
+        return [row for part in lists if 2 * len(names & set(part[0])) > len(names) for row in part]
     inner = list(whole.values())
     if inner and all(isinstance(value, dict) and not all(map(str.isdecimal, value)) for value in inner):
         return inner  # columns have numbers for keys
@@ -182,11 +217,12 @@ def _csv(path: Path, file: io.BufferedReader) -> Iterator[Row]:
     separator = max(",;\t|", key=(head or [""])[0].count)
     if head and re.fullmatch("sep=.", head[0]):  # how Excel is told
         separator = file.readline().strip()[-1:].decode()
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter=separator, strict=True)
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=True)
     number = 1
     try:
-        header = next(reader, None)
-        _check_header(path, header or [])
+        header = [name.strip() for name in next(reader, ())]
+        _check_header(path, header)
         for cells in reader:
             line, number = number + 1, reader.line_num
             if cells and len(cells) != len(header):
@@ -200,23 +236,28 @@ def _csv(path: Path, file: io.BufferedReader) -> Iterator[Row]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    twice = [name for name in header if header.count(name) > 1]
+    twice = [name for name in header if name and header.count(name) > 1]
     if twice:
         raise InputError(f"{path}: the column name {quoted(twice[0])} appears twice; rename one")
 
 
-def _excel(path: Path) -> Iterator[Row]:
+def _excel(path: Path, wanted: Wanted) -> Iterator[Row]:
     from openpyxl import load_workbook
 
     try:
-        sheet = load_workbook(path, read_only=True, data_only=True).worksheets[0]
-        cells = sheet.iter_rows(values_only=True)
-        header = [name if name is None else str(name) for name in next(cells, ())]
-        _check_header(path, [name for name in header if name is not None])
-        for number, values in enumerate(cells, 2):
-            row = {name: value for name, value in zip(header, values, strict=False) if None not in (name, value)}
-            if row:
-                yield f"row {number}", {name: v if isinstance(v, int | float) else str(v) for name, v in row.items()}
+        sheets = [(sheet.title, sheet.iter_rows(values_only=True)) for sheet in load_workbook(
+            path, read_only=True, data_only=True).worksheets]  # fmt: skip
+        headers = [["" if name is None else str(name).strip() for name in next(cells, ())] for _, cells in sheets]
+        chosen = next(filter(wanted, headers), headers[0])
+        _check_header(path, chosen)
+        several = headers.count(chosen) > 1
+        for (title, cells), header in zip(sheets, headers, strict=True):
+            for number, values in enumerate(cells if header == chosen else (), 2):
+                row = {name: value for name, value in zip(header, values, strict=False) if name}
+                if set(row.values()) - {None}:
+                    plain = {name: "" if v is None else v if isinstance(v, int | float) else str(v)
+                             for name, v in row.items()}  # fmt: skip
+                    yield f"sheet {title!r}, row {number}" if several else f"row {number}", plain
     except (KeyError, ValueError, IndexError) as failure:
         raise InputError(f"{path}: not a readable Excel file ({str(failure)[:80]}): save it again as .xlsx") from None
 
@@ -248,11 +289,12 @@ def _batches(batches: Iterator[pa.RecordBatch | pa.Table]) -> Iterator[Row]:
 
 def _bulky(kind: pa.DataType) -> bool:
     """Bytes and pictures, which say nothing of an answer."""
-    inside = [field.type for field in kind] if pa.types.is_struct(kind) else [kind]
+    picture = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
+    inside = [field.type for field in kind] if picture else [kind]
     return any(pa.types.is_binary(each) or pa.types.is_large_binary(each) for each in inside)
 
 
-def _folder(path: Path) -> Iterator[Row]:
+def _folder(path: Path, wanted: Wanted) -> Iterator[Row]:
     """A data set as ``datasets`` saves it, or every file of one kind in a folder, by name."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         from datasets import Dataset, load_from_disk
@@ -269,7 +311,7 @@ def _folder(path: Path) -> Iterator[Row]:
         files = [file for file in sorted(path.rglob(f"*{suffix}")) if file.is_file() and not file.name.startswith(".")]
         if files:
             for file in files:
-                for where, row in rows(file):
+                for where, row in rows(file, wanted):
                     yield f"{file.relative_to(path)}, {where}", row
             return
     raise InputError(f"{path}: a folder without answers; name a file, or a folder that `datasets` saved")
