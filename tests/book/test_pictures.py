@@ -25,7 +25,7 @@ def results(folder, right: int):
 
 
 def test_without_a_shipped_run_the_page_says_so(tmp_path):
-    assert pictures.page(tmp_path) == pictures.NOTHING
+    assert pictures.page(tmp_path, tmp_path) == pictures.NOTHING
 
 
 def test_what_the_tower_alone_sees_is_shown_before_there_is_a_run(tmp_path):
@@ -34,19 +34,19 @@ def test_what_the_tower_alone_sees_is_shown_before_there_is_a_run(tmp_path):
         "found,concepts,chance,share,low,high\nnearest,9,0.1,0.5,0.2,0.8\n"
     )
     (tmp_path / "pictures" / "seeing.json").write_text('{"hardware": "a laptop"}')
-    shown = pictures.page(tmp_path)
+    shown = pictures.page(tmp_path, tmp_path)
     assert '"nearest","50.0' in shown and "hardware: a laptop" in shown and pictures.NOTHING in shown
 
 
 @pytest.mark.parametrize(("right", "said"), [(20, "The gate is passed"), (0, "**not** passed"), (6, "**undecided**")])
 def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
-    shown = pictures.page(results(tmp_path, right))
+    shown = pictures.page(results(tmp_path, right), tmp_path)
     assert said in shown.partition("csv-table")[0]
 
 
 def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
-    shown = pictures.page(results(tmp_path, 20))
-    assert "hardware: a laptop" in shown
+    shown = pictures.page(results(tmp_path, 20), tmp_path)
+    assert "hardware: a laptop" in shown and f"_executed/{pictures.FIGURES}/classes.svg" in shown
     rows = [line for line in shown.splitlines() if line.startswith('"English-only tuning takes')]
     assert len(rows) == 1 and "met" in rows[0] and "100.0" in rows[0]
     assert '"German","100 (0)","0 (100)","100 (0)","0 (100)","100 (0)"' in shown

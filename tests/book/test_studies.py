@@ -14,9 +14,9 @@ NAMES = sorted(path.stem for path in (ROOT / "profiles" / "studies").glob("*.yam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_study_has_its_block_on_the_page(name):
+def test_a_shipped_study_has_its_block_on_the_page(name, tmp_path):
     assert f"_executed/study_{name}.md" in (ROOT / "book" / "studies.md").read_text()
-    block = studies.block(name, ROOT)
+    block = studies.block(name, ROOT, tmp_path)
     assert "*Question.*" in block and ("has not been run" in block or "verdict" in block)
 
 
@@ -34,8 +34,9 @@ def test_means_ranges_and_verdicts_of_a_table_are_shown(tmp_path):
     target = root / study_table.FOLDER / "tiny"
     target.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(target / "table.csv", index=False)
-    block = studies.block("tiny", root)
+    block = studies.block("tiny", root, tmp_path)
     assert "4 of 6 runs" in block and "55.0 \\[50.0,\u00a060.0\\]" in block
+    assert (tmp_path / studies.FIGURES / "tiny.svg").is_file() and "TR at text share 0.5 55" in block
     assert '"more","within ± 10","40.0' in block and '"missed"' in block
 
 

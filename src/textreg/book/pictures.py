@@ -1,9 +1,9 @@
-"""The page of the pictures scale: tables, made from the verdicts that ``bench/pictures.py`` writes.
+"""The page of the pictures scale: gate, figure, predictions, tables, from what ``bench/pictures.py`` wrote.
 
 ``results/pictures/verdicts.parquet`` holds what each answer is and no answer, ``about.json`` how the runs were made.
 Where the gate is not passed the page says so before any other number, for what a model does not see it cannot name.
 
-Use: ``page(Path("results"))``.
+Use: ``page(Path("results"), staged)``.
 """
 
 import json
@@ -13,18 +13,26 @@ from pathlib import Path
 import pandas as pd
 
 from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.book.results import dropdown, figure
 from textreg.evaluation import claims
 from textreg.fidelity.estimates import Point, estimate
-from textreg.figures.style import language_names, language_order
+from textreg.figures.bars import answer_classes
+from textreg.figures.style import language_names, language_order, save_figure
+from textreg.figures.tables import classes, describe
 
 PREDICTED = "pictures.yaml"
 ARMS = {"image": "picture", "text": "key words", "text_en": "English key words"}
 CLASSES = ("asked", "english", "other", "mixed", "short")
+FIGURES = "figures-pictures"
+CAPTION = (
+    "What the answers are, with the picture, with its English key words, and with key words of the asked language. "
+    "Orange is English; grey is neither, and most of it names that nobody knows."
+)
 NOTHING = "No run of this scale is shipped with this commit; `textreg run --profile pictures` makes one.\n"
 
 
-def page(results: Path) -> str:
-    """All tables in Markdown, or one sentence where no run is there."""
+def page(results: Path, target: Path) -> str:
+    """All of it in Markdown, the figure below ``target``; one sentence where no run is there."""
     folder = results / "pictures"
     seen = seeing(folder)
     if not (folder / "verdicts.parquet").is_file():
@@ -33,7 +41,22 @@ def page(results: Path) -> str:
     about = json.loads((folder / "about.json").read_text("utf-8"))
     told = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
     judged = claims.judge(verdicts, told)
-    return "\n".join([gate(judged), seen, arms(verdicts), languages(verdicts), predictions(judged), made(about)])
+    folded = [dropdown("Tables: every system, arm and language", [arms(verdicts), languages(verdicts)])]
+    folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
+    return "\n".join([gate(judged), drawing(verdicts, target), predictions(judged), *folded, made(about)])
+
+
+def drawing(verdicts: pd.DataFrame, target: Path) -> str:
+    """What the answers are by system and arm, as the micro world's figure has it."""
+    drawn = classes(verdicts)
+    image = drawn[drawn["arm"] == "image"]
+    told = {name: describe(image[image["class"] == name].rename(columns={"share": "value"})) for name in CLASSES[:2]}
+    alt = (
+        "Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the picture, in "
+        f"the asked language: {told['asked']}; in English: {told['english']}."
+    )
+    saved = save_figure(answer_classes(drawn), target / FIGURES / "classes", alt=alt, data=drawn, caption=CAPTION)
+    return figure(saved.paths["svg"], f"_executed/{FIGURES}/classes.svg")
 
 
 def seeing(folder: Path) -> str:

@@ -110,10 +110,10 @@ def page(
             )
         folded = [text for make in question.tables if (text := make(results))]
         folded += [shown[name] for name in drawn if name != question.drawing]
-        parts += [_dropdown("In numbers", folded)] if folded else []
+        parts += [dropdown("In numbers", folded)] if folded else []
     if found is not None:
         parts += ["## Which claims hold?\n", told.get("bounds", "").partition(" Not met")[0], ""]
-        parts += [pages.claims_table(judged) if others else _dropdown("All of them", [pages.claims_table(judged)])]
+        parts += [pages.claims_table(judged) if others else dropdown("All of them", [pages.claims_table(judged)])]
     return "\n".join(parts)
 
 
@@ -147,5 +147,5 @@ def figure(path: Path, shown: str) -> str:
     return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{pages.escaped(caption)}\n```\n"
 
 
-def _dropdown(title: str, parts: Sequence[str]) -> str:
+def dropdown(title: str, parts: Sequence[str]) -> str:
     return "\n".join([f"``````{{dropdown}} {title}", *parts, "``````\n"])

@@ -1,8 +1,8 @@
 """The studies for the book: question, prediction, table and verdicts, from ``profiles/studies`` and
-``results/studies``.
+``results/studies``: what came of each prediction first, the figure, then the numbers, folded.
 
 A cell is the mean over seeds, in per cent, with the range of the seeds beside it; where a table has no rows, the study
-has not been run, and the block says so.  ``block("text_share", root)`` is Markdown.
+has not been run, and the block says so.  ``block("text_share", root, drawings)`` is Markdown.
 """
 
 from pathlib import Path
@@ -11,6 +11,9 @@ from typing import Any
 import pandas as pd
 
 from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.book.results import dropdown, figure
+from textreg.figures import studies as drawing
+from textreg.figures.style import save_figure
 from textreg.runs import profiles, study, study_table
 
 #: Column -> what it shows: task, arm, group, measure.
@@ -23,19 +26,20 @@ COLUMNS = {
     "content": ("caption", "image", "foreign", "content"),
     "English questions right": ("questions", "image", "en", "content"),
 }
+FIGURES = "figures-studies"
 
 
 def write(target: Path, root: Path) -> None:
-    """What the page includes: the block of every study, and their size on real weights."""
+    """What the page includes: the block of every study with its drawing, and their size on real weights."""
     names = sorted(path.stem for path in (root / "profiles" / "studies").glob("*.yaml"))
     for name in names:
-        (target / f"study_{name}.md").write_text(block(name, root), encoding="utf-8")
+        (target / f"study_{name}.md").write_text(block(name, root, target), encoding="utf-8")
     if names:
         (target / "studies_hub.md").write_text(hub_table(names, root), encoding="utf-8")
 
 
-def block(name: str, root: Path) -> str:
-    """One study as Markdown."""
+def block(name: str, root: Path, target: Path) -> str:
+    """One study as Markdown; its drawing goes below ``target``."""
     asked = study.load(name, root)
     lines = [f"*Question.* {asked.question}", "", f"*Prediction.* {asked.prediction}", ""]
     found = read(name, root)
@@ -44,8 +48,31 @@ def block(name: str, root: Path) -> str:
         return "\n".join(lines)
     points = study.points(asked, name, root / study.RUNS / name)
     made = found["run"].nunique()
-    lines += [f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the others.", ""]
-    return "\n".join([*lines, runs_table(found), verdicts_table(found, asked)])
+    if made < len(points):
+        lines += [
+            f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the others.",
+            "",
+        ]
+    saved = draw(found, name, target / FIGURES)
+    folded = dropdown("Table: every setting", [runs_table(found)])
+    return "\n".join(
+        [*lines, verdicts_table(found, asked), figure(saved, f"_executed/{FIGURES}/{saved.name}"), folded]
+    )
+
+
+def draw(found: pd.DataFrame, name: str, out: Path) -> Path:
+    """The drawing of a study's table as SVG."""
+    rows = drawing.drawn(found)
+    panels = [title for title in drawing.PANELS if title in rows]
+    means = rows.groupby(["setting", "system"], sort=False)[panels].mean() * 100
+    told = "; ".join(
+        f"{system}{'' if setting == system else f' at {setting}'} {' and '.join(f'{each:.0f}' for each in values)}"
+        for (setting, system), values in zip(means.index, means.to_numpy(), strict=True)
+    )
+    alt = f"Points by setting, in per cent, {' and '.join(panels)}: {told}."
+    caption = f"Study {name}: means over {found['seed'].nunique()} seeds, which stand small behind them."
+    saved = save_figure(drawing.settings(found), out / name, alt=alt, data=rows, caption=caption)
+    return saved.paths["svg"]
 
 
 def read(name: str, root: Path) -> pd.DataFrame:
@@ -56,7 +83,7 @@ def read(name: str, root: Path) -> pd.DataFrame:
 
 def runs_table(found: pd.DataFrame) -> str:
     """Per system and settings, the measures of :data:`COLUMNS`."""
-    settings = [column for column in found.columns[2 : found.columns.get_loc("system")] if found[column].notna().any()]
+    settings = drawing.varied(found)
     rows = []
     for values, mine in found.groupby(["system", "lambda", *settings], dropna=False, sort=False):
         cells = []

@@ -76,7 +76,8 @@ def run(
         code = _follow(words, planned, folder)
         planned = study.survey(found, folder, root)
         study_table.write(name, root)
-    console.print(f"table: {graph.relative(table)}")
+    if table.is_file():
+        console.print(f"table: {graph.relative(table)}")
     left = [job for job in planned if job.state.state != "done"]
     failed = [
         f"{job.point} {job.state.unit.name}: {job.state.reasons[0]}" for job in left if job.state.state == "failed"

@@ -48,7 +48,7 @@ def rows(answers: pd.DataFrame, groups: Mapping[str, list[str]]) -> pd.DataFrame
 
 def write(name: str, root: Path) -> Path:
     """Write both tables of a study from its finished runs; returns the first.  A row of a run that is no longer in
-    the study goes; one whose run is not here (it was shipped) stays."""
+    the study goes; one whose run is not here (it was shipped) stays.  Without a row there is no file."""
     asked, folder = study.load(name, root), root / study.RUNS / name
     found = study.points(asked, name, folder)
     target = root / FOLDER / name
@@ -68,6 +68,9 @@ def write(name: str, root: Path) -> Path:
             old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["run"])
             whole = pd.concat([part for part in (old[old["run"].isin(kept)], table) if len(part)] or [old[:0]])
             whole = whole.sort_values("run", key=lambda names: names.map(order), kind="stable")
+            if whole.empty:
+                path.unlink(missing_ok=True)
+                continue
             with atomic_write(path) as place:
                 whole.to_csv(place, index=False, float_format="%.6g")
     return target / "table.csv"

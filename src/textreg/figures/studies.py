@@ -1,0 +1,83 @@
+"""A study as a drawing: its settings down the side, one panel for each of the things that are weighed.
+
+Not obvious: a point is the mean over seeds and the small ones behind it are the seeds, because three of them carry no
+interval worth drawing; what the study says of its predictions stands in its table of verdicts.
+
+    settings(pd.read_csv("results/studies/text_share/table.csv"))
+"""
+
+from collections.abc import Iterable
+from textwrap import fill
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from textreg.figures.style import handle, offsets, per_cent, size, style, system_marks
+
+#: Title of a panel -> task, arm, group, measure of the study's table.
+PANELS = {
+    "asked language, with the picture": ("caption", "image", "foreign", "asked"),
+    "English questions right": ("questions", "image", "en", "content"),
+}
+SHOWN = 4  # words of a setting that is a list
+
+
+def varied(table: pd.DataFrame) -> list[str]:
+    """The columns of the settings that a study varies."""
+    return [name for name in table.columns[2 : table.columns.get_loc("system")] if table[name].notna().any()]
+
+
+def drawn(table: pd.DataFrame) -> pd.DataFrame:
+    """``setting, system, seed`` and a column of shares (0..1) per panel that has any; in the order of the table."""
+    names, lambdas = varied(table), table["lambda"].nunique() > 1
+    texts = [_setting(values, names) for values in table[names].itertuples(index=False)]
+    if lambdas:
+        texts = [
+            ", ".join([text] * bool(text) + [f"λ {value:g}"])
+            for text, value in zip(texts, table["lambda"], strict=True)
+        ]
+    keyed = table.assign(setting=texts)
+    keyed.loc[keyed["setting"] == "", "setting"] = keyed["system"]
+    parts = []
+    for title, asked in PANELS.items():
+        rows = keyed[(keyed[["task", "arm", "group"]] == list(asked[:3])).all(axis=1)]
+        parts.append(rows.set_index(["setting", "system", "seed"])[asked[3]].rename(title))
+    return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
+
+
+def _setting(values: Iterable[object], names: list[str]) -> str:
+    told = []
+    for name, value in zip(names, values, strict=True):
+        if not pd.isna(value):
+            words = str(f"{value:g}" if isinstance(value, float) else value).split()
+            text = " ".join(words) if len(words) <= SHOWN else f"{' '.join(words[:SHOWN])} … ({len(words)})"
+            told.append(f"{name.rpartition('.')[2].replace('_', ' ')} {text}")
+    return ", ".join(told)
+
+
+def settings(table: pd.DataFrame) -> Figure:
+    """Means over seeds (per cent) by setting and system, the seeds small behind them."""
+    rows = drawn(table)
+    places = {text: place for place, text in enumerate(dict.fromkeys(rows["setting"]))}
+    several = rows.groupby("setting")["system"].nunique().max() > 1
+    marks, panels = system_marks(rows["system"]), [title for title in PANELS if title in rows]
+    shifts = offsets(len(marks), 0.4) if several else [0.0] * len(marks)
+    with style():
+        fig = Figure(figsize=size("page", height=1.2 + 0.3 * len(places)))
+        axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, title in zip(axes, panels, strict=True):
+            for (system, look), shift in zip(marks.items(), shifts, strict=True):
+                mine = rows[rows["system"] == system]
+                height = mine["setting"].map(places) + shift
+                ax.scatter(mine[title], height, s=9, color=look.colour, alpha=0.45, linewidths=0)
+                mean = mine.groupby("setting", sort=False)[title].mean()
+                ax.plot(mean, mean.index.map(places) + shift, linestyle="", marker=look.marker, color=look.colour)
+            ax.set_title(fill(title, 18), loc="left")
+            per_cent(ax, "%")
+            ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
+        axes[0].set_yticks(range(len(places)), [fill(text, 24) for text in places])
+        axes[0].set_ylim(len(places) - 0.4, -0.6)
+        if several:
+            handles = [handle(look) for look in marks.values()]
+            fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(marks)))
+    return fig
