@@ -1,0 +1,79 @@
+"""The same seed under other instruction sets of one processor: does it move more than another seed?
+
+Sums are added in another order, and after hundreds of steps the trained weights are another draw.  Each run trains
+alignment and arms anew under what ``SETS`` says; its numbers stand beside the shipped seeds, their range and whether
+they lie in it.  Prints Markdown for ``bench/results``.
+
+    python bench/instructions.py run && python bench/instructions.py tell > bench/results/instructions.md
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from textreg.fidelity.estimates import Point, cells
+from textreg.figures.tables import load_results
+from textreg.runs import manifest
+
+SHIPPED = Path("results/laptop")
+#: Name -> what the environment says to ATen, oneDNN and MKL.
+SETS = {
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "no AVX": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+POINTS = {
+    "asked": [Point(name, "image", "asked") for name in ("backbone", "BM", "EN", "TR")],
+    "clean English": [Point(name, "image", "english") for name in ("BM", "EN", "TR")],
+    "asked, under text": [Point(name, "text", "asked") for name in ("BM", "TR")],
+    "asked, under English text": [Point(name, "text_en", "asked") for name in ("BM", "TR")],
+    "English captions right": [Point(name, "image", "content", languages="en") for name in ("BM", "TR")],
+    "English questions right": [Point(name, "image", "content", "questions", "en") for name in ("BM", "TR")],
+}
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def folder(name: str) -> Path:
+    return Path("runs") / f"instructions-{name.replace(' ', '-')}"
+
+
+@app.command()
+def run() -> None:
+    """Run the profile under every set; what is done is kept."""
+    for name, environment in SETS.items():
+        words = ["run", "--profile", "instructions", "--run", str(folder(name)), "--jobs", "1"]
+        subprocess.run(
+            [Path(sys.executable).with_name("textreg"), *words], env={**os.environ, **environment}, check=True
+        )
+
+
+@app.command()
+def tell() -> None:
+    """Print the table."""
+    shipped = load_results(SHIPPED).answers
+    native = manifest.read(SHIPPED / "seed-0" / "evaluate")["instructions"]
+    runs = {name: pd.read_parquet(folder(name) / "evaluate" / "answers.parquet") for name in SETS}
+    rows = []
+    for what, points in POINTS.items():
+        for point in points:
+            seeds = _mean(shipped, point)
+            here = [_mean(answers.assign(backbone=""), point).item() for answers in runs.values()]
+            inside = "yes" if all(seeds.min() <= value <= seeds.max() for value in here) else "no"
+            rows.append([point.system, what, seeds.loc[0], *here, f"{seeds.min():.0f} to {seeds.max():.0f}", inside])
+    head = ["system", "measure, %", f"{native}, shipped", *SETS, f"{len(seeds)} seeds", "inside"]
+    print("# The same seed under other instruction sets\n")
+    print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
+    print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
+    print(pd.DataFrame(rows, columns=head).to_markdown(index=False, floatfmt=".1f"))
+
+
+def _mean(answers: pd.DataFrame, point: Point) -> pd.Series:
+    """The mean over languages (per cent), by seed."""
+    return cells(answers, point).groupby(["seed", "language"]).mean().groupby("seed").mean().mul(100)
+
+
+if __name__ == "__main__":
+    app()
