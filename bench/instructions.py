@@ -43,11 +43,10 @@ def folder(name: str) -> Path:
 @app.command()
 def run() -> None:
     """Run the profile under every set; what is done is kept."""
+    textreg = Path(sys.executable).with_name("textreg")
     for name, environment in SETS.items():
         words = ["run", "--profile", "instructions", "--run", str(folder(name)), "--jobs", "1"]
-        subprocess.run(
-            [Path(sys.executable).with_name("textreg"), *words], env={**os.environ, **environment}, check=True
-        )
+        subprocess.run([textreg, *words], env={**os.environ, **environment}, check=True)
 
 
 @app.command()
