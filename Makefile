@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .DEFAULT_GOAL := help
 PORT ?= 8000
 STUDY ?= text_share
-.PHONY: help setup reproduce test rerun smoke study figures book serve pdf check bench audit clean
+.PHONY: help setup reproduce test rerun smoke engine study figures book serve pdf check bench audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,10 @@ rerun: $(READY)  ## train three arms of the shipped results again and compare (t
 smoke: $(READY)  ## the whole chain at toy size, in about two minutes
 	$(BIN)/textreg run --profile smoke --run runs/smoke $(if $(JOBS),--jobs $(JOBS))
 
-study: $(READY)  ## bring a study up to date (STUDY); Snakemake is installed for it, beside the pinned packages
+engine: $(READY)  ## install Snakemake, which makes studies, beside the pinned packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[study]'
+
+study: engine  ## bring a study up to date (STUDY), with Snakemake
 	$(BIN)/textreg study $(STUDY) $(if $(JOBS),--jobs $(JOBS))
 
 figures: $(READY)  ## redraw every figure from the shipped results; nothing is trained

@@ -49,8 +49,10 @@ pd.DataFrame(rows, columns=columns).assign(**{"lambda": 1.0}).to_parquet(out / "
 (out / "visual.csv").write_text("system")
 """
 
-#: Appended to the cell of the tuning: one of the points diverges while a file says so.
-DIVERGES = """
+#: Appended to the cell of the tuning: one of the points diverges, or all find the disk full, while a file says so.
+SPOILT = """
+if Path("full").exists():
+    raise OSError(28, "No space left on device")
 if text_share == 0.5 and Path("diverges").exists():
     from textreg.errors import RunError
     raise RunError("the loss is not finite after 2 steps")
@@ -64,7 +66,7 @@ def build(folder: Path, text: str = STUDY, name: str = "tiny") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tiny_chain.build(folder)
         tiny_chain.write(folder, "evaluate", EVALUATE)
-        tiny_chain.write(folder, "tune", tiny_chain.TUNE + DIVERGES)
+        tiny_chain.write(folder, "tune", tiny_chain.TUNE + SPOILT)
         (folder / "workflow").symlink_to(ROOT / "workflow")
         (folder / "profiles" / "studies").mkdir()
         program = folder / "python"
@@ -81,6 +83,7 @@ def main(root: Path, name: str, where: str) -> None:
     from textreg.runs import study_run
 
     os.chdir(root)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where the engine may be
     sys.executable = str(root / "python")
     try:
         study_run.run(name, jobs=2, where=where, root=root, console=Console(quiet=True))
@@ -90,13 +93,13 @@ def main(root: Path, name: str, where: str) -> None:
 
 
 def in_process() -> None:
-    """As :func:`tiny_chain.in_process`; a cell that raises RunError fails its unit, as in a kernel."""
+    """As :func:`tiny_chain.in_process`; a cell that raises fails its unit, as in a kernel."""
     tiny_chain.in_process()
 
     def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> Failure | None:
         try:
             return tiny_chain.cells(job, temporary, tell)
-        except RunError as error:
+        except (OSError, RunError) as error:
             temporary.write_text(job.notebook.read_text())
             return Failure(str(error), 2)
 

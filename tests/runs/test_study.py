@@ -184,7 +184,10 @@ def test_without_the_engine_one_line_says_how_to_install_it(tmp_path, monkeypatc
         study_run.run("tiny", root=root)
 
 
-needs_engine = pytest.mark.skipif(shutil.which("snakemake") is None, reason="Snakemake is not installed")
+PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+needs_engine = pytest.mark.skipif(
+    shutil.which("snakemake", path=PROGRAMS) is None, reason="Snakemake is not installed"
+)
 
 
 def start(root, name="tiny", where="local", **environment):
@@ -217,7 +220,7 @@ def until(found, process):
 
 @pytest.mark.slow
 @needs_engine
-def test_a_study_that_loses_its_engine_its_jobs_or_a_point_ends_in_the_same_table(tmp_path):
+def test_a_study_that_loses_its_engine_its_jobs_a_point_or_the_disk_ends_in_the_same_table(tmp_path):
     text = tiny_study.STUDY.replace("seeds: [0, 1]", "seeds: [0]")
     whole = tiny_study.build(tmp_path / "whole", text)
     code, expected, _ = finish(whole)
@@ -242,9 +245,13 @@ def test_a_study_that_loses_its_engine_its_jobs_or_a_point_ends_in_the_same_tabl
         and "1 units not made" in told
     )
 
-    (root / "diverges").unlink()
+    (root / "diverges").rename(root / "full")
+    code, _, told = finish(root)
+    assert code == 1 and "tune[TR]: [Errno 28] No space left on device" in told
+    (root / "full").unlink()
+
     process = start(root, JOB_S="2")
-    until(lambda: members(process, "study_unit"), process)
+    until(lambda: members(process, "--engine"), process)
     assert "another process runs this study" in finish_second(root)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
