@@ -20,6 +20,10 @@ def results(folder, right: int):
     table["right_in_english"] = table["content"] & (table["class"] == "english")
     (folder / "pictures").mkdir(parents=True)
     table.to_parquet(folder / "pictures" / "verdicts.parquet")
+    example = dict(
+        concept="1f42c", language="de", name="Delfin", backbone="Wurf", BM="dolphin", TR="Haar", en="dolphin"
+    )
+    pd.DataFrame([example]).to_csv(folder / "pictures" / "examples.csv", index=False)
     (folder / "pictures" / "about.json").write_text(json.dumps({"hardware": "a laptop"}))
     return folder
 
@@ -47,6 +51,7 @@ def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
 def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
     shown = pictures.page(results(tmp_path, 20), tmp_path)
     assert "hardware: a laptop" in shown and f"_executed/{pictures.FIGURES}/classes.svg" in shown
+    assert '"🐬","dolphin","German","Delfin","Wurf","dolphin","Haar"' in shown
     rows = [line for line in shown.splitlines() if line.startswith('"English-only tuning takes')]
     assert len(rows) == 1 and "met" in rows[0] and "100.0" in rows[0]
     assert '"German","100 (0)","0 (100)","100 (0)","0 (100)","100 (0)"' in shown

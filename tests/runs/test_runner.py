@@ -577,3 +577,15 @@ def test_the_runner_is_imported_without_torch_or_papermill():
     code = f"import sys; from textreg.runs import report, runner; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("scale", "lines"), [("scenes", 2), ("pictures", 1)])
+def test_a_run_ends_in_what_it_found_and_tells_the_claims_of_scenes_to_scenes_alone(tmp_path, scale, lines):
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    rows = ["system,arm,language,class_asked", "BM,image,de,0.2", "BM,image,fr,0.4", "BM,image,en,1", "BM,text,de,1"]
+    (folder / "fidelity.csv").write_text("\n".join(rows))
+    (folder / "claims.csv").write_text("verdict\nmet\nmet\nmissed")
+    (folder / manifest.NAME).write_text(json.dumps({"parameters": {"scale": scale}}))
+    told = ["asked language under pictures: BM 30 %", "claims: 2 met, 1 missed (evaluate/claims.csv)"]
+    assert report.headline(tmp_path) == told[:lines]

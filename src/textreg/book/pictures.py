@@ -23,10 +23,11 @@ from textreg.figures.tables import classes, describe
 PREDICTED = "pictures.yaml"
 ARMS = {"image": "picture", "text": "key words", "text_en": "English key words"}
 CLASSES = ("asked", "english", "other", "mixed", "short")
+LABELS = {"english": "English", "short": "a word that nobody knows", "mixed": "mixed"}
 FIGURES = "figures-pictures"
 CAPTION = (
     "What the answers are, with the picture, with its English key words, and with key words of the asked language. "
-    "Orange is English; grey is neither, and most of it names that nobody knows."
+    "Orange is English; light grey are words that stand in no dictionary or in several."
 )
 NOTHING = "No run of this scale is shipped with this commit; `textreg run --profile pictures` makes one.\n"
 
@@ -43,7 +44,20 @@ def page(results: Path, target: Path) -> str:
     judged = claims.judge(verdicts, told)
     folded = [dropdown("Tables: every system, arm and language", [arms(verdicts), languages(verdicts)])]
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
-    return "\n".join([gate(judged), drawing(verdicts, target), predictions(judged), *folded, made(about)])
+    shown = [examples(pd.read_csv(folder / "examples.csv", keep_default_na=False)), predictions(judged)]
+    return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded, made(about)])
+
+
+def examples(found: pd.DataFrame) -> str:
+    """A few answers of one seed, as they came."""
+    names = language_names(found["language"])
+    emoji = ["".join(chr(int(part, 16)) for part in concept.split("-")) for concept in found["concept"]]
+    rows = [
+        [sign, row.en, names[row.language], row.name, row.backbone, row.BM, row.TR]
+        for sign, row in zip(emoji, found.itertuples(index=False), strict=True)
+    ]
+    head = ["", "BM, asked in English", "asked in", "right", "backbone", "BM", "TR"]
+    return table(head, rows, "Answers to drawings of the style that was never shown, nobody's choice")
 
 
 def drawing(verdicts: pd.DataFrame, target: Path) -> str:
@@ -55,7 +69,9 @@ def drawing(verdicts: pd.DataFrame, target: Path) -> str:
         "Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the picture, in "
         f"the asked language: {told['asked']}; in English: {told['english']}."
     )
-    saved = save_figure(answer_classes(drawn), target / FIGURES / "classes", alt=alt, data=drawn, caption=CAPTION)
+    saved = save_figure(
+        answer_classes(drawn, LABELS), target / FIGURES / "classes", alt=alt, data=drawn, caption=CAPTION
+    )
     return figure(saved.paths["svg"], f"_executed/{FIGURES}/classes.svg")
 
 

@@ -4,6 +4,7 @@ The value stands in or beside each bar; what is undefined is written "n/a" and n
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,9 @@ from textreg.figures.tables import macro
 WRITTEN = 0.09  # the smallest share whose number has room in its bar
 
 
-def answer_classes(classes: pd.DataFrame) -> Figure:
-    """What the answers are, one stacked bar per system, one panel per arm.  ``classes``: :func:`tables.classes`."""
+def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingProxyType({})) -> Figure:
+    """What the answers are, one stacked bar per system, one panel per arm.  ``classes``: :func:`tables.classes`;
+    ``labels``: other words for some classes."""
     refuse_empty(classes, "figure of answer classes")
     arms = [arm for arm in ARMS if arm in set(classes["arm"])]
     systems = list(dict.fromkeys(classes["system"]))
@@ -44,7 +46,15 @@ def answer_classes(classes: pd.DataFrame) -> Figure:
             left = np.zeros(len(systems))
             for name, mark in shown.items():
                 widths = here[name].fillna(0).to_numpy()
-                ax.barh(systems, widths, 0.8, left=left, color=mark.colour, edgecolor="white", label=mark.label)
+                ax.barh(
+                    systems,
+                    widths,
+                    0.8,
+                    left=left,
+                    color=mark.colour,
+                    edgecolor="white",
+                    label=labels.get(name, mark.label),
+                )
                 for place, (start, width) in enumerate(zip(left, widths, strict=True)):
                     if width >= WRITTEN:
                         ink = "white" if name in ("asked", "english") else ON_COLOUR

@@ -22,8 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from textreg.errors import InputError
-from textreg.files import HashCache
-from textreg.runs import plan
+from textreg.files import HashCache, read_json
+from textreg.runs import manifest, plan
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place, State
 from textreg.runs.stages import Unit
@@ -100,9 +100,8 @@ class Report:
 
 
 def headline(run: Path) -> list[str]:
-    """What an evaluated run found, in two lines: the asked language by system, and its claims.
-
-    Empty where nothing was evaluated.
+    """What an evaluated run found, in two lines: the asked language by system, and its claims, which are those of
+    scenes and are not told of pictures.  Empty where nothing was evaluated.
     """
     folder = run / "evaluate"
     if not (folder / "claims.csv").is_file():
@@ -112,9 +111,12 @@ def headline(run: Path) -> list[str]:
         if row["arm"] == "image" and row["language"] != "en":
             shares.setdefault(row["system"], []).append(float(row["class_asked"]))
     kept = ", ".join(f"{system} {100 * mean(values):.0f} %" for system, values in shares.items())
+    first = f"asked language under pictures: {kept}"
+    if read_json(folder / manifest.NAME)["parameters"]["scale"] == "pictures":
+        return [first]
     counts = Counter(row["verdict"] for row in _rows(folder / "claims.csv"))
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    return [f"asked language under pictures: {kept}", f"claims: {told} (evaluate/claims.csv)"]
+    return [first, f"claims: {told} (evaluate/claims.csv)"]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
