@@ -40,11 +40,17 @@ def page(results: Path, target: Path) -> str:
         return f"{seen}\n{NOTHING}" if seen else NOTHING
     verdicts = pd.read_parquet(folder / "verdicts.parquet")
     about = json.loads((folder / "about.json").read_text("utf-8"))
-    told = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
-    judged = claims.judge(verdicts, told)
-    folded = [dropdown("Tables: every system, arm and language", [arms(verdicts), languages(verdicts)])]
+    bounds = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
+    judged = claims.judge(verdicts, bounds)
+    folded = [
+        dropdown(
+            "Tables: every system and arm, every language",
+            [sees(verdicts), arms(verdicts), languages(verdicts)],
+        )
+    ]
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
-    shown = [examples(pd.read_csv(folder / "examples.csv", keep_default_na=False)), predictions(judged)]
+    told = examples(pd.read_csv(folder / "examples.csv", keep_default_na=False))
+    shown = [told, predictions(judged), sees(verdicts)]
     return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded, made(about)])
 
 
@@ -110,6 +116,18 @@ def arms(verdicts: pd.DataFrame) -> str:
             rows.append([system, words, *(per_cent(each.value, each.low, each.high, 0) for each in found)])
     head = ["system", "given", "asked", "English", "other", "mixed", "nobody knows", "right", "right in English"]
     return table(head, rows, "What answers are, per cent of all, means over languages with 95 % intervals")
+
+
+def sees(verdicts: pd.DataFrame) -> str:
+    """English names that are right, asked in English: of concepts shown in other styles, and of ones never shown."""
+    rows = []
+    for system in verdicts["system"].unique():
+        found = [
+            estimate(verdicts, [(1.0, Point(system, "image", "content", task, "en"))]) for task in ("caption", "new")
+        ]
+        rows.append([system, *(per_cent(each.value, each.low, each.high) for each in found)])
+    head = ["system", "shown in other styles", "never shown"]
+    return table(head, rows, "Does it still see? Drawings of the new style named right, asked in English, per cent")
 
 
 def languages(verdicts: pd.DataFrame) -> str:
