@@ -63,7 +63,6 @@ def tell() -> None:
             inside = "yes" if all(seeds.min() <= value <= seeds.max() for value in here) else "no"
             rows.append([point.system, what, seeds.loc[0], *here, f"{seeds.min():.0f} to {seeds.max():.0f}", inside])
     head = ["system", "measure, %", f"{native}, shipped", *SETS, f"{len(seeds)} seeds", "inside"]
-    print("# The same seed under other instruction sets\n")
     print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
     print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
     print(pd.DataFrame(rows, columns=head).to_markdown(index=False, floatfmt=".1f"))
