@@ -23,10 +23,15 @@ from textreg.runs.manifest import processor
 COLUMNS = ["seed", "system", "lambda", "arm", "task", "language", "item_id", "said", "read", "class", "content"]
 EXAMPLES = 12
 LANGUAGES = ("de", "it", "ja", "ru", "tr", "fr")
+TAUGHT = ("english_share", "cross_lingual", "steps", "batch_size", "learning_rate", "rank")
 SYSTEMS = ("backbone", "BM", "TR")
 
 
-def main(runs: list[Path], out: Annotated[Path, typer.Option()] = Path("results/pictures")) -> None:
+def main(
+    runs: list[Path],
+    out: Annotated[Path, typer.Option()] = Path("results/pictures"),
+    backbone: Annotated[Path, typer.Option(help="of textreg data backbone")] = Path("runs/emoji/backbone"),
+) -> None:
     """Write verdicts, examples and how they were made."""
     answers = [pd.read_parquet(run / "evaluate" / "answers.parquet") for run in runs]
     table = pd.concat([part[COLUMNS] for part in answers], ignore_index=True).assign(backbone="backbone")
@@ -37,11 +42,15 @@ def main(runs: list[Path], out: Annotated[Path, typer.Option()] = Path("results/
     units = [json.loads(path.read_text("utf-8")) for run in runs for path in run.rglob("manifest.json")]
     left_out = pd.concat([pd.read_csv(run / "prepare_data" / "left_out.csv") for run in runs])
     told = [f"{code} {count}" for code, count in left_out.groupby("language")["left_out"].max().items() if count]
+    taught = json.loads((backbone / "made_with.json").read_text("utf-8"))
     about = {
         "command": "textreg run --profile pictures",
+        "commit": ", ".join(sorted({unit["git_commit"][:7] for unit in units})),
+        "original language model": ", ".join(f"{key} {taught[key]}" for key in TAUGHT),
         "hardware": f"{processor()}, {os.cpu_count()} cores, one thread a process",
         "seeds": len(runs),
         "seconds of all notebooks, a seed": round(sum(unit["seconds"] for unit in units) / len(runs)),
+        "peak memory of a notebook, MB": max(unit["peak_memory_mb"] for unit in units),
         "names left out because they are spelt as in English": ", ".join(told) or "none",
     }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
