@@ -10,6 +10,7 @@ they lie in it.  Prints Markdown for ``bench/results``.
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -52,9 +53,17 @@ def run() -> None:
 @app.command()
 def tell() -> None:
     """Print the table."""
-    shipped = load_results(SHIPPED).answers
     native = manifest.read(SHIPPED / "seed-0" / "evaluate")["instructions"]
     runs = {name: pd.read_parquet(folder(name) / "evaluate" / "answers.parquet") for name in SETS}
+    print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
+    print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
+    found = table(load_results(SHIPPED).answers, runs, f"{native}, shipped")
+    print(found.to_markdown(index=False, floatfmt=".1f"))
+
+
+def table(shipped: pd.DataFrame, runs: Mapping[str, pd.DataFrame], native: str) -> pd.DataFrame:
+    """Every point (per cent) of shipped seed 0, of its runs under other instructions, and whether these lie in the
+    range over the shipped seeds."""
     rows = []
     for what, points in POINTS.items():
         for point in points:
@@ -62,10 +71,8 @@ def tell() -> None:
             here = [_mean(answers.assign(backbone=""), point).item() for answers in runs.values()]
             inside = "yes" if all(seeds.min() <= value <= seeds.max() for value in here) else "no"
             rows.append([point.system, what, seeds.loc[0], *here, f"{seeds.min():.0f} to {seeds.max():.0f}", inside])
-    head = ["system", "measure, %", f"{native}, shipped", *SETS, f"{len(seeds)} seeds", "inside"]
-    print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
-    print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
-    print(pd.DataFrame(rows, columns=head).to_markdown(index=False, floatfmt=".1f"))
+    head = ["system", "measure, %", native, *runs, f"{shipped['seed'].nunique()} seeds", "inside"]
+    return pd.DataFrame(rows, columns=head)
 
 
 def _mean(answers: pd.DataFrame, point: Point) -> pd.Series:

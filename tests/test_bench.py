@@ -19,6 +19,7 @@ import accelerator
 import compare
 import flops
 import gpu_step
+import instructions
 import pandas as pd
 import show
 
@@ -89,3 +90,23 @@ def test_the_exponent_of_a_cost_that_doubles_with_the_amount_is_one():
         {"group": "growth", "row": "answers", "turn": 0, "units": [1, 4, 16], "processor_s": [0.5, 2, 8]}
     )
     assert show.exponents(found)["exponent"].tolist() == pytest.approx([1.0])
+
+
+def test_a_run_under_other_instructions_is_inside_where_it_lies_in_the_range_over_the_shipped_seeds():
+    def answers(seed, asked):
+        rows = [
+            {"system": system, "arm": arm, "task": task, "language": code, "item_id": f"{task}{number}"}
+            | {"class": "asked" if number < asked else "english", "content": True}
+            for system in ("backbone", "BM", "EN", "TR")
+            for arm in ("image", "text", "text_en")
+            for task in ("caption", "colour")
+            for code in ("en", "de")
+            for number in range(4)
+        ]
+        return pd.DataFrame(rows).assign(seed=seed, backbone="b")
+
+    shipped = pd.concat([answers(0, 2), answers(1, 3)])
+    found = instructions.table(shipped, {"AVX2": answers(0, 3), "no AVX": answers(0, 1)}, "native")
+    asked = found[found["measure, %"] == "asked"].iloc[0]
+    assert asked.tolist() == ["backbone", "asked", 50.0, 75.0, 25.0, "50 to 75", "no"]
+    assert set(found.loc[found["measure, %"] == "English captions right", "inside"]) == {"yes"}

@@ -29,7 +29,7 @@ def results(folder, right: int):
 
 
 def test_without_a_shipped_run_the_page_says_so(tmp_path):
-    assert pictures.page(tmp_path, tmp_path) == pictures.NOTHING
+    assert pictures.page(tmp_path, tmp_path) == pictures.NOTHING and pictures.line(tmp_path) == ""
 
 
 def test_what_the_tower_alone_sees_is_shown_before_there_is_a_run(tmp_path):
@@ -51,6 +51,7 @@ def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
 def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
     shown = pictures.page(results(tmp_path, 20), tmp_path)
     assert "hardware: a laptop" in shown and f"_executed/{pictures.FIGURES}/classes.svg" in shown
+    assert "in **100 %** of all cases before tuning, in **0 %** after" in pictures.line(tmp_path)
     assert '"🐬","dolphin","German","Delfin","Wurf","dolphin","Haar"' in shown
     rows = [line for line in shown.splitlines() if line.startswith('"English-only tuning takes')]
     assert len(rows) == 1 and "met" in rows[0] and "100.0" in rows[0]

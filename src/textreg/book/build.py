@@ -291,6 +291,7 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
     (target / "account.md").write_text(account, encoding="utf-8")
     (target / "published.md").write_text(pages.published_page(), encoding="utf-8")
     (target / "pictures.md").write_text(pictures.page(target.parents[1] / "results", target), encoding="utf-8")
+    (target / "pictures_line.md").write_text(pictures.line(target.parents[1] / "results"), encoding="utf-8")
     studies.write(target, target.parents[1])
     (target / "real_vlms.md").write_text(pages.real_models_page(target.parents[1] / "results"), encoding="utf-8")
     (target / "costs.md").write_text(pages.costs_table(folders), encoding="utf-8")
