@@ -106,7 +106,7 @@ class Foreign(BaseModel):
 def read_as(path: Path, form: type[Model], cure: str = "download or save it again") -> Model:
     """The JSON object in ``path`` in the form of a pydantic model; one line of InputError when it is not one."""
     try:
-        return form.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return form.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +141,10 @@ def test_streamed_merge_equals_the_pure_function_of_each_method(tmp_path, backbo
     tuned = [write_backbone(tmp_path / f"tuned-{seed}", seed=seed) for seed in (5, 6)]
     tuned = tuned[:1] if method in {"slerp", "trim"} else tuned
     recipe = Recipe(method, 0.6, 0.4, 0.1, 3)
-    merge(tuned, backbone, tmp_path / "out", 0.6, method, density=0.4, gamma=0.1, seed=3)
+    notes = merge(tuned, backbone, tmp_path / "out", 0.6, method, density=0.4, gamma=0.1, seed=3).notes
+    assert any("density 0.4 has no meaning" in note for note in notes) == (
+        method in ("linear", "slerp", "model_stock")
+    )
     merged, base, others = stored(tmp_path / "out"), stored(backbone), [stored(folder) for folder in tuned]
     for name in merged:
         expected = merge_tensors(base[name], [other[name] for other in others], recipe, canonical(name))
@@ -429,12 +433,47 @@ def test_what_stands_beside_the_module_that_holds_the_decoder_is_kept_by_whateve
     tensors = {".".join([called[n.split(".")[0]], *n.split(".")[1:]]): tensor for n, tensor in stored(vlm).items()}
     (tmp_path / "vlm").mkdir()
     save_file(tensors, tmp_path / "vlm" / "model.safetensors", {"format": "pt"})
+    config = {"model_type": family.lower()} | ({"llm_config": {"model_type": "llama"}} if family == "InternVL" else {})
+    (tmp_path / "vlm" / "config.json").write_text("\ufeff" + json.dumps(config))
     report = merge(tmp_path / "vlm", backbone, tmp_path / "out", 0.0)
     assert report.counts() == merge(vlm, backbone, tmp_path / "plain", 0.0).counts()
     kept = {tensor.name.split(".")[0] for tensor in report.tensors if tensor.action == "kept"}
     assert kept == set(ELSEWHERE[family][:2])
     with pytest.raises(InputError, match="TUNED comes first"):
         merge(backbone, tmp_path / "vlm", tmp_path / "swapped")
+    (tmp_path / "vlm" / "config.json").write_text(json.dumps({"llm_config": {"model_type": "qwen2"}}))
+    with pytest.raises(InputError, match="speaks through a qwen2"):
+        merge(tmp_path / "vlm", backbone, tmp_path / "other")
+
+
+def test_a_model_with_itself_is_refused_and_one_with_its_copy_is_said_to_be_no_merge(tmp_path, vlm, backbone):
+    with pytest.raises(InputError, match="given twice"):
+        merge(vlm, vlm, tmp_path / "out")
+    report = merge(vlm, shutil.copytree(vlm, tmp_path / "copy"), tmp_path / "out")
+    assert "nothing was merged" in report.notes[-1]
+    assert "nothing was merged" not in " ".join(merge(vlm, backbone, tmp_path / "other").notes)
+
+
+@pytest.mark.parametrize(("ending", "dtype"), [(".qweight", torch.int32), (".weight", torch.uint8)])
+def test_packed_weights_are_named_on_either_side(tmp_path, vlm, backbone, ending, dtype):
+    from safetensors.torch import save_file
+
+    for number, whole in enumerate((vlm, backbone)):
+        tensors = {n.replace(".weight", ending) if "mlp" in n else n: v.to(dtype) if "mlp" in n else v
+                   for n, v in stored(whole).items()}  # fmt: skip
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+        with pytest.raises(InputError, match="merge the unquantised checkpoint"):
+            merge(*((folder, backbone) if number == 0 else (vlm, folder)), tmp_path / "out")
+
+
+def test_a_head_that_is_saved_over_a_base_that_ties_it_is_named(tmp_path):
+    model = build_vlm(tied=True)
+    model.save_pretrained(tmp_path / "base")
+    adapted(model, save=["lm_head"]).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="ties the head to the embedding"):
+        merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", adapter_base=tmp_path / "base")
 
 
 FULL_DISK = """

@@ -67,9 +67,10 @@ def test_garbage_is_not_a_checkpoint(tmp_path, content):
         open_checkpoint(tmp_path)
 
 
-def test_pickled_weights_are_refused_with_the_cure(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin.*safetensors"):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model-q4.gguf", "consolidated.safetensors"])
+def test_weights_in_another_form_are_refused_with_the_cure(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(InputError, match=rf"only .*{name}.*; (save it again as safetensors|download those)"):
         open_checkpoint(tmp_path)
 
 

@@ -100,6 +100,17 @@ def test_a_picture_refused_for_its_size_is_sent_smaller_and_that_is_said(tmp_pat
     assert "2 pictures were refused for their size and sent with 336 pixels at most" in sentences(done)
 
 
+def test_an_arm_without_a_single_answer_is_named(tmp_path):
+    def play(body):
+        return (
+            (200, completion("hola")) if isinstance(body["messages"][0]["content"], str) else (400, {"error": "blind"})
+        )
+
+    with Server(play) as server:
+        done = evaluate(service(server, failures=99), PROBES, tmp_path, progress=False)
+    assert [note.split()[5] for note in done.notes] == ["image", "blank"]
+
+
 def test_a_run_without_a_single_answer_is_a_failed_run(tmp_path):
     with (
         Server(lambda _: (200, completion("", "content_filter"))) as server,

@@ -55,9 +55,11 @@ def test_a_folder_without_captions_has_no_text_arm_and_says_so(photos):
 
 
 def test_captions_of_a_folder_make_its_text_arm(photos):
-    lines = [{"image": name, "language": "es", "caption": f"Foto {name}."} for name in ("a.jpg", "b.png")]
-    (photos / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    probes = folder_set(photos, ("es",))
+    places = (("photos/a.jpg", "es-MX", "Foto\u2028a.jpg."), ("b.png", "Spanish", "Foto b.png."))
+    lines = [dict(zip(("image", "language", "caption"), place, strict=True)) for place in places]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (photos / "captions.jsonl").write_bytes(text.encode("utf-8-sig"))
+    probes = folder_set(photos, ("español",))
     assert not probes.notes
     told = [p for p in probes.probes if p.arm == "text"]
     assert told[1].prompt.startswith("Foto b.png.\n")
@@ -85,6 +87,7 @@ def test_a_broken_image_stops_everything_before_the_first_question(photos):
     [
         ("", ("jp",), 1, "'jp'"),
         ("", ("ja",), 1, "no prompts"),
+        ("", ("de", "sr-Latn"), 1, "no prompts in language 'sr-Latn'"),
         ("", (), 0, "at least 1"),
         ("/nowhere/at/all", (), 1, "no such folder"),
         ("pictures", (), 1, "no such folder"),

@@ -93,7 +93,7 @@ def merge(
         raise InputError("nothing to merge: give at least one tuned model")
     models = [open_weights(source, adapter_base) for source in sources]
     backbone = open_checkpoint(base)
-    refuse_twice(models)
+    refuse_twice(models, backbone)
     plan = plan_merge(models, backbone, recipe, keep, untie)
     out = Path(out).expanduser()
     check_place(out, [folder for model in models for folder in model.folders] + [backbone.folder], overwrite)
@@ -108,21 +108,23 @@ def merge(
         finally:
             if checker:
                 checker.stop()
+        changed = any(tensor.change_norm for tensor in tensors if tensor.merged_elements)
+        same = () if changed else ("tuned and backbone are equal in every tensor: nothing was merged",)
         report = MergeReport(
             tuned=tuple(map(str, sources)), base=str(base), out=str(out), recipe=asdict(recipe),
-            seconds=round(time.monotonic() - began, 3), nbytes=plan.nbytes, notes=plan.notes, reload=answer,
+            seconds=round(time.monotonic() - began, 3), nbytes=plan.nbytes, notes=(*plan.notes, *same), reload=answer,
             written=tuple(sorted(path.name for path in folder.iterdir())), tensors=tensors,
         )  # fmt: skip
         report.write(folder)
     return report
 
 
-def refuse_twice(models: Sequence[Weights]) -> None:
-    """Raises :class:`InputError` when one tuned model is given twice."""
-    places = [model.folders[0].resolve() for model in models]
+def refuse_twice(models: Sequence[Weights], backbone: Checkpoint) -> None:
+    """Raises :class:`InputError` when one model is given twice, as tuned or as the backbone too."""
+    places = [model.folders[0].resolve() for model in models] + [backbone.folder.resolve()]
     for place in places:
         if places.count(place) > 1:
-            raise InputError(f"{place} is given twice as a tuned model; give different ones")
+            raise InputError(f"{place} is given twice; give different models")
 
 
 def check_place(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
@@ -226,7 +228,7 @@ def copy_side_files(first: Weights, folder: Path, untied: bool) -> None:
                 shutil.copyfile(path, folder / path.name)
     if untied and (folder / "config.json").exists():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for part in (config, config.get("text_config") or {}):
+        for part in (config, *(config.get(name) or {} for name in ("text_config", "llm_config", "language_config"))):
             part["tie_word_embeddings"] = False
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -74,6 +74,8 @@ def plan_merge(
     if not trees[0].names:
         raise InputError(f"{first.source} holds no language model, only {len(first.checkpoint.tensors)} other tensors")
     for weights, tree in zip(tuned, trees, strict=True):
+        refuse_quantised(weights.checkpoint, tree)
+        refuse_quantised(base, backbone)
         refuse_other_models(weights, tree, base, backbone)
     indexes, other = [dict(tree.names) for tree in trees], dict(backbone.names)
     notes += tie_heads(indexes, other, tuned, base, keep, untie)
@@ -123,14 +125,24 @@ def refuse_other_models(weights: Weights, tree: Tree, base: Checkpoint, backbone
             "then BASE"
         )
     kinds = []
-    for config in (weights.checkpoint.config, base.config):
-        kind = (config.text_config.model_type if config.text_config else "") or config.model_type
+    for config, own, other in ((weights.checkpoint.config, tree, backbone), (base.config, backbone, tree)):
+        alone = not own.outside and own.names.keys() - {HEAD} <= other.names.keys()
+        kind = (
+            config.inner.model_type if config.inner else config.model_type if alone else ""
+        )  # of more than a decoder
         kinds.append(kind.removesuffix("_model").removesuffix("_text").removesuffix("_vl").replace("_", ""))
     if all(kinds) and kinds[0] not in kinds[1] and kinds[1] not in kinds[0]:
         raise InputError(
             f"{weights.source} speaks through a {kinds[0]} and {base.folder} is a {kinds[1]}: not the same "
             "architecture; is it really the backbone of this model?"
         )
+
+
+def refuse_quantised(checkpoint: Checkpoint, tree: Tree) -> None:
+    """Raises :class:`InputError` for a language model whose weights are packed."""
+    for entry in map(checkpoint.tensors.__getitem__, tree.names.values()):
+        if entry.dtype not in FLOATS and entry.name.endswith(("weight", "weight_packed", "_blocks")):
+            raise InputError(f"{entry.file}: {entry.name} is {entry.dtype}; merge the unquantised checkpoint")
 
 
 def is_kept(name: str, key: str, keep: Sequence[str]) -> bool:
@@ -238,8 +250,6 @@ def compare_vocabularies(weights: Weights, base: Path, rows: int) -> list[str]:
     Raises :class:`InputError` when a token has another number in the backbone, when the two have little in common, or
     when one cannot be read.  A row that only changed its name (a spare token that became ``<image>``) is a note.
     """
-    if weights.folders == (base,):
-        return []  # one model with itself
     places = [[next((f / name for f in at if (f / name).is_file()), None) for name in TOKENIZERS]
               for at in (weights.folders, (base,))]  # fmt: skip
     if any(one and two and cmp(one, two, shallow=False) for one, two in zip(*places, strict=True)):

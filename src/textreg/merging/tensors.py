@@ -73,11 +73,18 @@ class Config(TextConfig):
 
     architectures: list[str] | None = None
     text_config: TextConfig | None = None
+    llm_config: TextConfig | None = None
+    language_config: TextConfig | None = None
+
+    @property
+    def inner(self) -> TextConfig | None:
+        """What it says of its language model apart, under whatever name."""
+        return self.text_config or self.llm_config or self.language_config
 
     @property
     def tied(self) -> bool | None:
         """Whether head and embedding are tied; None where it does not say."""
-        inner = self.text_config.tie_word_embeddings if self.text_config else None
+        inner = self.inner.tie_word_embeddings if self.inner else None
         return inner if self.tie_word_embeddings is None else self.tie_word_embeddings
 
 
@@ -178,10 +185,12 @@ def _instead(folder: Path) -> str:
     held = sorted(path.name for path in folder.iterdir())
     if (folder / ADAPTER_CONFIG).exists():
         return "it holds an adapter; give the model that the adapter was made for"
-    if shards := [name for name in held if name.endswith(".safetensors")]:
+    if shards := [name for name in held if name.endswith(".safetensors") and "-of-" in name]:
         return f"{shards[0]} without {INDEX}; download the index as well"
     if pickled := [name for name in held if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
         return f"only pickled weights ({pickled[0]}); save it again as safetensors"
+    if others := [name for name in held if name.endswith((".safetensors", ".gguf", ".onnx", ".h5"))]:
+        return f"only weights in another form ({others[0]}); download those that transformers reads"
     return f"no {SINGLE} or {INDEX}"
 
 

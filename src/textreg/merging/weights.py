@@ -30,6 +30,7 @@ from textreg.merging.tensors import (
     resolve,
 )
 from textreg.merging.tree import Finder
+from textreg.vlm.layouts import HEAD
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 #: Options of an adapter that leave ``W + s B A`` what it is; any other one must be empty.
@@ -149,7 +150,8 @@ def place_adapter(
         key = f"{low_rank[1]}.weight" if low_rank else name
         found = finder.find(key)
         if found is None:
-            near = did_you_mean(key, checkpoint.tensors)
+            tied = key.endswith(HEAD) and "; its base ties the head to the embedding: merge it with peft first"
+            near = tied or did_you_mean(key, checkpoint.tensors)
             raise InputError(f"{folder}: {entry.name} matches no tensor of {checkpoint.folder}{near}")
         stored = checkpoint.tensors[found]
         if low_rank:

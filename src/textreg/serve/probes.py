@@ -13,17 +13,20 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from textreg.data import crossmodal
+from textreg.data.codes import IN_DATA, language_code, read_language
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
 from textreg.data.requests import request_arms
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.scenes import grammar, instructions, languages
 from textreg.scenes import scene as scenes
+from textreg.serve.sources import rows
 
 CAPTIONS = "captions.jsonl"
 SIDE = 224  # of a rendered scene, in pixels
@@ -172,10 +175,16 @@ def _picture(source: Path | bytes, name: str) -> SentPicture:
 
 
 def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    found = []
     for code in codes:
-        if code not in known:
-            raise InputError(f"{what}: no prompts in language {code!r}{did_you_mean(code, known)}")
-    return tuple(dict.fromkeys(codes)) or tuple(known)
+        read = code
+        with suppress(InputError):
+            read = read_language(code)
+        spelled = [each for each in (code, read, IN_DATA.get(read)) if each in known]
+        if not spelled:
+            raise InputError(f"{what}: no prompts in language {code!r}{did_you_mean(read, known)}")
+        found.append(spelled[0])
+    return tuple(dict.fromkeys(found)) or tuple(known)
 
 
 def _promptable() -> tuple[str, ...]:
@@ -193,24 +202,11 @@ def _prompt(code: str, number: int) -> str:
 
 def _captions(path: Path) -> dict[tuple[str, str], str]:
     """(image name, language) -> caption; nothing where there is no file."""
-    if not path.exists():
-        return {}
     found = {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error}); write the file again") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            image, language, caption = (record[name] for name in ("image", "language", "caption"))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(
-                f'{path}, line {number}: expected {{"image": NAME, "language": CODE, "caption": TEXT}}'
-            ) from None
-        if not all(isinstance(value, str) and value.strip() for value in (image, language, caption)):
-            raise InputError(f"{path}, line {number}: image, language and caption must be texts, and not empty")
-        found[image, language] = well_formed(caption.strip())
+    for where, row in rows(path) if path.exists() else ():
+        told = [row.get(name) for name in ("image", "language", "caption")] if isinstance(row, dict) else [None]
+        if not all(isinstance(value, str) and value.strip() for value in told):
+            expected = '{"image": NAME, "language": CODE, "caption": TEXT}, none of them empty'
+            raise InputError(f"{path}, {where}: expected {expected}")
+        found[Path(told[0]).name, language_code(told[1])] = well_formed(told[2].strip())
     return found
