@@ -242,3 +242,32 @@ def tiny_images():
 def tiny_rows():
     """A row file of sixteen rows."""
     return row_table()
+
+
+def write_prepared(run: Path, **tables) -> None:
+    """``prepare_data`` of a run: the rows and pictures above, and ``tables``: a name, then its schema and rows."""
+    from textreg.data.rows import IMAGES, ROWS, RowWriter
+
+    rows = [row | {"source": "tiny", "task": "caption", "language": "en"} for row in row_table().to_dict("records")]
+    shown = [row for row in rows if isinstance(row["image_id"], str)]
+    text = [row | {"image_id": None} for row in rows if row not in shown]
+    whole = {"split": "train", "scene": None}
+    pictures = [
+        {"image_id": name, "image": {"bytes": data, "path": None}, **whole}
+        for name, data in image_table().encoded.items()
+    ]
+    known = {"align": (ROWS, shown), "visual": (ROWS, shown), "text": (ROWS, text), "images": (IMAGES, pictures)}
+    for name, (schema, content) in (known | tables).items():
+        with RowWriter(run / "prepare_data" / f"{name}.parquet", schema) as writer:
+            writer.write_many(content)
+
+
+def write_tuned(run: Path, llm: Path, tower: Path, arm: str = "TR", *, alpha: int = 4):
+    """An untrained aligned model and an adapter of rank 2, far from zero, in a run."""
+    from textreg.vlm import adapters, assembly
+
+    base = assembly.Base(str(llm), str(tower))
+    model, _ = assembly.load_base(base)
+    assembly.save_aligned(model, run / "align", base)
+    tuned = disturbed(adapters.attach(model, rank=2, alpha=alpha))
+    adapters.save_adapter(tuned, run / "tune" / arm / "adapter")

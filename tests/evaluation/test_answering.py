@@ -4,17 +4,17 @@ import json
 
 import pandas as pd
 import pytest
+from conftest import write_prepared, write_tuned
 from faulty_server import Server, completion
 
 from textreg.data.requests import read_requests
+from textreg.data.rows import REQUESTS
 from textreg.errors import InputError, RunError
 from textreg.evaluation import answering, regression, tables
 from textreg.evaluation import sweep as evaluation_sweep
 from textreg.settings import Evaluate
-from textreg.vlm import adapters, assembly
+from textreg.vlm import assembly
 from textreg.vlm.systems import System, chosen_lambda, find_system
-
-REQUESTS = ("item_id", "split", "arm", "task", "language", "image_id", "prompt", "reference")
 
 
 @pytest.fixture
@@ -192,28 +192,14 @@ def test_what_cannot_be_compared_gives_an_empty_table():
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory, tiny_llm, tiny_tower):
     """A run folder with an aligned model and a tuned arm, both untrained; four requests about two pictures."""
-    from conftest import image_table
-
-    from textreg.data import rows as row_files
-
-    folder = tmp_path_factory.mktemp("asked")
-    model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)
-    assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
-    tuned = adapters.attach(model, rank=2, alpha=64, seed=0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.5)
-    adapters.save_adapter(tuned, folder / "tune" / "TR" / "adapter")
-    with row_files.RowWriter(folder / "prepare_data" / "images.parquet", row_files.IMAGES) as writer:
-        for name, data in image_table().encoded.items():
-            image = {"bytes": data, "path": None}
-            writer.write({"image_id": name, "split": "test", "image": image, "scene": None})
-    with row_files.RowWriter(folder / "prepare_data" / "requests.parquet", row_files.REQUESTS) as writer:
-        for number in range(4):
-            shown = f"image-{number}" if number < 3 else None
-            prompt = ("<image>\n" if shown else "") + "Describe the image."
-            row = (f"i{number}:caption", "test", "image" if shown else "text", "caption", "es", shown, prompt, "[]")
-            writer.write(dict(zip(REQUESTS, row, strict=True)))
+    folder, rows = tmp_path_factory.mktemp("asked"), []
+    write_tuned(folder, tiny_llm, tiny_tower, alpha=320)
+    for number in range(4):
+        shown = f"image-{number}" if number < 3 else None
+        prompt = ("<image>\n" if shown else "") + "Describe the image."
+        row = (f"i{number}:caption", "test", "image" if shown else "text", "caption", "es", shown, prompt, "[]")
+        rows.append(dict(zip(REQUESTS.names, row, strict=True)))
+    write_prepared(folder, requests=(REQUESTS, rows))
     settings = Evaluate(run=str(folder), systems=["TR"], max_new_tokens=4, batch_size=2, workers=1)
     return settings, read_requests(folder, "test", ["image", "text"])
 

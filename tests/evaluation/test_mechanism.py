@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import write_prepared, write_tuned
 
-from textreg.data.rows import IMAGES, REQUESTS, RowWriter
+from textreg.data.rows import IMAGES, REQUESTS
 from textreg.errors import InputError
 from textreg.evaluation import mechanism
 from textreg.scenes import languages
@@ -17,7 +18,7 @@ from textreg.scenes.grammar import words as listed
 from textreg.scenes.rows import images, requests
 from textreg.scenes.scene import sample
 from textreg.settings import Mechanism, PrepareData
-from textreg.vlm import adapters, assembly, features, generation
+from textreg.vlm import adapters, features, generation
 
 CODES = ["en", "es", "el"]
 
@@ -66,11 +67,11 @@ def test_a_token_that_opens_both_languages_counts_for_neither():
 
 
 def written_requests(folder, cells):
-    with RowWriter(folder / "prepare_data" / "requests.parquet", REQUESTS) as writer:
-        for number, (code, texts) in enumerate(cells):
-            row = {"item_id": f"i{number}", "split": "validation", "arm": "image", "task": "caption", "language": code}
-            row |= {"image_id": None, "prompt": "?", "reference": json.dumps(texts, ensure_ascii=False)}
-            writer.write(row)
+    rows = []
+    for number, (code, texts) in enumerate(cells):
+        row = {"item_id": f"i{number}", "split": "validation", "arm": "image", "task": "caption", "language": code}
+        rows.append(row | {"image_id": None, "prompt": "?", "reference": json.dumps(texts, ensure_ascii=False)})
+    write_prepared(folder, requests=(REQUESTS, rows))
     return str(folder)
 
 
@@ -131,19 +132,9 @@ def opened(tmp_path_factory, tiny_llm, tiny_tower):
     """Settings, and the tuned arm of a run as the notebook opens it."""
     folder, rng = tmp_path_factory.mktemp("run"), random.Random(0)
     drawn = {"validation": [sample(rng, canonical=True) for _ in range(3)]}
-    for name, schema, rows in (
-        ("images", IMAGES, images(drawn, {}, 0)),
-        ("requests", REQUESTS, requests(drawn, {}, PrepareData(languages=CODES))),
-    ):
-        with RowWriter(folder / "prepare_data" / f"{name}.parquet", schema) as writer:
-            writer.write_many(rows)
-    model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)
-    assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
-    tuned = adapters.attach(model, rank=2, alpha=8, seed=0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.2)
-    adapters.save_adapter(tuned, folder / "tune" / "BM" / "adapter")
+    asked = requests(drawn, {}, PrepareData(languages=CODES))
+    write_prepared(folder, images=(IMAGES, images(drawn, {}, 0)), requests=(REQUESTS, asked))
+    write_tuned(folder, tiny_llm, tiny_tower, "BM", alpha=16)
     settings = Mechanism(run=str(folder), arms=["BM"], probe_images=2)
     return settings, *mechanism.open_system(settings, "BM")
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import forks
 import pytest
 import torch
-from conftest import Placeholders, image_table, row_table
+from conftest import Placeholders, write_prepared
 from safetensors.torch import load_file
 
 from textreg import compute, ranks
-from textreg.data.rows import IMAGES, ROWS, RowWriter
 from textreg.errors import InputError
 from textreg.files import HashCache
 from textreg.runs import manifest, parallel, plan, profiles, runner
@@ -42,19 +41,7 @@ def run(tmp_path, tiny_llm, tiny_tower):
     file.write_text(PROFILE.format(llm=tiny_llm, tower=tiny_tower))
     profile, place = profiles.load(str(file)), plan.Place(folder, ROOT / "notebooks")
     plan.claim(profile, place, ROOT)
-    rows = [row | {"source": "tiny", "task": "caption", "language": "en"} for row in row_table().to_dict("records")]
-    blank = {"split": "train", "scene": None}
-    images = [
-        {"image_id": name, "image": {"bytes": data, "path": None}} for name, data in image_table().encoded.items()
-    ]
-    tables = {
-        "visual": (ROWS, [row for row in rows if isinstance(row["image_id"], str)]),
-        "text": (ROWS, [row | {"image_id": None} for row in rows if not isinstance(row["image_id"], str)]),
-        "images": (IMAGES, [image | blank for image in images]),
-    }
-    for name, (schema, content) in tables.items():
-        with RowWriter(folder / "prepare_data" / f"{name}.parquet", schema) as writer:
-            writer.write_many(content)
+    write_prepared(folder)
     model, _ = assembly.assemble(str(tiny_llm), str(tiny_tower))
     assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
     for unit in (Unit("prepare_data"), Unit("align")):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import vlm_families
-from conftest import image_table, row_table
+from conftest import write_prepared
 
 from textreg.data import mixture
-from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
+from textreg.data.rows import REQUESTS, read_rows
 from textreg.errors import InputError
 from textreg.runs import profiles
 from textreg.runs.notebooks import source
@@ -24,21 +24,9 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_align.ipynb"
 @pytest.fixture
 def run(tmp_path):
     """A run whose data are there."""
-    rows = [row | {"source": "tiny", "task": "caption", "language": "en"} for row in row_table().to_dict("records")]
     request = {"item_id": "1", "split": "validation", "arm": "image", "task": "caption", "language": "en"}
     request |= {"image_id": "image-1", "prompt": "<image>\nDescribe the image.", "reference": '["scenes", "x"]'}
-    images = [
-        {"image_id": name, "image": {"bytes": data, "path": None}} for name, data in image_table().encoded.items()
-    ]
-    tables = {
-        "align": (ROWS, [row for row in rows if isinstance(row["image_id"], str)]),
-        "visual": (ROWS, [row for row in rows if isinstance(row["image_id"], str)]),
-        "images": (IMAGES, [image | {"split": "train", "scene": None} for image in images]),
-        "requests": (REQUESTS, [request]),
-    }
-    for name, (schema, content) in tables.items():
-        with RowWriter(tmp_path / "run" / "prepare_data" / f"{name}.parquet", schema) as writer:
-            writer.write_many(content)
+    write_prepared(tmp_path / "run", requests=(REQUESTS, [request]))
     return tmp_path / "run"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import disturbed, pixel_inputs, write_llm, write_tower
+from conftest import pixel_inputs, write_llm, write_tower, write_tuned
 from safetensors import safe_open
 
 from textreg.data.rows import ROWS, RowWriter
@@ -16,8 +16,8 @@ from textreg.runs import report as status
 from textreg.runs.plan import State
 from textreg.runs.report import require_standing
 from textreg.runs.stages import Unit
-from textreg.vlm.adapters import attach, folded, load_adapter, plain, save_adapter, scaled_adapter
-from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, read_base, save_aligned
+from textreg.vlm.adapters import attach, folded, load_adapter, plain, scaled_adapter
+from textreg.vlm.assembly import assemble, load_aligned, load_vlm, read_base
 from textreg.vlm.card import ModelCard, card_of_run
 from textreg.vlm.export import export, export_system
 from textreg.vlm.features import model_inputs, open_features
@@ -156,11 +156,7 @@ def test_a_card_without_results_says_not_measured():
 @pytest.fixture
 def run(tmp_path, tiny_llm, tiny_tower):
     """A run folder with an aligned model, an arm far from zero, its record of what it was shown, and test results."""
-    base = Base(llm=str(tiny_llm), tower=str(tiny_tower))
-    model = load_base(base)[0]
-    save_aligned(model, tmp_path / "run" / "align", base)
-    tuned = disturbed(attach(model, rank=2, alpha=4))
-    save_adapter(tuned, tmp_path / "run" / "tune" / "TR" / "adapter")
+    write_tuned(tmp_path / "run", tiny_llm, tiny_tower)
     (tmp_path / "run" / "tune" / "TR" / "shown.csv").write_text(
         "source,language,image,rows,share\nllava,en,True,15,0.75\naya,no,False,5,0.25\n"
     )

@@ -1,10 +1,11 @@
 """One question about one picture: of a run's systems, of a checkpoint, and of what cannot be asked."""
 
 import pytest
+from conftest import write_tuned
 from PIL import Image
 
 from textreg.errors import InputError
-from textreg.vlm import adapters, assembly, systems
+from textreg.vlm import assembly, systems
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,9 @@ def picture(tmp_path_factory):
 def places(tmp_path_factory, tiny_llm, tiny_tower):
     """A run folder with the tuned arm TR, merged at lambda 0, and a folder with the untuned model as a checkpoint."""
     run, checkpoint = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("checkpoint")
-    model, processor = assembly.assemble(str(tiny_llm), str(tiny_tower), seed=0)
-    assembly.save_aligned(model, run / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
-    model.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
-    tuned = adapters.attach(model, rank=2, alpha=64, seed=0)
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.5)
-    adapters.save_adapter(tuned, run / "tune" / "TR" / "adapter")
+    write_tuned(run, tiny_llm, tiny_tower, alpha=320)
+    for part in assembly.load_aligned(run / "align"):
+        part.save_pretrained(checkpoint)
     (run / "merge" / "TR+M").mkdir(parents=True)
     (run / "merge" / "TR+M" / "choice.json").write_text('{"lambda": 0.0}')
     return str(run), str(checkpoint)
