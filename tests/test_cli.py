@@ -83,13 +83,8 @@ WRONG = {
     "stage": (["--only", "tunes"], r"unknown stage 'tunes' (did you mean 'tune'?)"),
     "first stage": (["--from", "algin"], r"unknown stage 'algin' (did you mean 'align'?)"),
     "arm": (["--arm", "BN"], r"'BN'"),
-    "language": (["-p", "languages=en,ess"], r"unknown language 'ess' (did you mean 'es'?)"),
-    "held-out language": (["-p", "held_out=es"], r"es is in held_out and in text_languages"),
     "parameter": (["-p", "stepz=3"], r"unknown parameter 'stepz' (did you mean 'steps'?)"),
-    "parameter without a value": (["-p", "steps"], r"expected key=value"),
     "share above one": (["-p", "text_share=1.5"], r"less than or equal to 1"),
-    "share below zero": (["-p", "text_share=-0.1"], r"greater than or equal to 0"),
-    "share that is no number": (["-p", "text_share=half"], r"text_share = 'half'"),
     "jobs": (["--jobs", "0"], r"--jobs 0"),
     "run folder of another profile": (
         ["--profile", "other", "--run", "runs/tiny"],

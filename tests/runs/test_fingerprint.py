@@ -238,14 +238,6 @@ def test_what_only_shows_counts_where_drawings_are_made(package):
     assert set(fingerprint.code(path, package, drawing=True)) == {*plain, "draw"}
 
 
-@pytest.mark.parametrize("text", ["{", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}', "[]"])
-def test_a_damaged_notebook_is_named(package, text):
-    path = package.parent / "02_y.ipynb"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"02_y\.ipynb is damaged"):
-        fingerprint.code(path, package)
-
-
 def test_a_module_is_parsed_once_however_many_notebooks_reach_it(package, monkeypatch):
     parsed, parse = [], ast.parse
     monkeypatch.setattr(ast, "parse", lambda source, *rest: parsed.append(source) or parse(source, *rest))

@@ -12,70 +12,63 @@ import hub_folders
 import pandas as pd
 import pytest
 import tiny_chain
-import yaml
 
 from textreg.vlm.export import export_system
 from textreg.vlm.systems import System
 
 LANGUAGES = ["en", "de", "quz"]
 SYSTEMS = ["backbone", "BM", "TR", "TR+M"]
+PROFILE = """
+name: tiny-hub
+scale: hub
+seed: 0
+prepare_data:
+  align_data: {data}/lcs
+  visual_data: [{data}/ov]
+  text_data: [{data}/aya]
+  evaluation_data: {data}/xm3600
+  visual_check: {data}/check/questions.jsonl
+  languages: [en, de, quz]
+  text_languages: [es, ga]
+  held_out: []
+  align_rows: 8
+  visual_rows: 8
+  text_rows: 8
+  validation_images: 2
+  test_images: 2
+align: {{llm: {llm}, tower: {tower}, steps: 2, batch_size: 4, precision: bf16, log_steps: 1}}
+tune: {{steps: 3, batch_size: 4, rank: 2, alpha: 4, precision: bf16, log_steps: 1, checkpoint_steps: 2,
+  activation_checkpointing: true}}
+merge: {{lambdas: [0.5, 1.0], batch_size: 4, max_new_tokens: 12, precision: bf16}}
+evaluate:
+  systems: [backbone, BM, TR, TR+M]
+  frontier_lambdas: [0.25]
+  judge: none
+  batch_size: 4
+  max_new_tokens: 12
+  precision: bf16
+  bootstrap: 20
+  workers: 1
+mechanism: {{probe_images: 2, batch_size: 4}}
+arms:
+  - {{arm: BM, text: none}}
+  - {{arm: TR, text: multilingual, text_share: 0.5, text_phases: 2, merge: true}}
+"""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_llm, tiny_tower):
     """The run folder of a profile whose every source is a local folder; all stages but the backbone's are run."""
     data = tmp_path_factory.mktemp("data")
-    lcs = hub_folders.pretrain(data / "lcs", archive=True)
+    hub_folders.pretrain(data / "lcs", archive=True)
     (data / "check" / "00003").mkdir(parents=True)
     (data / "check" / "00003" / "000000003.png").write_bytes(hub_folders.png(7))  # a name that a training picture has
     question = {"image": "00003/000000003.png", "question": "What colour is it?", "answer": ["blue", "purple"]}
     (data / "check" / "questions.jsonl").write_text(json.dumps(question))
-    training = {"batch_size": 4, "cache_features": True, "precision": "bf16", "log_steps": 1}
-    short = {"batch_size": 4, "max_new_tokens": 12, "precision": "bf16"}
-    profile = {
-        "name": "tiny-hub",
-        "scale": "hub",
-        "seed": 0,
-        "prepare_data": {
-            "align_data": str(lcs),
-            "visual_data": [str(hub_folders.onevision(data / "ov"))],
-            "text_data": [str(hub_folders.aya(data / "aya"))],
-            "evaluation_data": str(hub_folders.crossmodal(data / "xm3600", tuple(LANGUAGES))),
-            "visual_check": str(data / "check" / "questions.jsonl"),
-            "languages": LANGUAGES,
-            "text_languages": ["es", "ga"],
-            "held_out": [],
-            "align_rows": 8,
-            "visual_rows": 8,
-            "text_rows": 8,
-            "validation_images": 2,
-            "test_images": 2,
-        },
-        "align": {**training, "llm": str(tiny_llm), "tower": str(tiny_tower), "steps": 2},
-        "tune": {
-            **training,
-            "steps": 3,
-            "rank": 2,
-            "alpha": 4,
-            "checkpoint_steps": 2,
-            "activation_checkpointing": True,
-        },
-        "merge": {**short, "lambdas": [0.5, 1.0]},
-        "evaluate": {
-            **short,
-            "systems": SYSTEMS,
-            "frontier_lambdas": [0.25],
-            "judge": "none",
-            "bootstrap": 20,
-            "workers": 1,
-        },
-        "mechanism": {"probe_images": 2, "batch_size": 4},
-        "arms": [
-            {"arm": "BM", "text": "none"},
-            {"arm": "TR", "text": "multilingual", "text_share": 0.5, "text_phases": 2, "merge": True},
-        ],
-    }
-    (data / "tiny-hub.yaml").write_text(yaml.safe_dump(profile))
+    hub_folders.onevision(data / "ov")
+    hub_folders.aya(data / "aya")
+    hub_folders.crossmodal(data / "xm3600", tuple(LANGUAGES))
+    (data / "tiny-hub.yaml").write_text(PROFILE.format(data=data, llm=tiny_llm, tower=tiny_tower))
     folder = tmp_path_factory.mktemp("hub")
     assert forks.ended(tiny_chain.run_here, Path(__file__).parents[2], data / "tiny-hub.yaml", folder / "run") == 0
     return folder / "run"

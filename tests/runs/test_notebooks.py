@@ -167,7 +167,7 @@ def test_a_picture_is_not_touched_by_the_cleaning():
     assert notebooks.cleaned({"image/png": picture}, [("A", "B")], []) == {"image/png": picture}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 1}', '{"cells": [{"cell_type": "code"}]}'])
 def test_a_damaged_notebook_is_named(tmp_path, text):
     path = tmp_path / "03_tune.ipynb"
     path.write_text(text)

@@ -198,15 +198,9 @@ OVERRIDES = {
     "tune.weight_decay=inf": "weight_decay = inf: a finite number is needed",
     "tune.weight_decay=nan": "weight_decay = ",
     "seed=99999999999999999999999": "seed = '99999999999999999999999'",
-    "merge.lambdas=": "lambdas = []",
     "merge.lambdas=0.5,inf": "lambdas[1] = ",
-    "evaluate.systems=": "systems = []",
-    "evaluate.systems=BM,BM": "systems names 'BM' twice",
     "evaluate.frontier_lambdas=0.5,0.50": "frontier_lambdas names 0.5 twice",
     "languages=": "languages = []",
-    "text_languages=": "text_languages = []",
-    "mechanism.arms=": "arms = []",
-    "max_length=8": "max_length = '8'",
     ".steps=1": "expected key=value",
     "tune..steps=1": "'tune.' is no stage",
     f"{'x' * 100_000}=1": "unknown parameter 'xxx",
@@ -259,31 +253,6 @@ def test_an_override_is_read_as_the_type_of_its_field(text, stage, expected):
     value = getattr(settings, text.partition("=")[0].split(".")[1])
     assert value == expected
     assert type(value) is type(expected)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("name: [unclosed", "not valid YAML"),
-        ("- a\n- b\n", "a profile is a mapping"),
-        ("", "a profile is a mapping"),
-        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("name: a\n\tseed: 1\n", "not valid YAML"),
-    ],
-)
-def test_a_damaged_profile_file_is_named(tmp_path, text, expected):
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=expected) as caught:
-        profiles.load(path)
-    assert "bad.yaml" in str(caught.value)
-
-
-def test_a_profile_that_is_no_text_is_named(tmp_path):
-    path = tmp_path / "bytes.yaml"
-    path.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match=r"bytes\.yaml"):
-        profiles.load(path)
 
 
 def test_an_unknown_profile_gets_a_suggestion():
