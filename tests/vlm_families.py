@@ -4,6 +4,7 @@
 image processor of its family, so that what a picture takes in a prompt has the family's own form.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ WORDS = {
 }
 EYE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 PATCHES = {**EYE, "image_size": 24, "patch_size": 12}
+CLIP, SIGLIP = ({"model_type": kind, **PATCHES} for kind in ("clip_vision_model", "siglip_vision_model"))
+SLIDING = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+PINPOINTS = [[24, 48], [48, 24], [48, 48]]
+LLAVA = {"patch_size": 12, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 
 
 def template(begin: str, picture: str, end: str, prompt: str, *, first: str = "") -> str:
@@ -67,154 +72,67 @@ def llava(folder: Path) -> None:
         {"image_token": "<image>"},
         begin="<s>",
     )
-    ids = transformers.LlamaConfig(vocab_size=len(words), **WORDS)
-    config = transformers.LlavaConfig(
-        text_config=ids, vision_config=transformers.CLIPVisionConfig(**PATCHES), image_token_index=words.image_token_id
-    )
-    ip = transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-    processor = transformers.LlavaProcessor(
-        ip,
-        words,
-        patch_size=12,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=words.chat_template,
-    )
-    save(folder, transformers.LlavaForConditionalGeneration, config, words, processor)
+    parts = {"text_config": {"model_type": "llama", **WORDS}, "vision_config": CLIP}
+    parts |= {"image_token_index": words.image_token_id}
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    save(folder, "Llava", words, parts, LLAVA | {"image_processor": images})
 
 
 def onevision(folder: Path) -> None:
     words = tokenizer(chatml("<image>"), {"image_token": "<image>", "video_token": "<video>"})
-    config = transformers.LlavaOnevisionConfig(
-        text_config=transformers.Qwen2Config(vocab_size=len(words), **WORDS),
-        vision_config=transformers.SiglipVisionConfig(**PATCHES),
-        image_token_index=words.image_token_id,
-        video_token_index=words.video_token_id,
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        tie_word_embeddings=True,
-    )
-    ip = LlavaOnevisionImageProcessorPil(
-        size={"height": 24, "width": 24}, image_grid_pinpoints=config.image_grid_pinpoints
-    )
-    save(
-        folder,
-        transformers.LlavaOnevisionForConditionalGeneration,
-        config,
-        words,
-        ip,
-        {
-            "processor_class": "LlavaOnevisionProcessor",
-            "num_image_tokens": 4,
-            "vision_feature_select_strategy": "full",
-            "vision_aspect_ratio": "anyres_max_9",
-        },
-    )
+    parts = {"text_config": {"model_type": "qwen2", **WORDS}, "vision_config": SIGLIP, "tie_word_embeddings": True}
+    parts |= {"image_token_index": words.image_token_id, "video_token_index": words.video_token_id}
+    parts |= {"image_grid_pinpoints": PINPOINTS}
+    images = LlavaOnevisionImageProcessorPil(size={"height": 24, "width": 24}, image_grid_pinpoints=PINPOINTS)
+    told = {"num_image_tokens": 4, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9"}
+    save(folder, "LlavaOnevision", words, parts, images, **told)
 
 
 def llava_next(folder: Path) -> None:
     words = tokenizer(chatml("<image>\\n"), {"image_token": "<image>"}, begin="<s>")
-    config = transformers.LlavaNextConfig(
-        text_config=transformers.MistralConfig(vocab_size=len(words), **WORDS),
-        vision_config=transformers.CLIPVisionConfig(**PATCHES),
-        image_token_index=words.image_token_id,
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-    )
-    ip = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 24},
-        crop_size={"height": 24, "width": 24},
-        image_grid_pinpoints=config.image_grid_pinpoints,
-    )
-    processor = transformers.LlavaNextProcessor(
-        ip,
-        words,
-        patch_size=12,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=words.chat_template,
-    )
-    save(folder, transformers.LlavaNextForConditionalGeneration, config, words, processor)
+    parts = {"text_config": {"model_type": "mistral", **WORDS}, "vision_config": CLIP}
+    sizes = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+    images = LlavaNextImageProcessorPil(**sizes, image_grid_pinpoints=PINPOINTS)
+    parts |= {"image_token_index": words.image_token_id, "image_grid_pinpoints": PINPOINTS}
+    save(folder, "LlavaNext", words, parts, LLAVA | {"image_processor": images})
 
 
 QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+TALL = {"hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32}
+SEEING = {
+    "Qwen2VL": {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2},
+    "Qwen2_5_VL": {**TALL, "window_size": 16, "fullatt_block_indexes": [1]},
+    "Qwen3VL": {**TALL, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+}
 
 
 def qwen(name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        words = tokenizer(
-            chatml("<|vision_start|><|image_pad|><|vision_end|>"), QWEN, ("<|vision_start|>", "<|vision_end|>")
-        )
+        marks = {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+        words = tokenizer(chatml("<|vision_start|><|image_pad|><|vision_end|>"), QWEN, tuple(marks.values()))
         see = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
-        see |= {
-            "Qwen2VL": {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2},
-            "Qwen2_5_VL": {
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "out_hidden_size": 32,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
-            "Qwen3VL": {
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "out_hidden_size": 32,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0],
-            },
-        }[name]
         heads = {"head_dim": 8} if name == "Qwen3VL" else {}
-        text = {"vocab_size": len(words), "rope_parameters": dict(ROPE), **WORDS, **heads}
-        config = getattr(transformers, f"{name}Config")(
-            text_config=text,
-            vision_config=see,
-            tie_word_embeddings=True,
-            image_token_id=words.image_token_id,
-            video_token_id=words.video_token_id,
-            vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
-            vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
-        )
-        ip = Qwen2VLImageProcessorPil(
-            patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 4096}
-        )
-        save(
-            folder,
-            getattr(transformers, f"{name}ForConditionalGeneration"),
-            config,
-            words,
-            ip,
-            {"processor_class": f"{name}Processor"},
-        )
+        text = {"rope_parameters": dict(ROPE), **WORDS, **heads}
+        parts = {"text_config": text, "vision_config": see | SEEING[name], "tie_word_embeddings": True}
+        parts |= {"image_token_id": words.image_token_id, "video_token_id": words.video_token_id}
+        parts |= {key: words.convert_tokens_to_ids(mark) for key, mark in marks.items()}
+        sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+        images = Qwen2VLImageProcessorPil(**sizes, size={"shortest_edge": 64, "longest_edge": 4096})
+        save(folder, name, words, parts, images)
 
     return write
 
 
 def gemma3(folder: Path) -> None:
     special = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    text = template(
-        "<start_of_turn>ROLE\\n",
-        "<start_of_image>",
-        "<|im_end|>\\n",
-        "<start_of_turn>assistant\\n",
-        first="{{ bos_token }}",
-    )
+    turn, prompt = "<start_of_turn>ROLE\\n", "<start_of_turn>assistant\\n"
+    text = template(turn, "<start_of_image>", "<|im_end|>\\n", prompt, first="{{ bos_token }}")
     words = tokenizer(text, special, ("<start_of_turn>",), begin="<bos>")
-    config = transformers.Gemma3Config(
-        text_config={
-            "vocab_size": len(words),
-            "head_dim": 8,
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention", "full_attention"],
-            **WORDS,
-        },
-        vision_config=PATCHES,
-        mm_tokens_per_image=4,
-        image_token_index=words.image_token_id,
-        boi_token_index=words.boi_token_id,
-        eoi_token_index=words.eoi_token_id,
-    )
-    ip = Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
-    processor = transformers.Gemma3Processor(ip, words, image_seq_length=4, chat_template=text)
-    save(folder, transformers.Gemma3ForConditionalGeneration, config, words, processor)
+    parts = {"text_config": {**SLIDING, **WORDS}, "vision_config": PATCHES, "mm_tokens_per_image": 4}
+    parts |= {f"{part}_token_index": getattr(words, f"{part}_token_id") for part in ("image", "boi", "eoi")}
+    images = Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
+    save(folder, "Gemma3", words, parts, {"image_processor": images, "image_seq_length": 4})
 
 
 def smolvlm(folder: Path) -> None:
@@ -232,23 +150,11 @@ def smolvlm(folder: Path) -> None:
         "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     )
     words = tokenizer(text, special, tiles)
-    config = transformers.SmolVLMConfig(
-        text_config={"model_type": "llama", "vocab_size": len(words), "pad_token_id": words.pad_token_id, **WORDS},
-        vision_config=PATCHES,
-        scale_factor=2,
-        image_token_id=words.image_token_id,
-        pad_token_id=words.pad_token_id,
-        tie_word_embeddings=True,
-    )
-    ip = SmolVLMImageProcessorPil(size={"longest_edge": 48}, max_image_size={"longest_edge": 24})
-    save(
-        folder,
-        transformers.SmolVLMForConditionalGeneration,
-        config,
-        words,
-        ip,
-        {"processor_class": "SmolVLMProcessor", "image_seq_len": 1},
-    )
+    pad = {"pad_token_id": words.pad_token_id}
+    parts = {"text_config": {"model_type": "llama", **pad, **WORDS}, "vision_config": PATCHES, **pad}
+    parts |= {"image_token_id": words.image_token_id, "scale_factor": 2, "tie_word_embeddings": True}
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 48}, max_image_size={"longest_edge": 24})
+    save(folder, "SmolVLM", words, parts, images, image_seq_len=1)
 
 
 def internvl(folder: Path) -> None:
@@ -259,100 +165,66 @@ def internvl(folder: Path) -> None:
         "video_token": "<video>",
     }
     words = tokenizer(chatml("<IMG_CONTEXT>\\n"), special)
-    config = transformers.InternVLConfig(
-        text_config={"model_type": "qwen2", "vocab_size": len(words), **WORDS},
-        vision_config={**EYE, "image_size": [24, 24], "patch_size": [6, 6]},
-        downsample_ratio=0.5,
-        image_seq_length=4,
-        image_token_id=words.context_image_token_id,
-    )
-    ip = GotOcr2ImageProcessorPil(size={"height": 24, "width": 24}, min_patches=1, max_patches=4, crop_to_patches=True)
-    save(
-        folder,
-        transformers.InternVLForConditionalGeneration,
-        config,
-        words,
-        ip,
-        {"processor_class": "InternVLProcessor", "image_seq_length": 4},
-    )
+    eye = {**EYE, "image_size": [24, 24], "patch_size": [6, 6]}
+    parts = {"text_config": {"model_type": "qwen2", **WORDS}, "vision_config": eye}
+    parts |= {"downsample_ratio": 0.5, "image_seq_length": 4, "image_token_id": words.context_image_token_id}
+    save(folder, "InternVL", words, parts, tiled(), image_seq_length=4)
 
 
 def aya(folder: Path) -> None:
+    tiles = ("TILE_GLOBAL", *(f"TILE_{number}" for number in range(1, 5)), "TILE")
+    marks = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", *tiles)
     special = {"image_token": "<image>"}
-    more = (
-        "<|START_OF_IMG|>",
-        "<|END_OF_IMG|>",
-        "<|IMG_PATCH|>",
-        "<|IMG_LINE_BREAK|>",
-        "TILE_GLOBAL",
-        "TILE_1",
-        "TILE_2",
-        "TILE_3",
-        "TILE_4",
-        "TILE",
-    )
-    words = tokenizer(chatml("<image>", first="{{ bos_token }}"), special, more, begin="<BOS_TOKEN>")
-    config = transformers.AyaVisionConfig(
-        text_config={
-            "model_type": "cohere2",
-            "vocab_size": len(words),
-            "sliding_window": 8,
-            "head_dim": 8,
-            "logit_scale": 1.0,
-            "layer_types": ["sliding_attention", "full_attention"],
-            **WORDS,
-        },
-        vision_config=PATCHES | {"image_size": 24, "patch_size": 6},
-        downsample_factor=2,
-        image_token_index=words.convert_tokens_to_ids("<|IMG_PATCH|>"),
-    )
-    ip = GotOcr2ImageProcessorPil(size={"height": 24, "width": 24}, min_patches=1, max_patches=4, crop_to_patches=True)
-    processor = transformers.AyaVisionProcessor(
-        ip, words, patch_size=6, img_size=24, downsample_factor=2, chat_template=words.chat_template
-    )
-    save(folder, transformers.AyaVisionForConditionalGeneration, config, words, processor)
+    words = tokenizer(chatml("<image>", first="{{ bos_token }}"), special, marks, begin="<BOS_TOKEN>")
+    text = {"model_type": "cohere2", "logit_scale": 1.0, **SLIDING, **WORDS}
+    parts = {"text_config": text, "vision_config": PATCHES | {"patch_size": 6}, "downsample_factor": 2}
+    parts |= {"image_token_index": words.convert_tokens_to_ids("<|IMG_PATCH|>")}
+    sizes = {"patch_size": 6, "img_size": 24, "downsample_factor": 2}
+    save(folder, "AyaVision", words, parts, {"image_processor": tiled(), **sizes})
 
 
 def mistral3(folder: Path) -> None:
-    special = {"image_token": "[IMG]"}
     text = (
         "{{ bos_token }}{% for m in messages %}{{ '[INST]' if m['role'] == 'user' else '' }}"
         "{% for c in m['content'] %}"
         "{{ '[IMG]' if c['type'] == 'image' else c['text'] }}{% endfor %}"
         "{{ '[/INST]' if m['role'] == 'user' else '<|im_end|>' }}{% endfor %}"
     )
-    words = tokenizer(text, special, ("[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"), begin="<s>")
-    config = transformers.Mistral3Config(
-        text_config={"model_type": "mistral", "vocab_size": len(words), "head_dim": 8, **WORDS},
-        vision_config={"model_type": "pixtral", **EYE, "image_size": 48, "patch_size": 4, "head_dim": 8},
-        spatial_merge_size=2,
-        image_token_index=words.image_token_id,
-    )
-    ip = PixtralImageProcessorPil(size={"longest_edge": 48}, patch_size={"height": 4, "width": 4})
-    save(
-        folder,
-        transformers.Mistral3ForConditionalGeneration,
-        config,
-        words,
-        ip,
-        {"processor_class": "PixtralProcessor", "patch_size": 4, "spatial_merge_size": 2},
-    )
+    marks = ("[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
+    words = tokenizer(text, {"image_token": "[IMG]"}, marks, begin="<s>")
+    eye = {"model_type": "pixtral", **EYE, "image_size": 48, "patch_size": 4, "head_dim": 8}
+    parts = {"text_config": {"model_type": "mistral", "head_dim": 8, **WORDS}, "vision_config": eye}
+    parts |= {"image_token_index": words.image_token_id, "spatial_merge_size": 2}
+    images = PixtralImageProcessorPil(size={"longest_edge": 48}, patch_size={"height": 4, "width": 4})
+    told = {"processor_class": "PixtralProcessor", "patch_size": 4, "spatial_merge_size": 2}
+    save(folder, "Mistral3", words, parts, images, **told)
 
 
-def save(folder: Path, cls: Any, config: Any, words: Any, processor: Any, told: dict[str, Any] | None = None) -> None:
-    """Weights, tokenizer and processor files; ``told``: what ``processor_config.json`` says where the processor itself
-    cannot be made without torchvision."""
-    import json
+def tiled() -> GotOcr2ImageProcessorPil:
+    size = {"height": 24, "width": 24}
+    return GotOcr2ImageProcessorPil(size=size, min_patches=1, max_patches=4, crop_to_patches=True)
 
+
+def save(folder: Path, name: str, words: Any, parts: dict[str, Any], processor: Any, **told: Any) -> None:
+    """Weights, tokenizer and processor files of the classes called ``name``.
+
+    ``processor``: what its class is made of, or, where that class cannot be made without torchvision, the image
+    processor alone; ``told`` is then what ``processor_config.json`` says.
+    """
+    parts["text_config"]["vocab_size"] = len(words)
+    config = getattr(transformers, f"{name}Config")(**parts)
     config.eos_token_id = words.eos_token_id
     torch.manual_seed(4)
-    model = cls(config)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = words.eos_token_id, words.pad_token_id
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    if told is not None:
-        (folder / "processor_config.json").write_text(json.dumps(told))
+    if isinstance(processor, dict):
+        whole = {"tokenizer": words, "chat_template": words.chat_template, **processor}
+        getattr(transformers, f"{name}Processor")(**whole).save_pretrained(folder)
+    else:
+        processor.save_pretrained(folder)
+        (folder / "processor_config.json").write_text(json.dumps({"processor_class": f"{name}Processor", **told}))
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {
