@@ -321,7 +321,7 @@ def test_a_picture_named_by_a_row_file_lies_in_its_folder_or_is_refused(path, tm
     assert "secret" not in str(failure.value).replace(path, "")
 
 
-@pytest.mark.parametrize("path", ["notes.txt", "a\0b.png", "folder", "pipe.png", "loop.png"])
+@pytest.mark.parametrize("path", ["notes.txt", "none.png", "a\0b.png", "folder", "pipe.png", "loop.png"])
 def test_what_is_no_picture_in_the_folder_of_pictures_is_not_handed_out(path, tmp_path):
     inside = tmp_path / "data"
     (inside / "folder").mkdir(parents=True)

@@ -85,18 +85,14 @@ def test_every_layout_merges_its_language_model_and_keeps_the_rest_byte_for_byte
     assert report.counts()["resized"] == (1 if tied else 2)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_merged_in_float32_and_rounded_once(tmp_path, dtype):
-    base = write_backbone(tmp_path / "base", dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "other"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float32")]
+)
+def test_half_precision_is_merged_in_float32_and_rounded_once_whatever_the_backbone_has(tmp_path, dtype, other):
+    base = write_backbone(tmp_path / "base", dtype=other)
     tuned = write_vlm(tmp_path / "tuned", dtype=dtype)
     merge(tuned, base, tmp_path / "out", 0.37)
     assert same_bytes(stored(tmp_path / "out"), by_hand(tuned, base, 0.37))
-
-
-def test_output_has_the_dtype_of_the_tuned_model_whatever_the_backbone_has(tmp_path, backbone):
-    tuned = write_vlm(tmp_path / "tuned", dtype="bfloat16")
-    merge(tuned, backbone, tmp_path / "out", 0.5)
-    assert {value.dtype for value in stored(tmp_path / "out").values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
@@ -163,22 +159,6 @@ def test_a_pattern_gives_its_layers_their_own_lambda(tmp_path, vlm, backbone):
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path, vlm, backbone):
     with pytest.raises(InputError, match="matches no tensor"):
         merge(vlm, backbone, tmp_path / "out", patterns={"layer.1.*": 0.0})
-
-
-def test_the_merged_model_loads_and_its_logits_are_those_of_the_merged_weights(tmp_path, vlm, backbone):
-    from transformers import AutoModelForImageTextToText
-
-    merge(vlm, backbone, tmp_path / "out", 0.5)
-    twin = AutoModelForImageTextToText.from_pretrained(vlm).eval()
-    base = stored(backbone)
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            other = base.get(name.replace("model.language_model.", "model.")) if is_language(name) else None
-            if other is not None:
-                parameter[: len(other)] = (parameter[: len(other)] + other) / 2
-    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
-    torch.testing.assert_close(image_logits(loaded), image_logits(twin), rtol=0, atol=1e-5)
-    assert (image_logits(loaded) - image_logits(AutoModelForImageTextToText.from_pretrained(vlm))).abs().max() > 0.01
 
 
 def test_names_as_they_are_in_memory_match_the_backbone_too(tmp_path, vlm, backbone):
@@ -476,28 +456,6 @@ def test_a_head_that_is_saved_over_a_base_that_ties_it_is_named(tmp_path):
         merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", adapter_base=tmp_path / "base")
 
 
-FULL_DISK = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from textreg.merging.merge import merge
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-merge(*sys.argv[1:4], check_reload=False)
-"""
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path, vlm, backbone):
-    whole = write_vlm(tmp_path / "whole")
-    place = tmp_path / "place"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(whole), str(backbone), str(place / "out")],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "File too large" in done.stderr
-    assert list(place.iterdir()) == []
-
-
 def test_the_output_has_its_place_on_the_disk_before_the_first_tensor_is_written(tmp_path, monkeypatch):
     import errno
 
@@ -571,7 +529,7 @@ def test_a_killed_merge_leaves_nothing_that_looks_finished_and_a_rerun_finishes(
 def test_a_process_without_transformers_checks_the_reload_in_another_one_once(tmp_path, vlm, backbone, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     code = (
-        "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4], progress=False);"
+        "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4]);"
         "assert 'transformers' not in sys.modules; print(json.dumps(r.reload))"
     )
     command = [sys.executable, "-c", code, str(vlm), str(backbone), str(tmp_path / "out")]

@@ -186,15 +186,6 @@ def test_linear_of_several_models_averages_them():
     torch.testing.assert_close(merge_tensors(base, [one, two], Recipe("linear", 1.0)), (one + two) / 2)
 
 
-@EXAMPLES
-@given(LAMBDAS)
-def test_a_low_rank_change_at_scale_lambda_is_the_linear_merge(lam):
-    generator = torch.Generator().manual_seed(0)
-    base, up, down = (torch.randn(*shape, generator=generator) for shape in ((12, 8), (12, 2), (2, 8)))
-    merged = merge_tensors(base, [base + up @ down], Recipe("linear", lam))
-    torch.testing.assert_close(merged, base + lam * (up @ down), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("wrong", "models", "message"),
     [

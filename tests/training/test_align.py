@@ -82,11 +82,6 @@ def test_a_published_model_answers_the_visual_rows_once_and_is_tuned_on_what_it_
     executed(**settings)
 
 
-def test_the_notebook_trains_when_it_takes_steps(run, tiny_llm, tiny_tower):
-    namespace = executed(run=str(run), llm=str(tiny_llm), tower=str(tiny_tower), steps=2, batch_size=4)
-    assert namespace["log"].steps == 2 and (run / "align" / "log.csv").exists()
-
-
 def test_no_steps_without_a_published_model_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"steps = 0 .* vlm"):
         Align(steps=0)

@@ -173,7 +173,6 @@ def test_the_same_seed_repeats_bit_for_bit(tmp_path, data):
 
 
 def test_rows_are_learnt_in_the_order_given(tmp_path, data):
-    by_hand, _ = data.train(SETTINGS, tmp_path / "a", rows=data.rows.iloc[::-1])
     by_order, _ = data.train(SETTINGS, tmp_path / "b", order=[15 - n % 16 for n in range(48)])
     order = [n % 16 for n in range(48)]
     by_hand, _ = data.train(SETTINGS, tmp_path / "c", rows=data.rows.iloc[::-1], order=order)

@@ -13,23 +13,6 @@ from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.features import feature_shape
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("tower", ["siglip", "clip"])
-def test_an_assembled_model_answers_and_reloads_equal(tmp_path, kind, tied, tower):
-    from transformers import AutoModelForImageTextToText
-
-    llm, eye = write_llm(tmp_path / "llm", kind, tied=tied), write_tower(tmp_path / "tower", tower)
-    model, processor = assemble(str(llm), str(eye))
-    inputs = pixel_inputs(processor)
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    model.save_pretrained(tmp_path / "whole")
-    again, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert torch.equal(again.eval()(**inputs).logits, logits)
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_are_tied_where_the_language_model_ties_them(tmp_path, tiny_tower, tied):
     model, _ = assemble(str(write_llm(tmp_path, tied=tied)), str(tiny_tower))
@@ -96,13 +79,14 @@ def test_the_projector_depends_on_the_seed_alone(tiny_llm, tiny_tower):
     assert not torch.equal(weight(3), weight(4))
 
 
-def test_image_tokens_start_as_large_as_word_embeddings(tiny_llm, tiny_tower):
-    model, _ = assemble(str(tiny_llm), str(tiny_tower))
+@pytest.mark.parametrize(("kind", "room"), [("llama", 1e-4), ("gemma3_text", 0.05)])
+def test_image_tokens_start_as_large_as_word_embeddings_also_where_those_are_scaled(tmp_path, tiny_tower, kind, room):
+    model, _ = assemble(str(write_llm(tmp_path, kind)), str(tiny_tower))
     with torch.no_grad():
         states = model.model.vision_tower(torch.zeros(1, 3, 24, 24), output_hidden_states=True).hidden_states
         seen = model.model.multi_modal_projector(states[model.config.vision_feature_layer])
-    words = model.get_input_embeddings().weight.detach()
-    assert float(seen.pow(2).mean().sqrt()) == pytest.approx(float(words.pow(2).mean().sqrt()), rel=1e-4)
+        words = model.get_input_embeddings()(torch.arange(len(model.get_input_embeddings().weight)))
+    assert float(seen.pow(2).mean().sqrt()) == pytest.approx(float(words.pow(2).mean().sqrt()), rel=room)
 
 
 def test_a_new_embedding_row_is_the_mean_of_the_others(tmp_path, tiny_tower):
@@ -132,18 +116,6 @@ def test_an_aligned_model_comes_back_as_it_was_saved(tmp_path, tiny_llm, tiny_to
     again, _ = load_aligned(tmp_path)
     inputs = pixel_inputs(processor)
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
-
-
-def test_a_published_llava_is_read_with_the_old_spelling_of_its_tower(tmp_path, tiny_llm, tiny_tower):
-    from textreg.vlm.export import export
-
-    model, processor = assemble(str(tiny_llm), str(tiny_tower))
-    inputs = pixel_inputs(processor)
-    logits = model(**inputs).logits
-    export(model, processor, tmp_path)
-    again, its_processor = load_vlm(str(tmp_path))
-    assert torch.equal(again(**inputs).logits, logits)
-    assert torch.equal(pixel_inputs(its_processor)["input_ids"], inputs["input_ids"])
 
 
 def refusal(call, *words):

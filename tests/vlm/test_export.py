@@ -34,7 +34,7 @@ def names_on_disk(folder):
 
 
 @pytest.mark.parametrize("tower", ["siglip", "clip"])
-@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama", False), ("qwen2", True)])
+@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("qwen2", False)])
 def test_an_export_loads_with_no_missing_and_no_unexpected_keys(tmp_path, kind, tied, tower):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -180,16 +180,6 @@ def test_four_bit_weights_are_those_of_the_decoders_blocks_alone(tmp_path):
     assert not any(".layers." in name and "language_model" in name for name in kept)
 
 
-def test_image_tokens_are_as_large_as_word_embeddings_that_are_scaled(tmp_path, tiny_tower):
-    model, _ = assemble(str(write_llm(tmp_path, "gemma3_text")), str(tiny_tower))
-    grey = torch.zeros(1, 3, 24, 24)
-    with torch.no_grad():
-        states = model.model.vision_tower(grey, output_hidden_states=True).hidden_states
-        seen = model.model.multi_modal_projector(states[model.config.vision_feature_layer])
-        words = model.get_input_embeddings()(torch.arange(len(model.get_input_embeddings().weight)))
-    assert float(seen.pow(2).mean().sqrt()) == pytest.approx(float(words.pow(2).mean().sqrt()), rel=0.05)
-
-
 def test_an_exported_model_begins_a_prompt_as_its_training_did(tmp_path, tiny_tower):
     from transformers import AutoProcessor
 
