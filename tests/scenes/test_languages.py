@@ -106,10 +106,17 @@ def test_a_faulty_file_is_refused_by_name_and_key(written, change, words):
     assert "en.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_yaml_or_not_there_is_refused(tmp_path):
-    (tmp_path / "xx.yaml").write_text("a: [1, 2", encoding="utf-8")
-    with pytest.raises(InputError, match="not valid YAML"):
+@pytest.mark.parametrize(
+    "text", ["a: [1, 2", "a:\n\tb: 1", "- a\n", "", "a: !!python/object/apply:os.system ['true']"]
+)
+def test_a_file_that_is_no_mapping_in_yaml_is_refused_by_name(tmp_path, text):
+    (tmp_path / "xx.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"xx\.yaml") as caught:
         languages.load_file(tmp_path / "xx.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         languages.load_file(tmp_path / "yy.yaml")
 
