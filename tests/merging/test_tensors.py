@@ -77,10 +77,10 @@ def test_weights_in_another_form_are_refused_with_the_cure(tmp_path, name):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("./nowhere", "no such checkpoint folder"),
-        ("/a/b/c", "no such checkpoint folder"),
-        ("not a name", "neither a folder nor a model"),
-        ("nobody/nothing-of-this-name", "not a folder and not in the local hub cache"),
+        ("./nowhere", "no such file or folder"),
+        ("/a/b/c", "no such file or folder"),
+        ("not a name", "neither an existing folder nor a hub id"),
+        ("nobody/nothing-of-this-name", "not stored here and the hub was not reached"),
     ],
 )
 def test_a_source_that_cannot_be_had_says_why(monkeypatch, source, message):
@@ -91,7 +91,7 @@ def test_a_source_that_cannot_be_had_says_why(monkeypatch, source, message):
 
 def test_a_mistyped_folder_is_answered_with_the_folder_beside_it(tmp_path):
     (tmp_path / "backbone").mkdir()
-    with pytest.raises(InputError, match=r"no such checkpoint folder.*did you mean '.*backbone'"):
+    with pytest.raises(InputError, match=r"(no such file or folder|hub).*did you mean '.*backbone'"):
         open_checkpoint(tmp_path / "bakcbone")
 
 

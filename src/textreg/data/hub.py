@@ -86,6 +86,15 @@ def resolve(
     return path
 
 
+def fetch(name: str, files: Sequence[str]) -> Path:
+    """The folder behind a model's ``name``, with those of ``files`` that it has; nothing need be among them.
+
+    Raises what :func:`resolve` does.
+    """
+    parts = parse(name)
+    return Path(parts.base).expanduser() if parts.local else _download(parts, "model", parts.revision, files)
+
+
 def to_fetch(name: str, *, kind: Literal["model", "dataset"] = "model", files: Sequence[str] = ()) -> dict[str, int]:
     """File -> bytes of what :func:`resolve` would fetch and is not stored here.  Raises what it does."""
     parts = parse(name)

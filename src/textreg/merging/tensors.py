@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from textreg.data import hub
 from textreg.errors import InputError
 from textreg.files import Foreign, inside, read_as
 
@@ -95,38 +96,18 @@ class _Index(Foreign):
 def resolve(source: str | Path) -> Path:
     """A local folder for a folder name or a hub id (``id`` or ``id@revision``), downloading what is missing.
 
-    Raises :class:`InputError` when the folder does not exist, the id is unknown or gated, or the network is off and
-    the model is not in the local cache.
+    Raises :class:`InputError` when there is no such folder, and what :func:`textreg.data.hub.resolve` does.
     """
-    text, name, folder = str(source), str(source).partition("@")[0], Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise InputError(f"{text} is a file; give the folder of the checkpoint")
-    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    close = get_close_matches(folder.name, beside, n=1)
-    near = f" (did you mean {str(folder.parent / close[0])!r}?)" if close else ""
-    if text.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError(f"no such checkpoint folder: {text}{near}")
-    from huggingface_hub import errors, snapshot_download
-
+    folder = Path(source).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{source} is a file; give the folder of the checkpoint")
     try:
-        revision = text.partition("@")[2] or None
-        found = snapshot_download(
-            name, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=["consolidated*"]
-        )
-        return Path(found)
-    except errors.GatedRepoError:
-        cure = f"{name} is gated: accept its terms on its hub page and log in with `hf auth login`"
-    except errors.RevisionNotFoundError:
-        cure = f"{name} has no revision {revision!r} on the hub"
-    except (errors.HFValidationError, errors.RepositoryNotFoundError):
-        cure = f"{text!r} is neither a folder nor a model on the hub (a private one needs `hf auth login`)"
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        cure = f"{text!r} is not a folder and not in the local hub cache, and the hub cannot be reached; give a folder"
-    except (errors.HfHubHTTPError, OSError) as error:
-        cure = f"downloading {text} failed ({type(error).__name__}); run again, the download resumes"
-    raise InputError(cure + near)
+        return hub.fetch(str(source), FETCHED)
+    except InputError as error:
+        beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        close = get_close_matches(folder.name, beside, n=1)
+        near = f" (did you mean {str(folder.parent / close[0])!r}?)" if close else ""
+        raise InputError(f"{error}{near}") from None
 
 
 def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
