@@ -27,7 +27,7 @@ import signal, sys
 from pathlib import Path
 from textreg.runs import children, runner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
-children.PRELOADED = "papermill.clientwrap"  # these notebooks need no more
+children.PRELOADED = ["papermill.clientwrap"]  # these notebooks need no more
 runner.run("tiny", root=Path(sys.argv[1]), jobs=2)
 """
 

@@ -252,7 +252,7 @@ def test_a_study_that_loses_its_engine_its_jobs_a_point_or_the_disk_ends_in_the_
 
     process = start(root, JOB_S="2")
     until(lambda: members(process, "--engine"), process)
-    assert "another process runs this study" in finish_second(root)
+    assert "is in use by process" in finish_second(root)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     code, table, _ = finish(root)  # its lock went with it

@@ -72,7 +72,6 @@ def merge(
     overwrite: bool = False,
     check_reload: bool = True,
     workers: int | None = None,
-    progress: bool | None = None,
 ) -> MergeReport:
     """Merges ``tuned`` (one or several VLMs, LLMs or LoRA adapters) with the backbone ``base`` into the folder
     ``out``.
@@ -80,8 +79,7 @@ def merge(
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
     :class:`~textreg.merging.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned; ``untie`` gives a
     model that ties head and embedding a head of its own where the backbone has one.  ``overwrite`` replaces an earlier
-    merge in ``out``, nothing else.  ``progress`` None shows a bar on a terminal, ``workers`` None takes a thread per
-    core, four at most.
+    merge in ``out``, nothing else.  ``workers`` None takes a thread per core, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -102,7 +100,7 @@ def merge(
         copy_side_files(models[0], folder, plan.untied)
         checker = Check(folder) if check_reload else None
         try:
-            tensors = run(Job(recipe, plan, tuple(models), outputs), workers, progress)
+            tensors = run(Job(recipe, plan, tuple(models), outputs), workers)
             verify_headers(plan, folder)
             answer = checker.answer() if checker else {"checked": False, "reason": "not asked for"}
         finally:
@@ -252,11 +250,11 @@ class Job:
     outputs: Mapping[str, Entry]
 
 
-def run(job: Job, workers: int | None, progress: bool | None) -> tuple[TensorReport, ...]:
+def run(job: Job, workers: int | None) -> tuple[TensorReport, ...]:
     """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker."""
     stop = threading.Event()
     done: dict[str, TensorReport] = {}
-    bar = tqdm(total=job.plan.nbytes, unit="B", unit_scale=True, disable=None if progress is None else not progress)
+    bar = tqdm(total=job.plan.nbytes, unit="B", unit_scale=True, disable=None)  # None: on a terminal
     with bar, ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
         # the largest first, so that none is left to the end
         steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)

@@ -134,18 +134,19 @@ def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Pa
 
 
 @contextlib.contextmanager
-def sole(folder: Path) -> Iterator[None]:
-    """Hold a run folder; raises :class:`InputError` naming the process that holds it."""
-    hidden = folder / ".runner"
-    hidden.mkdir(exist_ok=True)
-    lock, owner = FileLock(hidden / "lock"), hidden / "pid"
+def sole(
+    folder: Path, hidden: str = ".runner", cure: str = "wait for it or choose another with --run"
+) -> Iterator[None]:
+    """Hold a folder by a lock in ``hidden`` that ends with this process, however that ends; raises
+    :class:`InputError` naming the process that holds it."""
+    place = folder / hidden
+    place.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(place / "lock"), place / "pid"
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
         pid = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
-        raise InputError(
-            f"{relative(folder)} is in use by process {pid}; wait for it or choose another with --run"
-        ) from None
+        raise InputError(f"{relative(folder)} is in use by process {pid}; {cure}") from None
     try:
         write_text(owner, f"{os.getpid()}\n")
         yield
@@ -255,7 +256,7 @@ class _Run:
                 if unit not in self.ready:
                     self.ready[unit] = plan.assess(self.profile, self.place, unit, {}, self.hashes)
                 state = self.ready[unit]
-                weight = min(width, _weight(state.settings))
+                weight = min(width, cores(state.settings))
                 if state.state == "done" and not self.force:
                     self._end(unit, Outcome("kept", state.seconds, state.peak_memory_mb))
                 elif sum(child.weight for child in self.running) + weight <= width:
@@ -288,6 +289,7 @@ class _Run:
         raise RunError(f"{text} (the failed notebook is in {relative(self.place.run / 'notebooks')})")
 
 
-def _weight(settings: Stage) -> int:
+def cores(settings: Stage) -> int:
+    """Cores that a unit uses."""
     threads = getattr(settings, "threads", 1)
     return int(threads * (settings.workers if isinstance(settings, Evaluate) else 1))

@@ -14,12 +14,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -29,9 +28,8 @@ from textreg.files import read_json, write_json, write_text
 from textreg.runs import manifest, plan, study, study_table
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place
-from textreg.runs.runner import clean_ending
+from textreg.runs.runner import clean_ending, cores, sole
 from textreg.runs.study import POINTS, Job, Point
-from textreg.settings import Evaluate
 
 ENGINE_MISSING = (
     "studies need Snakemake 9, which is not installed: pip install -c constraints.txt -e '.[study]', or apart from "
@@ -65,8 +63,7 @@ def run(
     if dry_run:
         return table
     words = _engine(root, where)
-    (folder / POINTS).mkdir(parents=True, exist_ok=True)
-    with _alone(folder), clean_ending():
+    with sole(folder, POINTS, "wait for it"), clean_ending():
         claim(found, folder, root)
         for job in (job for job in planned if job.state.state != "done"):
             (folder / job.manifest).unlink(missing_ok=True)
@@ -93,16 +90,6 @@ def claim(found: Sequence[Point], folder: Path, root: Path) -> None:
     for point in found:
         write_text(point.profile.path, json.dumps({**point.content, "name": point.name}, indent=1) + "\n")
         plan.claim(point.profile, Place(folder / point.name, root / "notebooks"), root)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the study's folder, by a lock that ends with this process, however that ends."""
-    try:
-        with FileLock(folder / POINTS / "lock", timeout=0.5):
-            yield
-    except Timeout:
-        raise InputError(f"{graph.relative(folder)}: another process runs this study; wait for it") from None
 
 
 def cost(jobs: Sequence[Job], folder: Path, root: Path) -> dict[str, float]:
@@ -144,10 +131,7 @@ def _work(stage: str, own: Mapping[str, Any], prepared: Mapping[str, Any]) -> fl
 
 def _told(job: Job) -> dict[str, Any]:
     """What the engine is told of a job."""
-    settings = job.state.settings
-    workers = settings.workers if isinstance(settings, Evaluate) else 1
-    threads = getattr(settings, "threads", 1) * workers
-    return {"arm": job.state.unit.arm or "", "after": list(job.after), "threads": threads}
+    return {"arm": job.state.unit.arm or "", "after": list(job.after), "threads": cores(job.state.settings)}
 
 
 def _engine(root: Path, where: str) -> list[str]:
