@@ -1,8 +1,10 @@
 """The child processes of a run: started, listened to, and judged when they end.
 
-On Linux, at the micro scale, a child is a fork of a process that has loaded what notebooks load (``preloaded``);
-elsewhere, and where a GPU may be in use, it loads for itself.  A child tells what it does through a pipe; one that
-vanishes without a last word was killed from outside, and what its notebook held by then is kept as evidence.
+On Linux, at the micro scale, a child is a fork of a process that has loaded what notebooks load, which takes five
+seconds of a processor, a fork hundredths; elsewhere, and where a GPU may be in use, it loads for itself.  Nothing of
+this package is among it, so that what runs is what its identity was computed from.  A child tells what it does through
+a pipe; one that vanishes without a last word was killed from outside, and what its notebook held by then is kept as
+evidence.
 """
 
 import contextlib
@@ -25,7 +27,12 @@ from textreg.runs.plan import Place, State
 from textreg.runs.profiles import Profile
 from textreg.runs.stages import Unit, relative
 
-PRELOADED = "textreg.runs.preloaded"
+PRELOADED = [
+    *("accelerate", "ipykernel.ipkernel", "ipykernel.kernelapp", "matplotlib.pyplot", "nbclient", "pandas"),
+    *("matplotlib_inline.backend_inline", "papermill.clientwrap", "peft", "pyarrow.parquet", "scipy.stats", "seaborn"),
+    *("sklearn.linear_model", "torch", "transformers.trainer", "transformers.models.llama.modeling_llama"),
+    *("transformers.models.llava.modeling_llava", "transformers.models.siglip.modeling_siglip"),
+]
 TICK_S = 0.5
 
 
@@ -71,7 +78,7 @@ def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: 
     forks = sys.platform == "linux" and profile.scale == "scenes"
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
-        context.set_forkserver_preload([PRELOADED])
+        context.set_forkserver_preload(PRELOADED)
     reader, writer = context.Pipe(duplex=False)
     log = run / "logs" / f"{unit.stem}.log"
     with _surroundings(getattr(state.settings, "threads", 1), offline=profile.scale == "scenes"):
@@ -115,6 +122,8 @@ def _surroundings(threads: int, offline: bool) -> Iterator[None]:
     }
     # oneDNN keeps a kernel for every shape it meets; fewer of them save a gigabyte of an evaluation and cost seconds.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # Drawings go where those of a notebook go, which matplotlib decides when it is loaded.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     try:
         yield
     finally:
