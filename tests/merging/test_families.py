@@ -14,6 +14,7 @@ from vlm_families import EYE, FAMILIES, PATCHES, WORDS
 from textreg.merging.merge import merge
 from textreg.merging.reload import reload_keys
 
+UNLIKE = ("llava", "qwen3_vl", "gemma3", "idefics3", "mllama")  # whose trees are least like one another
 #: Families whose text model has a name of its own in transformers -> the class of the language model it came from.
 BACKBONES = {"qwen2_vl": "Qwen2", "qwen2_5_vl": "Qwen2", "qwen3_vl": "Qwen3"}
 
@@ -60,7 +61,13 @@ def write_language_model(family: str, vlm: Path, folder: Path) -> transformers.P
     return model.eval()
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "idefics3", "mllama"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        *UNLIKE,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in UNLIKE),
+    ],
+)
 def test_at_lambda_zero_a_vlm_of_every_family_speaks_like_its_backbone(tmp_path, family):
     write = FAMILIES.get(family) or {"idefics3": idefics3, "mllama": mllama}[family]
     write(tmp_path / "vlm")
