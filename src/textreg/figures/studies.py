@@ -64,7 +64,7 @@ def settings(table: pd.DataFrame) -> Figure:
     shifts = offsets(len(marks), 0.4) if several else [0.0] * len(marks)
     with style():
         fig = Figure(figsize=size("page", height=1.2 + 0.3 * len(places)))
-        axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes = list(fig.subplots(1, len(panels), sharey=True, squeeze=False)[0])
         for ax, title in zip(axes, panels, strict=True):
             for (system, look), shift in zip(marks.items(), shifts, strict=True):
                 mine = rows[rows["system"] == system]
