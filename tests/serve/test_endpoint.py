@@ -94,7 +94,7 @@ def test_an_arm_without_a_single_answer_is_named(tmp_path):
 
     with Server(play) as server:
         done = evaluate(service(server, failures=99), PROBES, tmp_path, progress=False)
-    assert [note.split()[5] for note in done.notes] == ["image", "blank"]
+    assert [note.split()[5] for note in done.notes] == ["blank", "image"]
 
 
 def test_a_run_without_a_single_answer_is_a_failed_run(tmp_path):

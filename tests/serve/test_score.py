@@ -540,26 +540,17 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
         "(empty, finish reason 'content_filter'): 1",
     ),
     "a prediction by another name": ([{"answer": "gold", "LLM response": ES, "PromptLanguage": "es"}], [ES], "'LLM response'"),
-    "predictions that failed at first": (
-        [*[{"answer": "gold", "prediction": None, "lang": "es"}] * 120, {"answer": "gold", "prediction": ES, "lang": "es"}],
-        [ES], "no answer (null): 120",
-    ),
+    "predictions that failed at first": ([*[{"answer": "gold", "prediction": None, "lang": "es"}] * 120, {"answer": "gold", "prediction": ES, "lang": "es"}], [ES], "no answer (null): 120"),
     "how many responses": ([{"answer": ES, "responses": 3, "language": "es"}], [ES], ""),
-    "VLMEvalKit's failure": (
-        [{"prediction": "Failed to obtain answer via API.", "lang": "es"}, {"prediction": ES, "lang": "es"}], [ES],
-        "no answer (an error): 1",
-    ),
+    "VLMEvalKit's failure": ([{"prediction": "Failed to obtain answer via API.", "lang": "es"}, {"prediction": ES, "lang": "es"}], [ES], "no answer (an error): 1"),
     "a failure without its columns": ([{"error": "timed out"}, {"answer": ES, "language": "es"}], [ES], "no answer (an error): 1"),
     "a batch of failures": (
-        [*[{"lang": "es", "response": {"body": {"error": {"message": "no"}}}, "error": None}] * 3,
-         {"lang": "es", "response": {"body": {"choices": [{"message": {"content": None, "refusal": ES}}]}}}], [ES], "(an error): 3",
+        [*[{"lang": "es", "response": {"body": {"error": {"message": "no"}}}, "error": None}] * 3, {"lang": "es", "response": {"body": {"choices": [{"message": {"content": None, "refusal": ES}}]}}}],
+        [ES], "(an error): 3",
     ),
-    "a refusal among items": (
-        [{"lang": "es", "response": {"body": {"output": [{**MESSAGE, "content": [{"type": "refusal", "refusal": ES}]}]}}}], [ES], "",
-    ),
+    "a refusal among items": ([{"lang": "es", "response": {"body": {"output": [{**MESSAGE, "content": [{"type": "refusal", "refusal": ES}]}]}}}], [ES], ""),
     "Ollama": ([{"model": "m", "message": MESSAGE, "lang": "es"}], [ES], "answer from 'message'"),
     "Bedrock": ([{"output": {"message": {"content": [{"text": ES}]}}, "lang": "es"}], [ES], "answer from 'output'"),
-    "a conversation as text": ([{"messages": str([{"role": "user", "content": EN}, MESSAGE]), "lang": "es"}], [ES], ""),
     "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
 }  # fmt: skip
 

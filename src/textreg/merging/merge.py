@@ -37,6 +37,7 @@ from textreg.merging.report import REPORT, MergeReport, TensorReport, written_by
 from textreg.merging.tensors import (
     ADAPTER_CONFIG,
     INDEX,
+    TEXT_CONFIGS,
     WIDTH,
     Checkpoint,
     Entry,
@@ -226,7 +227,7 @@ def copy_side_files(first: Weights, folder: Path, untied: bool) -> None:
                 shutil.copyfile(path, folder / path.name)
     if untied and (folder / "config.json").exists():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for part in (config, *(config.get(name) or {} for name in ("text_config", "llm_config", "language_config"))):
+        for part in (config, *(config.get(name) or {} for name in TEXT_CONFIGS)):
             part["tie_word_embeddings"] = False
         (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -97,12 +97,10 @@ class Recipe:
             for name, value in {"all": self.lam, **self.patterns}.items()
             if not 0 <= value <= 1
         ]
-        if self.density < 1 and self.method not in {"trim", "drop", "breadcrumbs", "ties"}:
-            said.append(f"density {self.density:g} has no meaning with {self.method}: every change is kept")
-        if self.gamma and self.method != "breadcrumbs":
-            said.append(f"gamma {self.gamma:g} has no meaning with {self.method}: no change is left out")
-        if self.method == "model_stock":
-            said.append(f"model_stock finds its own step: lambda {self.lam:g} is not used")
+        sparse = {"trim", "drop", "breadcrumbs", "ties"}
+        idle = {"density": self.density < 1 and self.method not in sparse, "lambda": self.method == "model_stock",
+                "gamma": self.gamma > 0 and self.method != "breadcrumbs"}  # fmt: skip
+        said += [f"{name} has no meaning with {self.method}: it changed nothing" for name in idle if idle[name]]
         return said + (["ties with one tuned model is trim"] if self.method == "ties" and tuned == 1 else [])
 
     def at(self, name: str) -> float:

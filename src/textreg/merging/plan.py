@@ -15,7 +15,7 @@ from pathlib import Path
 
 from textreg.errors import InputError, did_you_mean
 from textreg.merging.methods import Recipe
-from textreg.merging.tensors import FLOATS, Checkpoint, Entry
+from textreg.merging.tensors import FLOATS, Checkpoint, Entry, TextConfig
 from textreg.merging.tree import Tree
 from textreg.merging.weights import Weights
 from textreg.vlm.layouts import EMBEDDING, HEAD, is_buffer, matches
@@ -127,10 +127,9 @@ def refuse_other_models(weights: Weights, tree: Tree, base: Checkpoint, backbone
     kinds = []
     for config, own, other in ((weights.checkpoint.config, tree, backbone), (base.config, backbone, tree)):
         alone = not own.outside and own.names.keys() - {HEAD} <= other.names.keys()
-        kind = (
-            config.inner.model_type if config.inner else config.model_type if alone else ""
-        )  # of more than a decoder
-        kinds.append(kind.removesuffix("_model").removesuffix("_text").removesuffix("_vl").replace("_", ""))
+        spoken = config.text_config or (config if alone else TextConfig())  # a whole model's own name says less
+        kind = spoken.model_type.removesuffix("_model").removesuffix("_text")
+        kinds.append(kind.removesuffix("_vl").replace("_", ""))
     if all(kinds) and kinds[0] not in kinds[1] and kinds[1] not in kinds[0]:
         raise InputError(
             f"{weights.source} speaks through a {kinds[0]} and {base.folder} is a {kinds[1]}: not the same "

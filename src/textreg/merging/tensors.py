@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import AliasChoices, Field
 from safetensors import SafetensorError, safe_open
 
 from textreg.data import hub
@@ -26,6 +27,7 @@ from textreg.errors import InputError
 from textreg.files import Foreign, inside, read_as
 
 SINGLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config")  # what a config calls that of its language model
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per element of the dtypes with arithmetic here
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*.safetensors")
@@ -73,19 +75,12 @@ class Config(TextConfig):
     """``config.json`` as far as a merge needs it."""
 
     architectures: list[str] | None = None
-    text_config: TextConfig | None = None
-    llm_config: TextConfig | None = None
-    language_config: TextConfig | None = None
-
-    @property
-    def inner(self) -> TextConfig | None:
-        """What it says of its language model apart, under whatever name."""
-        return self.text_config or self.llm_config or self.language_config
+    text_config: TextConfig | None = Field(None, validation_alias=AliasChoices(*TEXT_CONFIGS))
 
     @property
     def tied(self) -> bool | None:
         """Whether head and embedding are tied; None where it does not say."""
-        inner = self.inner.tie_word_embeddings if self.inner else None
+        inner = self.text_config.tie_word_embeddings if self.text_config else None
         return inner if self.tie_word_embeddings is None else self.tie_word_embeddings
 
 
@@ -168,10 +163,9 @@ def _instead(folder: Path) -> str:
         return "it holds an adapter; give the model that the adapter was made for"
     if shards := [name for name in held if name.endswith(".safetensors") and "-of-" in name]:
         return f"{shards[0]} without {INDEX}; download the index as well"
-    if pickled := [name for name in held if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
-        return f"only pickled weights ({pickled[0]}); save it again as safetensors"
-    if others := [name for name in held if name.endswith((".safetensors", ".gguf", ".onnx", ".h5"))]:
-        return f"only weights in another form ({others[0]}); download those that transformers reads"
+    forms = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".onnx", ".h5")
+    if others := [name for name in held if name.endswith(forms)]:
+        return f"only weights in another form ({others[0]}); save it again as safetensors with transformers"
     return f"no {SINGLE} or {INDEX}"
 
 

@@ -13,10 +13,8 @@ Use: ``for table in Answers("answers.jsonl"): ...``.
 import json
 import math
 import re
-from ast import literal_eval
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -33,11 +31,9 @@ LOOKED_AT = 100  # rows from which the columns are chosen
 SHOWN = 3
 KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
     "answer": (
-        *("prediction", "pred", "predicted_answer", "response.body.choices.0.message", "resps"),
-        *("response.body.output", "choices.0.message", "choices.0.text", "result.message"),
-        *("response.candidates.0.content.parts", "predictions"),
-        *("filtered_resps", "model_answer", "model_output", "model_response", "response", "generated_text"),
-        *("generation", "completion", "hypothesis", "output", "outputs"),
+        *("prediction", "pred", "response.body.choices.0.message", "resps", "response.body.output"),
+        *("choices.0.message", "choices.0.text", "result.message", "response.candidates.0.content.parts"),
+        *("predictions", "filtered_resps", "model_answer", "response", "generated_text"),
     ),
     "language": (
         *("language", "lang", "locale", "language_code", "lang_code", "target_language", "lg"),
@@ -66,7 +62,6 @@ MADE_OF = {
     "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
 }  # fmt: skip
 FAILED = ("error", "response.body.error", "result.error")
-API_FAILED = "Failed to obtain answer via API"  # what VLMEvalKit writes in place of an answer
 SAID = ("content", "text", "refusal", "message")  # what of a record is said
 SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
@@ -196,10 +191,9 @@ class Answers:
         for name, kind in (("seed", int), ("lambda", float)):
             if value.get(name) not in (None, ""):
                 checked[name] = _number(value[name], name, kind)
-        said = value["answer"]
-        if isinstance(said, str) and said[:1] == "[" and self.places["answer"] in (*TURNS, "resps", "filtered_resps"):
-            said = _structure(said)
-        for answer in _texts(said):
+        if self.places["answer"] in TURNS and str(value["answer"])[:2] == "[{" and isinstance(value["answer"], str):
+            raise InputError("a conversation as one text, in which nobody can tell turns; write it as JSON lines")
+        for answer in _texts(value["answer"]):
             reason = _no_answer(answer, value.get("finish"), row)
             if reason:
                 self.left_out[reason] += 1
@@ -234,39 +228,25 @@ class Answers:
 
 
 def _ways(column: str, known: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Where a column may be in rows with ``known`` (name -> a value): the surest places first, then, for answers,
-    those that hold them in default of others."""
-    spelled = {_plain(name): name for name in known}
-    made = [name for name, value in known.items() if _made_of(name, column) and not isinstance(value, int | float)]
-    for names in ((*KNOWN[column], *made), ELSE if column == "answer" else ()):
-        yield [name if name in known else spelled.get(_plain(name), name) for name in names]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _made_of(name: str, column: str) -> bool:
+    """Where a column may be among ``known`` (name -> a value), the surest places first; answers have a second list."""
+    spelled = {_words(name): name for name in known}
     needed, others = MADE_OF.get(column, (set(), set()))
-    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
-    return bool(words & needed) and words <= needed | others
+    made = [name for words, name in spelled.items() if needed & {*words} and needed | others >= {*words}]
+    made = [name for name in made if not isinstance(known[name], int | float)]
+    for names in ((*KNOWN[column], *made), ELSE if column == "answer" else ()):
+        yield [name if name in known else spelled.get(_words(name), name) for name in names]
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name))
 
 
 def _holds(value: Any) -> bool:
-    """Whether a place holds something, and no record in which nothing is said."""
     return value is not None and not (isinstance(value, dict) and not value.keys() & set(SAID))
 
 
 def _failed(row: dict) -> bool:
     return any(_at(row, place) for place in FAILED)
-
-
-def _structure(text: str) -> object:
-    """The list that a table holds as text, in JSON or as Python writes it; the text itself where it is none."""
-    for read in (json.loads, literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(text)
-    return text
 
 
 def _at(row: Any, place: str) -> Any:
@@ -316,7 +296,7 @@ def _no_answer(answer: str | None, finish: object, row: dict) -> str:
         if isinstance(finish, str) and finish.lower() not in ("", "stop", "eos", "end_turn"):
             return f"empty, finish reason {quoted(finish, 40)}"
         return "null" if answer is None else ""
-    return "an error" if answer.startswith(API_FAILED) else ""
+    return "an error" if answer.startswith("Failed to obtain answer via API") else ""  # as VLMEvalKit writes it
 
 
 def _text(value: object) -> str:

@@ -76,9 +76,8 @@ def evaluate(
     if not found:
         reasons = "; ".join(f"{why} ({count} times)" for why, count in unanswered.most_common(3))
         raise RunError(f"model {service.model!r} at {service.url}: no request got an answer: {reasons}")
-    for arm in dict.fromkeys(probe.arm for probe in probes.probes):
-        if all(probe.arm != arm for probe, _ in found):
-            notes.append(f"no request of the arm {arm} got an answer: what is compared with it is left out")
+    silent = sorted({probe.arm for probe in probes.probes} - {probe.arm for probe, _ in found})
+    notes += [f"no request of the arm {arm} got an answer: what is compared with it is left out" for arm in silent]
     table = answer_table(service.model, found)
     with atomic_write(out / ANSWERS) as temporary:
         table.to_parquet(temporary, index=False)

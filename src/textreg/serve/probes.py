@@ -206,7 +206,6 @@ def _captions(path: Path) -> dict[tuple[str, str], str]:
     for where, row in rows(path) if path.exists() else ():
         told = [row.get(name) for name in ("image", "language", "caption")] if isinstance(row, dict) else [None]
         if not all(isinstance(value, str) and value.strip() for value in told):
-            expected = '{"image": NAME, "language": CODE, "caption": TEXT}, none of them empty'
-            raise InputError(f"{path}, {where}: expected {expected}")
+            raise InputError(f'{path}, {where}: expected {{"image": NAME, "language": CODE, "caption": TEXT}}')
         found[Path(told[0]).name, language_code(told[1])] = well_formed(told[2].strip())
     return found

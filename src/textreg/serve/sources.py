@@ -8,7 +8,6 @@ workbook the first sheet is taken that has the columns, with all that have the s
 Use: ``for where, row in rows(Path("answers.jsonl.gz")): ...``; a text in place of a row says what is wrong with it.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -38,12 +37,10 @@ LARGEST = 2 * 2**30  # bytes of a JSON array or object, which is read whole
 HEAD = 64 * 1024
 _BLANKS = re.compile(r"\s*")
 Row = tuple[str, dict | str]
-Wanted = Callable[[Sequence[str]], bool]
-BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeError, zlib.error, LZMAError, zipfile.BadZipFile, csv.Error,
-          RuntimeError)  # fmt: skip  # the last of an archive with a password
+BROKEN = (OSError, EOFError, UnicodeError, RuntimeError, pa.ArrowException, zlib.error, LZMAError, zipfile.BadZipFile)
 
 
-def rows(path: Path, wanted: Wanted = bool) -> Iterator[Row]:
+def rows(path: Path, wanted: Callable[[Sequence[str]], bool] = bool) -> Iterator[Row]:
     """(``line 3`` or ``row 3``, row), or in place of the row what is wrong with it.
 
     ``wanted``: whether these names of columns are those of a sheet with answers.  Raises InputError for what is no
@@ -64,8 +61,8 @@ def rows(path: Path, wanted: Wanted = bool) -> Iterator[Row]:
             yield from _excel(path, wanted) if suffix.startswith(".xls") else _arrow(path, suffix)
         else:
             with open(path, "rb") as stored:
-                kind = infer_compression(path.name.lower()) if packed else None
-                kind = "gzip" if stored.peek(2)[:2] == b"\x1f\x8b" else kind
+                named = packed and infer_compression(path.name.lower())
+                kind = "gzip" if stored.peek(2)[:2] == b"\x1f\x8b" else named
                 if kind and kind not in compr:
                     raise InputError(f"{path}: {kind} is not unpacked here; unpack it, or install zstandard")
                 yield from _text(path, suffix, compr[kind](stored, mode="rb") if kind else stored)
@@ -85,55 +82,30 @@ def _member(path: Path) -> IO[bytes]:
 
 
 def _text(path: Path, suffix: str, stored: IO[bytes]) -> Iterator[Row]:
-    """Rows of a file that is text, whatever its suffix says of the kind."""
+    """Rows of a file that is text, in whatever UTF, and whatever its suffix says of the kind."""
     if suffix not in TEXTS:
         raise InputError(
             f"{path}: answers are read from {', '.join(TEXTS + TABLES)}{did_you_mean(suffix, TEXTS + TABLES)}"
         )
-    file = _decoded(stored)
-    by_line = suffix in (".jsonl", ".ndjson")
-    if by_line or suffix == ".json" or file.peek(HEAD)[:HEAD].lstrip()[:1] in (b"{", b"["):
-        yield from _json(path, file, by_line)
-    else:
-        yield from _csv(path, file)
-
-
-def _decoded(raw: IO[bytes]) -> io.BufferedReader:
-    """The file as UTF-8 without a mark, whatever UTF it is in."""
-    file = io.BufferedReader(raw, HEAD)
+    file = io.BufferedReader(stored, HEAD)
     encoding = json.detect_encoding(file.peek(4)[:4])
-    if encoding == "utf-8-sig":
-        file.read(len(codecs.BOM_UTF8))
-    elif encoding != "utf-8":
-        reader = codecs.getreader(encoding)(file)
-        pieces = iter(lambda: reader.read(HEAD), "")
-        return io.BufferedReader(_Recoded(piece.encode("utf-8", "replace") for piece in pieces), HEAD)
-    return file
+    head = file.peek(HEAD)[:HEAD].decode(encoding, "replace").lstrip()
+    by_line = suffix in (".jsonl", ".ndjson")
+    if by_line or suffix == ".json" or head[:1] in ("{", "["):
+        errors = "surrogateescape" if "8" in encoding else "replace"
+        yield from _json(path, io.TextIOWrapper(file, encoding, errors, newline="\n"), head, by_line)
+    else:
+        yield from _csv(path, io.TextIOWrapper(file, encoding, newline=""), head)
 
 
-class _Recoded(io.RawIOBase):
-    """Byte strings one after another, as a file."""
-
-    def __init__(self, parts: Iterator[bytes]):
-        self._parts, self._left = parts, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        self._left = self._left or next(self._parts, b"")
-        given, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
-        buffer[: len(given)] = given
-        return len(given)
-
-
-def _lines(lines: Iterable[bytes]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
+def _lines(lines: Iterable[str], start: int) -> Iterator[Row]:
+    for number, line in enumerate(lines, start):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
+            line.encode()
+            row = json.loads(line)
+        except UnicodeEncodeError:
             yield f"line {number}", "not UTF-8 text"
         except (ValueError, RecursionError) as failure:
             yield f"line {number}", f"not JSON ({str(failure).splitlines()[0]})"
@@ -145,31 +117,27 @@ def _object(row: object) -> dict | str:
     return row if isinstance(row, dict) else f"a JSON object is expected, not {quoted(row, 40)}"
 
 
-def _json(path: Path, file: io.BufferedReader, by_line: bool) -> Iterator[Row]:
-    lead = []
-    for line in file:
-        lead.append(line)
-        if line.strip():
-            break
-    first = lead[-1].strip() if lead else b""
-    if (by_line and first[:1] not in (b"{", b"[")) or (
-        _is_object(first) and (by_line or file.peek(HEAD)[:HEAD].lstrip()[:1] == b"{")
-    ):
-        yield from _lines(chain(lead, file))
+def _json(path: Path, text: IO[str], head: str, by_line: bool) -> Iterator[Row]:
+    number, first = next(((n, line) for n, line in enumerate(text, 1) if line.strip()), (1, ""))
+    whole = isinstance(next(_lines([first], 1), ("", ""))[1], dict)
+    second = head.partition("\n")[2].lstrip()
+    if (whole and (by_line or second[:1] == "{")) or (by_line and first.lstrip()[:1] not in ("{", "[")):
+        yield from _lines(chain([first], text), number)
         return
-    data = b"".join(lead) + file.read(LARGEST)
+    data = first + text.read(LARGEST)
     try:
-        values = list(_values(data.decode("utf-8")))
+        data.encode()
+        values = list(_values(data))
     except (ValueError, RecursionError) as failure:
         if by_line:
-            yield from _lines(data.splitlines(keepends=True))
+            yield from _lines(io.StringIO(data), number)
             return
         raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
     inner = _records(values[0]) if len(values) == 1 else values
     if inner is None:
         raise InputError(f"{path}: no list of answers in it; write one JSON object per answer")
-    for number, row in enumerate(inner, 1):
-        yield f"row {number}", _object(row)
+    for place, row in enumerate(inner, 1):
+        yield f"row {place}", _object(row)
 
 
 def _values(text: str) -> Iterator[object]:
@@ -179,13 +147,6 @@ def _values(text: str) -> Iterator[object]:
         value, at = decode(text, at)
         yield value
         at = _BLANKS.match(text, at).end()
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _records(whole: object) -> list | None:
@@ -211,13 +172,12 @@ def _records(whole: object) -> list | None:
     return [whole] if whole else None
 
 
-def _csv(path: Path, file: io.BufferedReader) -> Iterator[Row]:
+def _csv(path: Path, text: IO[str], head: str) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
-    head = file.peek(HEAD)[:HEAD].decode("utf-8", "replace").splitlines()[:1]
-    separator = max(",;\t|", key=(head or [""])[0].count)
-    if head and re.fullmatch("sep=.", head[0]):  # how Excel is told
-        separator = file.readline().strip()[-1:].decode()
-    text = io.TextIOWrapper(file, "utf-8", newline="")
+    first = (head.splitlines() or [""])[0]
+    separator = max(",;\t|", key=first.count)
+    if re.fullmatch("sep=.", first):  # how Excel is told
+        separator = text.readline().strip()[-1:]
     reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=True)
     number = 1
     try:
@@ -241,23 +201,21 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise InputError(f"{path}: the column name {quoted(twice[0])} appears twice; rename one")
 
 
-def _excel(path: Path, wanted: Wanted) -> Iterator[Row]:
+def _excel(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row]:
     from openpyxl import load_workbook
 
     try:
-        sheets = [(sheet.title, sheet.iter_rows(values_only=True)) for sheet in load_workbook(
-            path, read_only=True, data_only=True).worksheets]  # fmt: skip
+        book = load_workbook(path, read_only=True, data_only=True)
+        sheets = [(sheet.title, sheet.iter_rows(values_only=True)) for sheet in book.worksheets]
         headers = [["" if name is None else str(name).strip() for name in next(cells, ())] for _, cells in sheets]
         chosen = next(filter(wanted, headers), headers[0])
         _check_header(path, chosen)
-        several = headers.count(chosen) > 1
         for (title, cells), header in zip(sheets, headers, strict=True):
             for number, values in enumerate(cells if header == chosen else (), 2):
                 row = {name: value for name, value in zip(header, values, strict=False) if name}
                 if set(row.values()) - {None}:
-                    plain = {name: "" if v is None else v if isinstance(v, int | float) else str(v)
-                             for name, v in row.items()}  # fmt: skip
-                    yield f"sheet {title!r}, row {number}" if several else f"row {number}", plain
+                    plain = {n: v if isinstance(v, int | float) else str(v or "") for n, v in row.items()}
+                    yield f"sheet {title!r}, row {number}", plain
     except (KeyError, ValueError, IndexError) as failure:
         raise InputError(f"{path}: not a readable Excel file ({str(failure)[:80]}): save it again as .xlsx") from None
 
@@ -294,7 +252,7 @@ def _bulky(kind: pa.DataType) -> bool:
     return any(pa.types.is_binary(each) or pa.types.is_large_binary(each) for each in inside)
 
 
-def _folder(path: Path, wanted: Wanted) -> Iterator[Row]:
+def _folder(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row]:
     """A data set as ``datasets`` saves it, or every file of one kind in a folder, by name."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         from datasets import Dataset, load_from_disk
