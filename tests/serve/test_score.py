@@ -549,7 +549,7 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
         [ES], "(an error): 3",
     ),
     "a refusal among items": ([{"lang": "es", "response": {"body": {"output": [{**MESSAGE, "content": [{"type": "refusal", "refusal": ES}]}]}}}], [ES], ""),
-    "Ollama": ([{"model": "m", "message": MESSAGE, "lang": "es"}], [ES], "answer from 'message'"),
+    "Ollama": ([{"model": "m", "message": MESSAGE, "lang": "es"}], [ES], "answer from 'message.content'"),
     "Bedrock": ([{"output": {"message": {"content": [{"text": ES}]}}, "lang": "es"}], [ES], "answer from 'output'"),
     "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
 }  # fmt: skip

@@ -54,14 +54,13 @@ KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the s
 }
 TURNS = ("messages", "conversations", "conversation")
 #: Where the answer is if no prediction is there, beside which these are the reference and the question.
-ELSE = ("answer", "text", *TURNS, "message")
+ELSE = ("answer", "text", *TURNS, "message.content")
 #: Words of other names: one of the first, and any of the others ("pred_answer", "Prompt Language").
 MADE_OF = {
     "answer": ({"pred", "prediction", "predicted", "generated", "generation", "output", "outputs", "response",
                 "responses", "completion", "hypothesis", "reply"}, {"model", "llm", "vlm", "answer", "text", "raw"}),
     "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
 }  # fmt: skip
-FAILED = ("error", "response.body.error", "result.error")
 SAID = ("content", "text", "refusal", "message")  # what of a record is said
 SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
@@ -246,7 +245,7 @@ def _holds(value: Any) -> bool:
 
 
 def _failed(row: dict) -> bool:
-    return any(_at(row, place) for place in FAILED)
+    return any(_at(row, place) for place in ("error", "response.body.error", "result.error"))
 
 
 def _at(row: Any, place: str) -> Any:
