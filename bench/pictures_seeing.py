@@ -48,7 +48,7 @@ def main() -> None:
         "command": "python bench/pictures_seeing.py runs/emoji",
         "hardware": f"{processor()}, one thread",
         "processor seconds": round(time.process_time() - began),
-        "training styles": sorted(seen),
+        "training styles": ", ".join(sorted(seen)),
         "held-out style": concepts.held_out_style,
     }
     (asked.out / "seeing.json").write_text(json.dumps(made, indent=1) + "\n", "utf-8")

@@ -42,12 +42,7 @@ def page(results: Path, target: Path) -> str:
     about = json.loads((folder / "about.json").read_text("utf-8"))
     bounds = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
     judged = claims.judge(verdicts, bounds)
-    folded = [
-        dropdown(
-            "Tables: every system and arm, every language",
-            [sees(verdicts), arms(verdicts), languages(verdicts)],
-        )
-    ]
+    folded = [dropdown("Tables: every system and arm, every language", [arms(verdicts), languages(verdicts)])]
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
     told = examples(pd.read_csv(folder / "examples.csv", keep_default_na=False))
     shown = [told, predictions(judged), sees(verdicts)]
