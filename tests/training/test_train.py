@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from conftest import Placeholders
+from conftest import Placeholders, image_table, row_table
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -27,19 +27,20 @@ from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features, projected
 
 SETTINGS = Tune(steps=6, batch_size=8, learning_rate=5e-3, log_steps=2)
+CHECKPOINTED = dataclasses.replace(SETTINGS, checkpoint_steps=2, micro_batch=4)
 
 
-@pytest.fixture
-def data(tiny_llm, tiny_tower, tiny_images, tiny_rows):
+@pytest.fixture(scope="module")
+def data(tiny_llm, tiny_tower):
     """What a training needs, with a fresh model at every call of ``model()``."""
 
     class Data:
-        rows = tiny_rows
+        rows, images = row_table(), image_table()
         folders = tiny_llm, tiny_tower
 
         def model(self, adapter=True):
             model, self.processor = assemble(str(tiny_llm), str(tiny_tower))
-            self.features = open_features(model, self.processor, tiny_images)
+            self.features = open_features(model, self.processor, self.images)
             return attach(model, rank=4, alpha=8) if adapter else model
 
         def train(self, settings, out, adapter=True, rows=None, **options):
@@ -49,6 +50,20 @@ def data(tiny_llm, tiny_tower, tiny_images, tiny_rows):
             return weights(model), log
 
     return Data()
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    """Weights, log and folder of a training by the settings above."""
+    out = tmp_path_factory.mktemp("plain")
+    return *data.train(SETTINGS, out), out
+
+
+@pytest.fixture(scope="module")
+def checkpointed(data, tmp_path_factory):
+    """The same with checkpoints and smaller batches."""
+    out = tmp_path_factory.mktemp("checkpointed")
+    return *data.train(CHECKPOINTED, out), out
 
 
 def weights(model):
@@ -140,10 +155,10 @@ def test_alignment_trains_the_projector_and_nothing_else(tmp_path, data):
     assert changed == {name for name in before if "multi_modal_projector" in name}
 
 
-@pytest.mark.parametrize("changes", [{"micro_batch": 2}, {"micro_batch": 1}])
-def test_accumulation_changes_nothing(tmp_path, data, changes):
-    whole, log = data.train(SETTINGS, tmp_path / "whole")
-    split, split_log = data.train(dataclasses.replace(SETTINGS, **changes), tmp_path / "split")
+@pytest.mark.parametrize("micro_batch", [2, 1])
+def test_accumulation_changes_nothing(tmp_path, data, plain, micro_batch):
+    whole, log, _ = plain
+    split, split_log = data.train(dataclasses.replace(SETTINGS, micro_batch=micro_batch), tmp_path)
     assert abs(log.loss - split_log.loss) < 1e-4
     assert largest_difference(whole, split) < 2e-3  # of weights that moved by 1e-2 and more
 
@@ -164,8 +179,8 @@ def test_accumulated_gradients_equal_those_of_one_batch(data):
         assert largest_difference(whole, gradients(groups)) < 1e-5
 
 
-def test_the_same_seed_repeats_bit_for_bit(tmp_path, data):
-    first, _ = data.train(SETTINGS, tmp_path / "a")
+def test_the_same_seed_repeats_bit_for_bit(tmp_path, data, plain):
+    first = plain[0]
     again, _ = data.train(SETTINGS, tmp_path / "b")
     other, _ = data.train(dataclasses.replace(SETTINGS, seed=1), tmp_path / "c")
     assert largest_difference(first, again) == 0.0
@@ -197,20 +212,18 @@ def interrupted(monkeypatch, at):
 
 
 @pytest.mark.parametrize("at", [3, 4, 5])
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, data, monkeypatch, at):
-    settings = dataclasses.replace(SETTINGS, checkpoint_steps=2, micro_batch=4)
-    expected, log = data.train(settings, tmp_path / "whole")
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, data, checkpointed, monkeypatch, at):
+    expected, log, whole = checkpointed
     with monkeypatch.context() as patch:
         interrupted(patch, at)
         with pytest.raises(Stop):
-            data.train(settings, tmp_path / "cut")
-    found, resumed = data.train(settings, tmp_path / "cut")
+            data.train(CHECKPOINTED, tmp_path)
+    found, resumed = data.train(CHECKPOINTED, tmp_path)
     assert resumed.resumed_from == (at - 1) // 2 * 2
     assert largest_difference(expected, found) == 0.0
     assert (resumed.loss, resumed.rows, resumed.tokens) == (log.loss, log.rows, log.tokens)
-
-    assert (tmp_path / "cut" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
-    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert (tmp_path / "log.csv").read_text() == (whole / "log.csv").read_text()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_checkpoint_of_another_plan_is_not_continued_and_the_log_says_so(tmp_path, data, monkeypatch, capsys):
@@ -225,13 +238,12 @@ def test_a_checkpoint_of_another_plan_is_not_continued_and_the_log_says_so(tmp_p
     assert f"{tmp_path / 'checkpoints' / 'checkpoint-4'}: of a training with other settings" in capsys.readouterr().out
 
 
-def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
-    expected, log = data.train(settings, tmp_path / "whole")
+def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, checkpointed, monkeypatch):
+    expected, log, _ = checkpointed
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "discard", lambda folder: None)
-        data.train(settings, tmp_path / "late")
-    found, its_log = data.train(settings, tmp_path / "late")
+        data.train(CHECKPOINTED, tmp_path)
+    found, its_log = data.train(CHECKPOINTED, tmp_path)
     assert its_log.resumed_from == 6 and its_log.loss == pytest.approx(log.loss, rel=1e-5)
     assert largest_difference(expected, found) == 0.0
 
@@ -264,29 +276,27 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path, data):
         data.train(dataclasses.replace(SETTINGS, micro_batch=3), tmp_path)
 
 
-def test_activation_checkpointing_changes_no_loss(tmp_path, data):
-    plain, log = data.train(SETTINGS, tmp_path / "a")
-    saved, its_log = data.train(dataclasses.replace(SETTINGS, activation_checkpointing=True), tmp_path / "b")
-    assert abs(log.loss - its_log.loss) < 1e-5
-    assert largest_difference(plain, saved) < 1e-4
+def test_activation_checkpointing_changes_no_loss(tmp_path, data, plain):
+    saved, its_log = data.train(dataclasses.replace(SETTINGS, activation_checkpointing=True), tmp_path)
+    assert abs(plain[1].loss - its_log.loss) < 1e-5
+    assert largest_difference(plain[0], saved) < 1e-4
 
 
-def test_pixels_and_loader_workers_give_what_kept_features_give(tmp_path, data, tiny_images):
-    kept, _ = data.train(SETTINGS, tmp_path / "a")
+def test_pixels_and_loader_workers_give_what_kept_features_give(tmp_path, data, plain):
     model = data.model()
-    features = open_features(model.get_base_model(), data.processor, tiny_images, cache=False)
+    features = open_features(model.get_base_model(), data.processor, data.images, cache=False)
     settings = dataclasses.replace(SETTINGS, workers=1, cache_features=False)
-    train(model, data.processor, data.rows, features, settings, tmp_path / "b")
-    assert largest_difference(kept, weights(model)) < 1e-5
+    train(model, data.processor, data.rows, features, settings, tmp_path)
+    assert largest_difference(plain[0], weights(model)) < 1e-5
 
 
-def test_the_loss_of_every_window_is_kept_as_a_table_and_as_events(tmp_path, data):
-    _, log = data.train(SETTINGS, tmp_path)
-    lines = (tmp_path / "log.csv").read_text().splitlines()
+def test_the_loss_of_every_window_is_kept_as_a_table_and_as_events(plain):
+    _, log, out = plain
+    lines = (out / "log.csv").read_text().splitlines()
     assert lines[0] == "step,loss,learning_rate,grad_norm"
     assert [line.split(",")[0] for line in lines[1:]] == ["2", "4", "6"] and log.rows == 48
     assert float(lines[-1].split(",")[1]) == log.loss
-    assert list((tmp_path / "events").glob("events.*"))
+    assert list((out / "events").glob("events.*"))
 
 
 def kept(data, settings, out, order=None):
