@@ -75,7 +75,7 @@ class Config(TextConfig):
     """``config.json`` as far as a merge needs it."""
 
     architectures: list[str] | None = None
-    text_config: TextConfig | None = Field(None, validation_alias=AliasChoices(*TEXT_CONFIGS))
+    text_config: TextConfig | None = Field(default=None, validation_alias=AliasChoices(*TEXT_CONFIGS))
 
     @property
     def tied(self) -> bool | None:
