@@ -7,14 +7,15 @@ smallest and the largest.  Where ours is the slower, the row says so in words.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import linregress
 
 from textreg.book.pages import table
-from textreg.figures.style import SIZES
+from textreg.figures.style import legend_above, save_figure, size, style
 
 HERE = Path(__file__).parent / "results"
 #: (group, row, ours, peer, the largest ratio that was aimed at)
@@ -126,19 +127,23 @@ def page(found: pd.DataFrame) -> str:
 def figure(found: pd.DataFrame, path: Path) -> None:
     """Ratios on a logarithmic axis, with their range over the turns."""
     compared = ratios(found).dropna(subset=["processor"]).iloc[::-1].reset_index(drop=True)
-    drawn, axes = plt.subplots(figsize=SIZES["tall"], layout="constrained")
-    reach = [compared["processor"] - compared["low"], compared["high"] - compared["processor"]]
-    axes.errorbar(compared["processor"], compared.index, xerr=reach, fmt="o", color="#0072B2", label="measured")
     aimed = compared.dropna(subset=["most"])
-    axes.plot(aimed["most"], aimed.index, "|", color="#D55E00", markersize=12, label="aim, at most")
-    axes.axvline(1, color="0.6", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yticks(compared.index, [f"{each.row}: {each.ours} / {each.peer}" for each in compared.itertuples()])
-    axes.set_xlabel("processor time, ours over the other's (left of 1: ours is faster)")
-    axes.legend(frameon=False)
-    with plt.rc_context({"svg.hashsalt": "textreg"}):
-        drawn.savefig(path, metadata={"Date": None})
-    plt.close(drawn)
+    named = [f"{each.row}{each.ours.removeprefix('ours')}\n{each.peer}" for each in compared.itertuples()]
+    with style():
+        drawn = Figure(figsize=size("page", height=1.0 + 0.34 * len(compared)))
+        ax = drawn.subplots()
+        ax.hlines(compared.index, compared["low"], compared["high"], color="#0072B2")
+        ax.plot(compared["processor"], compared.index, "o", color="#0072B2", label="measured, range over the turns")
+        ax.plot(aimed["most"], aimed.index, "|", color="#D55E00", markersize=12, label="aim, at most")
+        ax.axvline(1, color="#555555")
+        ax.set(xscale="log", xlabel="processor time, ours over the other's", title="Left of 1, ours is faster")
+        ax.set_xticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+        ax.set_yticks(compared.index, named)
+        legend_above(drawn, ax, 2)
+    told = "Processor time of ours over that of each other tool, with the range over the turns"
+    with TemporaryDirectory() as place:
+        saved = save_figure(drawn, Path(place) / path.stem, alt=told, data=compared)
+        path.write_bytes(saved.paths["svg"].read_bytes())
 
 
 def write(folder: Path = HERE) -> None:

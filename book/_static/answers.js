@@ -76,7 +76,12 @@
 
   function read() {
     const given = new URLSearchParams(location.hash.slice(1));
-    if (![...given.keys()].some((name) => names.includes(name))) given.set("picture", data.pictures[0][0]);
+    if (![...given.keys()].some((name) => names.includes(name))) {
+      // What the page is about comes first: a request that BM answers in English.
+      const lost = rows({ system: "BM", arm: "image", filter: "english" }).next().value;
+      given.set("picture", data.pictures[lost ? lost.p : 0][0]);
+      if (lost) given.set("language", lost.code);
+    }
     form.reset();
     for (const name of names) {
       const options = [...form.elements[name].options].map((option) => option.value);

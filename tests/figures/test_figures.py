@@ -317,8 +317,8 @@ def test_the_matrices_fill_their_figure(saved_twice):
     assert rows[0] < 0.08 * len(dark) and rows[-1] > 0.92 * len(dark)
 
 
-def test_questions_of_a_kind_are_pooled_over_seeds_and_captions_left_out():
-    rows = [(0, "TR", "where", 10, 0.5), (1, "TR", "where", 30, 0.9), (0, "TR", "caption", 9, 1.0)]
+def test_questions_of_a_kind_are_means_over_seeds_and_captions_left_out():
+    rows = [(0, "TR", "where", 10, 0.7), (1, "TR", "where", 30, 0.9), (0, "TR", "caption", 9, 1.0)]
     visual = pd.DataFrame(rows, columns=["seed", "system", "task", "n", "accuracy"]).assign(language="en")
     (row,) = questions_by_task(visual).to_dict("records")
     assert row == {"task": "where", "TR": pytest.approx(0.8), "n": 40}

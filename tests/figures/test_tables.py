@@ -4,11 +4,12 @@ import pandas as pd
 import pytest
 from result_folders import LEVELS, answers_table, fidelity_table, visual_table
 
+from textreg.fidelity import measures
 from textreg.fidelity.annotation import annotate
 from textreg.fidelity.estimates import Point, estimate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.figures import score_tables
-from textreg.figures.tables import classes
+from textreg.figures.tables import classes, macro, per_language, questions_by_task
 from textreg.vlm.systems import System
 
 ORDER = ["backbone", "BM", "EN", "TR", "BM+M", "TR+M"]
@@ -71,12 +72,25 @@ def test_the_shares_of_the_classes_sum_to_one_and_only_those_that_occur_are_show
     assert table["image"].sum(axis=1).tolist() == [1.0] * len(table)
 
 
-def test_a_share_of_answers_is_the_number_of_every_estimate_also_where_backbones_have_unequal_numbers_of_seeds():
-    runs = [("a", 0, 1.0), ("a", 1, 1.0), ("b", 2, 0.0)]
-    answers = annotate(answers_table(), open_identifier())
-    table = pd.concat([answers.assign(backbone=name, seed=seed) for name, seed, _ in runs])
-    kept = table["seed"].map({seed: share for _, seed, share in runs})
-    table["class"] = ["asked" if share else "english" for share in kept]
-    drawn = classes(table, ["image"]).set_index(["system", "class"])["share"]
-    told = estimate(table, [(1, Point("BM", "image", "asked"))], resamples=10)
-    assert drawn["BM", "asked"] == pytest.approx(told.value) == pytest.approx(0.5)
+def test_every_mean_that_is_drawn_is_the_number_of_the_estimates_also_with_unequal_seeds_of_a_backbone():
+    answers, turned = annotate(answers_table(), open_identifier()), {"BM": "TR", "TR": "backbone", "backbone": "BM"}
+    runs = [
+        answers.assign(backbone=name, seed=seed, system=answers["system"].replace(turned if name == "a" else {}))
+        for seed, name in enumerate("aab")
+    ]
+    table = pd.concat(runs)
+    scores, seen = (
+        pd.concat([make(run).assign(backbone=run["backbone"].iloc[0], seed=run["seed"].iloc[0]) for run in runs])
+        for make in (measures.summarise, measures.visual_summary)
+    )
+    by_language = per_language(scores).set_index(["system", "language"])["value"]
+    drawn = {
+        ("image", "asked"): classes(table, ["image"]).set_index(["system", "class"])["share"]["BM", "asked"],
+        ("image", "lf_plus"): macro(scores, "lf_plus").set_index("system")["value"]["BM"],
+        ("image", "lf", "caption", ("de",)): by_language["BM", "de"],
+        ("image", "content", "count", "en"): questions_by_task(seen)["BM"].item(),
+    }
+    for point, value in drawn.items():
+        told = estimate(table, [(1, Point("BM", *point))], resamples=10).value
+        assert value == pytest.approx(told), point
+    assert drawn["image", "asked"] == pytest.approx(0.5) != 2 / 3

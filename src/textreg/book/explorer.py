@@ -20,7 +20,7 @@ from textreg.book.first import PAGES
 from textreg.fidelity.estimates import CAPTION
 from textreg.figures import marks
 from textreg.figures.book import pictures
-from textreg.figures.style import ARMS, CLASSES, language_names, language_order
+from textreg.figures.style import CLASSES, CONTEXTS, language_names, language_order
 from textreg.figures.tables import Results, verdicts
 from textreg.scenes import grammar, scene
 
@@ -119,7 +119,7 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
         pictures=[(item, _scene(scenes[item])) for item in items],
         languages=[(code, names[code]) for code in codes],
         systems=systems,
-        arms=[(arm, ARMS[arm].label) for arm in arms],
+        arms=[(arm, CONTEXTS[arm]) for arm in arms],
         classes={name: mark.label for name, mark in CLASSES.items()},
         strings=strings.all,
         texts=texts.all,

@@ -4,7 +4,7 @@ A sentence compares two systems by the interval of their difference on the same 
 other where the interval leaves out zero, else the two are not told apart.  What comes out against the expectation is
 told in the same words.  Where a system was not evaluated, its sentence is left out.
 
-    for line in outcome.sentences(load_results("results/laptop"), claims.load()): print(line)
+    for line in outcome.findings(load_results("results/laptop")).values(): print(line)
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 
-from textreg.evaluation.claims import Claim, judge
 from textreg.fidelity.estimates import Estimate, Point, estimate
 from textreg.figures.style import language_names
 from textreg.figures.tables import Results, verdicts
@@ -58,35 +57,29 @@ class Values:
         return "above" if found.low > 0 else "below" if found.high < 0 else "not told apart from"
 
 
-def points(found: Estimate) -> str:
-    """``"+3.1 [1.0, 5.2] points"``."""
-    return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] points"
+def points(found: Estimate, sign: str = "+") -> str:
+    """``"+3.1 [1.0, 5.2] points"``; with an empty ``sign`` only what is negative has one."""
+    value, low, high = (round(100 * number, 1) + 0.0 for number in (found.value, found.low, found.high))
+    return f"{value:{sign}.1f} [{low:.1f}, {high:.1f}] points"
 
 
-def findings(results: Results, promised: tuple[Claim, ...] = ()) -> dict[str, str]:
+def findings(results: Results) -> dict[str, str]:
     """Name of a finding -> Markdown sentences with the numbers it rests on (per cent; differences in points)."""
     answers = verdicts(results)
     if answers.empty or "class" not in answers:
         return {}
     values, told = Values(answers), {}
-    for tell in (_loss, _document, _cure, _content, _controls, _seeing, _alone, _price, _left_out):
+    for tell in (_loss, _document, _cure, _controls, _content, _seeing, _alone, _price, _left_out):
         with suppress(KeyError):  # a profile without this system, arm or question
             told[tell.__name__.strip("_")] = tell(values, results)
-    return told | _bounds(answers, promised)
-
-
-def sentences(results: Results, promised: tuple[Claim, ...] = ()) -> list[str]:
-    """The findings in their order."""
-    return list(findings(results, promised).values())
+    return told
 
 
 def _loss(v: Values, _: Results) -> str:
     return (
-        f"**The loss.** Asked about a picture, `backbone` answers in the asked language in "
-        f"{v.told('backbone', ASKED)}, `BM`, tuned in English alone, in {v.told('BM', ASKED)} "
-        f"({v.difference('BM', 'backbone', ASKED)}). {v.told('BM', ENGLISH)} of `BM`'s answers are clean English, "
-        f"{v.told('BM', MIXED)} are mixed or broken. Asked the same as text of the asked language it keeps "
-        f"{v.told('BM', ('text', 'asked'))}."
+        f"**The loss.** Asked about a picture, `BM` answers in the asked language {v.told('BM', ASKED)} of the time, "
+        f"the untuned `backbone` {v.told('backbone', ASKED)} ({v.difference('BM', 'backbone', ASKED)}). "
+        f"{v.told('BM', ENGLISH)} of `BM`'s answers are clean English, {v.told('BM', MIXED)} mixed or broken."
     )
 
 
@@ -94,42 +87,33 @@ def _document(v: Values, _: Results) -> str:
     lost = {
         arm: ((1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))) for arm in ("image", "text_en", "text")
     }
+    takes = {arm: points(v.of(*terms), "") for arm, terms in lost.items()}
     beyond = v.of(*lost["image"], *((-weight, system, point) for weight, system, point in lost["text_en"]))
     word = (
-        "more than English text does, so the picture adds something of its own"
+        "more than English text does, and so adds something of its own"
         if beyond.low > 0
         else "less than English text does: the loss is English-induced, and the picture is one more English context"
         if beyond.high < 0
         else "no more than English text does, as far as the interval tells: the loss is English-induced"
     )
     return (
-        f"**A picture or an English document?** Tuning takes {points(v.of(*lost['image']))} under pictures, "
-        f"{points(v.of(*lost['text_en']))} under the same content as English text, {points(v.of(*lost['text']))} as "
-        f"text of the asked language. The picture takes {word} (difference {points(beyond)})."
+        f"**A picture or an English document?** The picture takes {word}. Tuning takes {takes['image']} under "
+        f"pictures, {takes['text_en']} under the same content as English text (difference {points(beyond)}), and "
+        f"{takes['text']} under the content in the asked language."
     )
 
 
 def _cure(v: Values, _: Results) -> str:
     return (
-        f"**The cure.** With multilingual text `TR` answers in the asked language in {v.told('TR', ASKED)}, "
-        f"LF+ {v.told('TR', STRICT)}: {v.against('TR', 'BM', ASKED)} `BM` ({v.difference('TR', 'BM', ASKED)}) and "
+        f"**The cure.** With multilingual text, `TR` answers in the asked language {v.told('TR', ASKED)} of the time "
+        f"(LF+ {v.told('TR', STRICT)}): {v.against('TR', 'BM', ASKED)} `BM` ({v.difference('TR', 'BM', ASKED)}), "
         f"{v.against('TR', 'backbone', ASKED)} `backbone` ({v.difference('TR', 'backbone', ASKED)})."
-    )
-
-
-def _content(v: Values, _: Results) -> str:
-    foreign = ("image", "grounded", "questions")
-    return (
-        f"**A skill that crosses languages.** Right, and in the asked language: captions `backbone` "
-        f"{v.told('backbone', RIGHT)}, `BM` {v.told('BM', RIGHT)}, `TR` {v.told('TR', RIGHT)}; questions `backbone` "
-        f"{v.told('backbone', foreign)}, `BM` {v.told('BM', foreign)}, `TR` {v.told('TR', foreign)}. "
-        f"On captions `TR` is {v.against('TR', 'BM', RIGHT)} `BM`, on questions {v.against('TR', 'BM', foreign)} it."
     )
 
 
 def _controls(v: Values, _: Results) -> str:
     return (
-        f"**The controls.** The same share of English text (`EN`) keeps {v.told('EN', ASKED)}, "
+        f"**The controls.** As much English text (`EN`) keeps {v.told('EN', ASKED)}, "
         f"{v.against('EN', 'BM', ASKED)} `BM` ({v.difference('EN', 'BM', ASKED)})."
     ) + _where_measured(
         lambda: (
@@ -139,16 +123,27 @@ def _controls(v: Values, _: Results) -> str:
     )
 
 
+def _content(v: Values, _: Results) -> str:
+    foreign = ("image", "grounded", "questions")
+    return (
+        f"**Right as well.** Of the captions, `TR` gives {v.told('TR', RIGHT)} in the asked language and right, "
+        f"{v.against('TR', 'BM', RIGHT)} `BM` ({v.told('BM', RIGHT)}; `backbone` {v.told('backbone', RIGHT)}); of the "
+        f"answers to questions {v.told('TR', foreign)}, {v.against('TR', 'BM', foreign)} `BM` "
+        f"({v.told('BM', foreign)}; `backbone` {v.told('backbone', foreign)})."
+    )
+
+
 def _seeing(v: Values, _: Results) -> str:
     return (
-        f"**Seeing.** English captions right: `backbone` {v.told('backbone', CAPTIONS)}, `BM` "
-        f"{v.told('BM', CAPTIONS)}, `TR` {v.told('TR', CAPTIONS)} ({v.against('TR', 'BM', CAPTIONS)} `BM`); English "
-        f"questions: `backbone` {v.told('backbone', QUESTIONS)}, `BM` {v.told('BM', QUESTIONS)}, `TR` "
-        f"{v.told('TR', QUESTIONS)} ({v.against('TR', 'BM', QUESTIONS)} `BM`)."
+        f"**Seeing.** Asked in English, `TR` has {v.told('TR', CAPTIONS)} of the captions right, "
+        f"{v.against('TR', 'BM', CAPTIONS)} `BM` ({v.told('BM', CAPTIONS)}; `backbone` "
+        f"{v.told('backbone', CAPTIONS)}), and {v.told('TR', QUESTIONS)} of the questions, "
+        f"{v.against('TR', 'BM', QUESTIONS)} `BM` ({v.told('BM', QUESTIONS)}; `backbone` "
+        f"{v.told('backbone', QUESTIONS)})."
     ) + _where_measured(
         lambda: (
-            f" Questions of a kind that no picture trained (`where`): `TR` {v.told('TR', NEVER_SHOWN)}, "
-            f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` with {v.told('backbone', NEVER_SHOWN)}."
+            f" Of a kind of question that no picture trained (`where`) it has {v.told('TR', NEVER_SHOWN)}, "
+            f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` ({v.told('backbone', NEVER_SHOWN)})."
         )
     )
 
@@ -163,20 +158,19 @@ def _where_measured(tell: Callable[[], str]) -> str:
 
 def _alone(v: Values, _: Results) -> str:
     return (
-        f"**Merging.** `BM+M` was never shown a multilingual text and keeps {v.told('BM+M', ASKED)}, "
-        f"{v.against('BM+M', 'BM', ASKED)} `BM` and {v.against('BM+M', 'TR', ASKED)} `TR`; right and in the asked "
-        f"language are {v.told('BM+M', RIGHT)}. `TR+M` keeps {v.told('TR+M', ASKED)}, "
-        f"{v.against('TR+M', 'TR', ASKED)} `TR` ({v.difference('TR+M', 'TR', ASKED)})."
+        f"**Merging.** `BM+M`, never shown a multilingual text, keeps {v.told('BM+M', ASKED)}, "
+        f"{v.against('BM+M', 'BM', ASKED)} `BM` and {v.against('BM+M', 'TR', ASKED)} `TR`. `TR+M` keeps "
+        f"{v.told('TR+M', ASKED)}, {v.against('TR+M', 'TR', ASKED)} `TR` ({v.difference('TR+M', 'TR', ASKED)})."
     )
 
 
 def _price(v: Values, _: Results) -> str:
     told = "; ".join(
-        f"{arm} to {arm}+M: captions {v.difference(f'{arm}+M', arm, CAPTIONS)}, questions "
+        f"`{arm}+M` against `{arm}`: captions {v.difference(f'{arm}+M', arm, CAPTIONS)}, questions "
         f"{v.difference(f'{arm}+M', arm, QUESTIONS)}"
         for arm in ("BM", "TR")
     )
-    return f"**The price of merging**, in English answers that are right. {told}."
+    return f"**The price**, in English answers that are right. {told}."
 
 
 def _left_out(v: Values, results: Results) -> str:
@@ -185,23 +179,9 @@ def _left_out(v: Values, results: Results) -> str:
     if not codes or not seen:
         raise KeyError("no language was left out")
     names = list(language_names(codes).values())
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     there, here = ("image", "asked", "caption", codes), ("image", "asked", "caption", seen)
     return (
-        f"**Languages left out.** No text row is in {listed}. There `TR` keeps {v.told('TR', there)}, "
-        f"in the languages of its text {v.told('TR', here)}; `BM` has {v.told('BM', there)} and {v.told('BM', here)}."
+        f"**Languages left out.** No text row is in {listed}. There `TR` keeps {v.told('TR', there)}, in the "
+        f"languages of its text {v.told('TR', here)}; `BM` has {v.told('BM', there)} and {v.told('BM', here)}."
     )
-
-
-def _bounds(answers: pd.DataFrame, promised: tuple[Claim, ...]) -> dict[str, str]:
-    if not promised:
-        return {}
-    found = judge(answers, promised)
-    parts = [f"{(found['verdict'] == word).sum()} {word}" for word in ("met", "missed", "undecided", "undefined")]
-    named = [
-        f"{row.claim} ({100 * row.value:.1f}, bound {row.bound}: {row.verdict})"
-        for row in found.itertuples()
-        if row.verdict in ("missed", "undecided")
-    ]
-    told = f" Not met: {'; '.join(named)}." if named else ""
-    return {"bounds": f"**The bounds.** Of {len(found)}: {', '.join(parts)}.{told}"}

@@ -58,8 +58,9 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
     """``"96.1"`` or ``"96.1 [95.0, 97.2]"``, the range with ``digits`` decimals and unbroken; undefined is a dash."""
     if pd.isna(value):
         return UNDEFINED
-    interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.{digits}f},{NARROW}{100 * high:.{digits}f}]"
-    return f"{100 * value:.1f}{interval}"
+    value, low, high = (round(100 * number, 1) + 0.0 for number in (value, low, high))  # no -0.0
+    interval = "" if pd.isna(low) or pd.isna(high) else f" [{low:.{digits}f},{NARROW}{high:.{digits}f}]"
+    return f"{value:.1f}{interval}"
 
 
 #: Columns of the table of systems: what is asked, and what is said of the answers.
@@ -137,38 +138,29 @@ def questions_table(results: Results) -> str:
     values = questions_by_task(headline(results.visual, results.chosen))
     systems = [name for name in values.columns if name not in ("task", "n")]
     rows = [[row["task"], row["n"], *(per_cent(row[name]) for name in systems)] for _, row in values.iterrows()]
-    over = f"{results.seeds} seeds together" if results.seeds > 1 else "one seed"
-    return table(["question", "n", *systems], rows, f"English questions answered right, per cent; {over}")
+    return table(["question", "n", *systems], rows, "English questions answered right, per cent")
 
 
 def claims_table(judged: Mapping[str, pd.DataFrame]) -> str:
-    """Each claim with what was measured and the verdict, misses included.
+    """Each claim with its verdict and what was measured.
 
-    ``judged``: origin -> what :func:`textreg.evaluation.claims.judge` returns, all of the same claims; the first says
-    what was measured, of the others the value stands beside their verdict.
+    ``judged``: origin -> what :func:`textreg.evaluation.claims.judge` returns, all of the same claims; of all but the
+    first the value stands beside the verdict.
     """
-    times = {"before": "before the test runs", "after": "after the results"}
     (origin, found), *others = judged.items()
-    beside = [other for _, other in others]
-    rows = [
-        [
-            row.claim,
-            row.origin,
-            row.bound,
-            times[row.written],
-            per_cent(row.value, row.low, row.high),
-            _verdict(row.verdict),
-            *(f"{per_cent(each['value'].iloc[place])}: {_verdict(each['verdict'].iloc[place])}" for each in beside),
-        ]
-        for place, row in enumerate(found.itertuples())
-    ]
-    met = (found["verdict"] == "met").sum()
-    title = f"Claims: {met} of {len(found)} met; per cent, differences in points, 95 % intervals"
-    return table(["claim", "whose", "bound", "written", origin, "verdict", *(name for name, _ in others)], rows, title)
+    rows = []
+    for place, row in enumerate(found.itertuples()):
+        by = [*(["the paper's"] if row.origin == "paper" else []), *(["after the results"] * (row.written == "after"))]
+        claim = row.claim + (f" ({', '.join(by)})" if by else "")
+        beside = [each.iloc[place] for _, each in others]
+        rows.append([_verdict(row.verdict), claim, row.bound, per_cent(row.value, row.low, row.high),
+                     *(f"{_verdict(each['verdict'])}: {per_cent(each['value'])}" for each in beside)])  # fmt: skip
+    return table(["verdict", "predicted", "bound", origin, *(name for name, _ in others)], rows)
 
 
 def _verdict(word: str) -> str:
-    return word if word == "met" else word.upper()
+    shown = predictions.VERDICTS[word]
+    return f"{predictions.SIGNS[shown]}{NARROW}{shown}"
 
 
 def languages_table(results: Results, metric: str = "lf", title: str = "LF") -> str:
@@ -357,13 +349,11 @@ def _questions(rows: list[dict[str, Any]]) -> str:
 
 
 def account_page(results: Results | None) -> str:
-    """Which predictions of the account held: what the mechanism study of every seed says, then the claims."""
-    if results is None:
-        return "No results were at hand when this book was built; `make reproduce` makes them.\n"
-    looks = [pd.read_csv(path) for path in sorted(results.folder.rglob("mechanism/verdicts.csv"))]
-    boxes = [predictions.looked(pd.concat(looks))] if looks else []
-    boxes.append(predictions.of_results(results, "document"))
-    return "".join(f"{box._repr_html_()}\n\n" for box in boxes if box.each)
+    """Which predictions of the account held, by the mechanism study of every seed."""
+    paths = sorted(results.folder.rglob("mechanism/verdicts.csv")) if results else []
+    if not paths:
+        return "No study of the mechanism was at hand when this book was built; `make reproduce` makes one.\n"
+    return f"{predictions.looked(pd.concat(map(pd.read_csv, paths)))._repr_html_()}\n"
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:

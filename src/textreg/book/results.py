@@ -3,7 +3,7 @@
 Not obvious: the sentences come from the answers (:mod:`textreg.book.outcome`), the figure from the folder of drawings,
 and under each stand its data, its drawing as PDF, and the cell of ``06_figures`` that draws it, found by the name
 of the drawing function.  A question that the results do not hold has no heading.  Where a run was made, its verdicts
-stand beside the shipped ones.
+stand beside the shipped ones, below each question.
 """
 
 import json
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from docutils.nodes import make_id
 
 from textreg.book import outcome, pages
 from textreg.evaluation.claims import Claim, judge
 from textreg.figures import book
-from textreg.figures.predictions import claimed
+from textreg.figures.predictions import VERDICTS, about
 from textreg.figures.tables import Results, verdicts
 
 EVIDENCE = ("csv", "pdf")
@@ -87,23 +88,23 @@ def page(
     ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` are the
     claims to hold the results to, if they are meant to show them.
     """
-    told, parts = outcome.findings(results, tuple(promised)), [f"*Below: {origin}.*\n"]
-    answered = {"measured": results, **(others or {})} if promised else {}
+    told, cells = outcome.findings(results), cells or {}
+    answered = {"measured": results, **(others or {})} if promised and told else {}
     judged = {
         name: judge(verdicts(each), tuple(promised)) for name, each in answered.items() if not each.answers.empty
     }
-    found = judged.get("measured") if not results.answers.empty else None
+    parts = [f"*Below: {origin}.*{_counted(judged)}\n"]
     for question in QUESTIONS:
         lines = [told[name] for name in question.told if name in told]
         drawn = [name for name in (question.drawing, *question.folded) if (figures / f"{name}.svg").is_file()]
         if not lines and not drawn:
             continue
+        shown = {name: _shown(figures / f"{name}.svg", figure_path, cells.get(name, "")) for name in drawn}
         parts += [f"## {question.title}\n", *(f"{line}\n" for line in lines)]
-        shown = {name: _shown(figures / f"{name}.svg", figure_path, (cells or {}).get(name, "")) for name in drawn}
         parts += [shown[name] for name in drawn if name == question.drawing]
-        if found is not None:
-            boxes = [claimed(found, promised, name)._repr_html_() for name in question.predicted]
-            parts += [f"{box}\n" for box in boxes if box]
+        asked = {claim.claim for claim in promised if about(claim) in question.predicted}
+        of_it = {name: table[table["claim"].isin(asked)] for name, table in judged.items()}
+        parts += [pages.claims_table(of_it)] if asked and judged else []
         if question.filter and not results.answers.empty:
             parts.append(
                 f'<a href="answers.html#{question.filter.replace("&", "&amp;")}">The answers themselves</a>.\n'
@@ -111,16 +112,22 @@ def page(
         folded = [text for make in question.tables if (text := make(results))]
         folded += [shown[name] for name in drawn if name != question.drawing]
         parts += [dropdown("In numbers", folded)] if folded else []
-    if found is not None:
-        parts += ["## Which claims hold?\n", told.get("bounds", "").partition(" Not met")[0], ""]
-        parts += [pages.claims_table(judged) if others else dropdown("All of them", [pages.claims_table(judged)])]
     return "\n".join(parts)
+
+
+def _counted(judged: Mapping[str, pd.DataFrame]) -> str:
+    """One sentence: how many predictions held."""
+    if not judged:
+        return ""
+    found = next(iter(judged.values()))["verdict"]
+    counts = [f"{(found == word).sum()} {said}" for word, said in VERDICTS.items() if (found == word).any()]
+    return f"\nOf {len(found)} predictions: {', '.join(counts)}."
 
 
 def beside(results: Results, origin: str) -> str:
     """A run beside shipped results: its sentences and tables; its figures have their own page."""
     where = f"All its figures are on the page {{doc}}`_executed/{FIGURES}`.\n"
-    told = [f"- {line}" for line in outcome.sentences(results)]
+    told = [f"- {line}" for line in outcome.findings(results).values()]
     return "\n".join([f"## {origin}\n", where, *told, "", pages.systems_table(results), pages.losses_table(results)])
 
 
@@ -131,12 +138,12 @@ def _shown(path: Path, folder: str, cell: str) -> str:
         for kind in EVIDENCE
         if path.with_suffix(f".{kind}").is_file()
     ]
-    function = FUNCTIONS.get(path.stem)
-    if function:
-        links.append(f"drawn by `textreg.figures.book.{function}`")
+    if path.stem in FUNCTIONS:
+        links.append(f"`figures.book.{FUNCTIONS[path.stem]}`")
     if cell:
-        links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">cell “{pages.escaped(cell)}”</a>')
-    return figure(path, f"{folder}/{path.name}") + (f"\nEvidence: {', '.join(links)}.\n" if links else "")
+        number = pages.escaped(cell.partition(".")[0])
+        links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">cell {number}</a>')
+    return figure(path, f"{folder}/{path.name}") + (f"\nFrom {', '.join(links)}.\n" if links else "")
 
 
 def figure(path: Path, shown: str) -> str:

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from textreg.figures.style import (
-    ARMS,
     CLASSES,
+    CONTEXTS,
     MEASURES,
     ON_COLOUR,
     SHORT_MEASURES,
@@ -33,7 +33,7 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
     """What the answers are, one stacked bar per system, one panel per arm.  ``classes``: :func:`tables.classes`;
     ``labels``: other words for some classes."""
     refuse_empty(classes, "figure of answer classes")
-    arms = [arm for arm in ARMS if arm in set(classes["arm"])]
+    arms = list(dict.fromkeys(classes["arm"]))
     systems = list(dict.fromkeys(classes["system"]))
     found = set(classes.loc[classes["share"] > 0, "class"])
     shown = {name: mark for name, mark in CLASSES.items() if name in found}
@@ -60,7 +60,7 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
                         ink = "white" if name in ("asked", "english") else ON_COLOUR
                         ax.text(start + width / 2, place, f"{100 * width:.0f}", color=ink, ha="center", va="center")
                 left += widths
-            ax.set_title(ARMS[arm].label, loc="left")
+            ax.set_title(f"asked with {CONTEXTS[arm]}", loc="left")
             ax.set_ylim(len(systems) - 0.5, -0.5)
         per_cent(axes[-1], "answers to prompts in other languages than English (%)")
         axes[-1].set_xlim(0, 1)  # type: ignore[attr-defined]
@@ -71,12 +71,13 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
 def fidelity_and_grounding(fidelity: pd.DataFrame, systems: Sequence[str] | None = None) -> Figure:
     """LF, LF+ and GF of every system on image prompts, mean over non-English languages."""
     systems = list(systems or fidelity["system"].unique())
-    fills = {"lf": ("#56B4E9", ""), "lf_plus": ("#0072B2", "////"), "grounded": ("#222222", "....")}
+    fills = {"lf": "#CFE3F2", "lf_plus": "#56B4E9", "grounded": "#0072B2"}
     return _grouped_bars(
         {metric: macro(fidelity, metric, "image", systems) for metric in fills},
         systems,
         fills,
         {metric: SHORT_MEASURES[metric] for metric in fills},
+        "Is the right language also right?",
         "mean over non-English languages, image prompts (%)",
     )
 
@@ -88,7 +89,7 @@ def held_out(
     systems = list(systems or fidelity["system"].unique())
     seen = sorted(set(fidelity["language"]) - set(left_out) - {"en"})
     names = language_names(left_out)
-    fills = {"seen": ("#0072B2", ""), "left out": ("#E69F00", "////")}
+    fills = {"seen": "#0072B2", "left out": "#E69F00"}
     labels = {
         "seen": f"in the text rows ({len(seen)})",
         "left out": f"left out ({', '.join(names[code] for code in left_out)})",
@@ -97,14 +98,15 @@ def held_out(
         "seen": macro(fidelity, metric, "image", systems, seen),
         "left out": macro(fidelity, metric, "image", systems, list(left_out)),
     }
-    return _grouped_bars(tables, systems, fills, labels, MEASURES[metric])
+    return _grouped_bars(tables, systems, fills, labels, "Are languages without text kept?", MEASURES[metric])
 
 
 def _grouped_bars(
     tables: Mapping[str, pd.DataFrame],
     systems: Sequence[str],
-    fills: Mapping[str, tuple[str, str]],
+    fills: Mapping[str, str],
     labels: Mapping[str, str],
+    title: str,
     axis_label: str,
 ) -> Figure:
     for table in tables.values():
@@ -117,16 +119,14 @@ def _grouped_bars(
         for position, (name, table) in enumerate(tables.items()):
             rows = table.set_index("system").reindex(systems)
             places = np.arange(len(systems)) + (position - (len(tables) - 1) / 2) * thickness
-            colour, hatch = fills[name]
-            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "label": labels[name]}
-            ax.barh(places, rows["value"], thickness * 0.9, **look)
-            ax.hlines(places, rows["low"], rows["high"], color="#888888", linewidth=1.2)
+            ax.barh(places, rows["value"], thickness * 0.9, color=fills[name], label=labels[name])
+            ax.hlines(places, rows["low"], rows["high"], color="#444444", linewidth=1)
             for place, value, high in zip(places, rows["value"], rows["high"], strict=True):
                 text, edge = ("n/a", 0.0) if np.isnan(value) else (f"{100 * value:.0f}", np.nanmax([value, high]))
                 ax.annotate(text, (edge, place), (4, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
         ax.set_ylim(len(systems) - 0.5, -0.5)
         per_cent(ax, axis_label)
-        ax.set_xlim(0, 1.12)
+        ax.set(xlim=(0, 1.12), title=title)
         legend_above(fig, ax, len(tables))
     return fig

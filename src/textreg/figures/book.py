@@ -27,8 +27,26 @@ from textreg.figures.frontier import captions_judged
 from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
 from textreg.figures.rate import GENTLE, RISE, rates, read_table
-from textreg.figures.style import MEASURES, SHORT_MEASURES, Saved, language_names, language_order, save_figure
-from textreg.figures.tables import Results, classes, describe, group_small, headline, macro, per_language, verdicts
+from textreg.figures.style import (
+    CONTEXTS,
+    MEASURES,
+    SHORT_MEASURES,
+    Saved,
+    language_names,
+    language_order,
+    save_figure,
+)
+from textreg.figures.tables import (
+    Results,
+    classes,
+    describe,
+    group_small,
+    headline,
+    macro,
+    over_runs,
+    per_language,
+    verdicts,
+)
 from textreg.scenes.rows import draw_scenes, images
 
 PAPER_SYSTEMS = by_language.PAPER_SYSTEMS
@@ -37,40 +55,32 @@ GALLERY_LANGUAGES = ("it", "de", "el", "uk", "eu")
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "0_classes": (
-            "What the answers are, with the image, with its content as English text, and as text of the asked "
-            "language. Orange is clean English; grey is neither."
+            "What the answers are: asked with the image, with its content as English text, and as text of the asked "
+            "language. Orange is clean English."
         ),
         "1_language_fidelity": "LF per prompt language, with the image: the counterpart of the paper's Fig. 1.",
         "2_mixture": (
-            "Our shares of the text rows, spread evenly, beside those that the caption of the paper's Fig. 2 names."
+            "Our shares of the text rows, spread evenly, beside those in the caption of the paper's Fig. 2."
         ),
         "3_intervals": (
             "From LF+ (hollow) to LF (filled), as in the paper's Fig. 3: the longer a bar, the more answers mix "
             "languages or break the grammar."
         ),
         "4_frontier": (
-            "Fidelity against seeing as lambda falls from 1, the tuned arm; a ring is the lambda chosen on "
-            "validation images, mean over seeds. The horizontal axis does not begin at 0."
+            "Fidelity against seeing as lambda falls from 1, the tuned arm; rings: the lambdas chosen on validation "
+            "images; faint: single seeds. The horizontal axis does not begin at 0."
         ),
-        "5_arms": (
-            "The same requests with the image, with a blank one, and with its content as text, as English text or as "
-            "English key words; IFL is text minus image."
-        ),
+        "5_arms": ("The same requests in every arm; IFL is text in the asked language minus image."),
         "6_confusion": (
-            "Asked language (rows) by answered language as identified (columns), scored answers with the image; EN is "
-            "the control with English text."
+            "Asked language (rows) by answered language as identified (columns), scored answers with the image."
         ),
-        "7_losses": "Training loss of every arm; arms train on different rows, so that levels compare within an arm.",
+        "7_losses": "Arms train on different rows, so that levels compare within an arm; bands are ranges over seeds.",
         "8_gallery": (
-            "The first test images, not chosen ones: what three systems answered, foreign words marked, and what it "
-            "says in English."
+            "The first test images, not chosen ones: what three systems answered, and what it says in English."
         ),
-        "9_grounding": "LF, LF+ and GF side by side, with the image, means over the languages other than English.",
-        "10_held_out": "Languages in the text rows against those that were left out of them, with the image.",
-        "11_rate": (
-            "What BM answers about pictures against the rate at which it was tuned, one seed; in the grey part the "
-            "training loss rises by more than a tenth."
-        ),
+        "9_grounding": "In the asked language (LF, LF+), and right as well (GF).",
+        "10_held_out": "Captions of images in languages with text rows, and without.",
+        "11_rate": ("One seed of BM per rate; in the grey part the training loss rises by more than a tenth."),
     }
 )
 
@@ -148,9 +158,8 @@ def frontier(results: Results, out: Path, measure: str = "lf_plus") -> Saved | N
         return None
     judged = captions_judged(points)
     columns = [name for name in (measure, "visual", "questions") if name in points]
-    means = (
-        points.groupby(["system", "lambda"])[columns].mean().mul(100).reindex(columns=[measure, "visual", "questions"])
-    )
+    means = over_runs(points, ["system", "lambda"], columns).mul(100).sort_index()
+    means = means.reindex(columns=[measure, "visual", "questions"])
     asked = " and questions" if means["questions"].notna().any() else ""
     seen = f"the share of English captions{asked} that are right" if judged else "chrF of English captions"
     told = "; ".join(
@@ -175,18 +184,11 @@ def arms(results: Results, out: Path) -> Saved:
     """Image, blank and text arms: image-induced fidelity loss itself."""
     table = headline(results.fidelity, results.chosen)
     drawn = pd.concat(
-        [
-            macro(table, metric, arm).assign(measure=metric, arm=arm)
-            for metric in ("lf", "lf_plus")
-            for arm in ("image", "blank", "text")
-        ],
+        [macro(table, "lf", arm).assign(arm=arm) for arm in CONTEXTS if arm in set(table["arm"])],
         ignore_index=True,
     )
-    alt = (
-        f"Fidelity with the image, with a blank image and with text only. LF with the image: "
-        f"{describe(macro(table, 'lf', 'image'))}; with text only: {describe(macro(table, 'lf', 'text'))}. "
-        f"The difference is the image-induced fidelity loss."
-    )
+    told = "; ".join(f"{CONTEXTS[arm]}: {describe(rows)}" for arm, rows in drawn.groupby("arm", sort=False))
+    alt = f"Points of LF per system, one for each arm of the same requests. {told}."
     return _save(by_language.arms(table), out / "5_arms", alt, drawn)
 
 
@@ -196,22 +198,23 @@ def confusion(results: Results, out: Path) -> Saved | None:
     rows = rows[rows["answered"].notna()] if len(rows) else rows  # none where no answer told its language
     if rows.empty:
         return None
-    tables = {system: cross(told) for system, told in rows.groupby("system", sort=False)}
-    english = {
-        s: t.loc[t.index != "en"].get("en", pd.Series(0.0)).sum() / t.loc[t.index != "en"].to_numpy().sum()
-        for s, t in tables.items()
-    }
-    told = ", ".join(f"{system} {100 * share:.0f} %" for system, share in english.items())
+    counts = pd.concat({key: cross(told) for key, told in rows.groupby(["backbone", "seed", "system"], sort=False)})
+    shares = counts.fillna(0).div(counts.sum(axis=1), axis=0)
+    shares = shares.rename_axis(index=["backbone", "seed", "system", "asked"], columns="answered")
+    shares = over_runs(shares.reset_index(), ["system", "asked"], list(shares.columns)).rename_axis(columns="answered")
+    tables = {system: shares.loc[system] for system in dict.fromkeys(rows["system"])}
+    told = ", ".join(f"{s} {100 * t.drop(index='en', errors='ignore').get('en', pd.Series(0.0)).mean():.0f} %"
+                     for s, t in tables.items())  # fmt: skip
     alt = f"Matrices of asked by answered language, one per system. Answered in English when asked otherwise: {told}."
-    data = pd.concat([t.stack().rename("answers").reset_index().assign(system=s) for s, t in tables.items()])
-    return _save(draw_confusion(tables), out / "6_confusion", alt, data)
+    return _save(draw_confusion(tables), out / "6_confusion", alt, shares.stack().rename("share").reset_index())
 
 
 def losses(results: Results, out: Path) -> Saved | None:
     """Tuning loss of every arm."""
     if results.losses.empty:
         return None
-    last = results.losses.sort_values("step").groupby(["arm", "seed"], sort=False)["loss"].last().groupby("arm").mean()
+    ends = results.losses.sort_values("step").groupby(["arm", "backbone", "seed"]).tail(1)
+    last = over_runs(ends, ["arm"], ["loss"])["loss"].sort_index()
     alt = "Curves of the tuning loss over steps, on a logarithmic axis. Last values in nats per token: " + ", ".join(
         f"{arm} {value:.3f}" for arm, value in last.items()
     )

@@ -22,9 +22,10 @@ from textreg.figures.style import (
     style,
     system_marks,
 )
-from textreg.figures.tables import require
+from textreg.figures.tables import over_runs, require
 
 ROOM = (34, 12)  # points (1/72 inch) across and down that a written lambda takes
+CLEAR = (20, 12)  # points that a ring keeps from it
 RING = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#444444", "linestyle": "", "marker": "o"}
 
 
@@ -53,10 +54,10 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: pd.DataF
                 base = SYSTEMS["backbone"]
                 ax.plot(*curve.loc[0.0], base.marker, color=base.colour, markersize=8, zorder=4)
         rings = points.iloc[:0] if chosen is None else points.merge(chosen, on=["seed", "system", "lambda"])
-        rings = rings.groupby("system")[["seeing", fidelity]].mean()
+        rings = over_runs(rings, ["system"], ["seeing", fidelity])
         ax.plot(rings["seeing"], rings[fidelity], clip_on=False, **RING)
         per_cent(ax, MEASURES[fidelity], axis="y")
-        ax.set(xlabel=_seeing_label(sweep))
+        ax.set(xlabel=_seeing_label(sweep), title="What merging buys, and what it costs")
         ax.margins(x=0.12)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
@@ -68,7 +69,7 @@ def frontier(sweep: pd.DataFrame, *, fidelity: str = "lf_plus", chosen: pd.DataF
             handles.append(Line2D([], [], label="chosen", **RING))
         legend_above(fig, ax, 4, handles)
         fig.draw_without_rendering()  # lambdas are placed by pixels, which the layout decides
-        _write_lambdas(ax, points, fidelity, marks)
+        _write_lambdas(ax, points, fidelity, marks, rings.to_numpy(float))
     return fig
 
 
@@ -91,23 +92,27 @@ def _seeing_label(sweep: pd.DataFrame) -> str:
 
 
 def _curve(rows: pd.DataFrame, fidelity: str) -> pd.DataFrame:
-    """Means over seeds, indexed by lambda; a lambda that some seeds lack would make the curve jump between them."""
-    found = rows.dropna(subset=["seeing", fidelity]).groupby("lambda")[["seeing", fidelity]].agg(["mean", "size"])
-    complete = found[("seeing", "size")] == found[("seeing", "size")].max()
-    return found.loc[complete, [("seeing", "mean"), (fidelity, "mean")]].droplevel(1, axis=1).sort_index()
+    """Means over runs, indexed by lambda; a lambda that some runs lack would make the curve jump between them."""
+    known = rows.dropna(subset=["seeing", fidelity])
+    runs = known.groupby("lambda").size()
+    return over_runs(known, ["lambda"], ["seeing", fidelity]).loc[runs.index[runs == runs.max()]].sort_index()
 
 
-def _write_lambdas(ax, points: pd.DataFrame, fidelity: str, marks) -> None:
-    """The lambda of every point of a curve that has room, the ends first."""
+def _write_lambdas(ax, points: pd.DataFrame, fidelity: str, marks, taken: np.ndarray) -> None:
+    """The lambda of every point of a curve that has room beside what is ``taken``, the ends first."""
+    scale = 72 / ax.figure.dpi
+    rings = [ax.transData.transform(place) * scale for place in taken]
     written: list[np.ndarray] = []
     for system, rows in points.groupby("system", sort=False):
         curve = _curve(rows, fidelity)
         ends = [*curve.index[:1], *curve.index[-1:]]
         for lam in dict.fromkeys([*ends, *curve.index]):
-            place = ax.transData.transform(curve.loc[lam].to_numpy(float)) / ax.figure.dpi * 72
-            if lam and all((np.abs(place - other) > ROOM).any() for other in written):
-                written.append(place)
-                inward = "right" if ax.transAxes.inverted().transform(place * ax.figure.dpi / 72)[0] > 0.8 else "left"
-                aside = (-7 if inward == "right" else 7, -9)
-                label = ax.annotate(f"λ {lam:g}", curve.loc[lam], aside, textcoords="offset points", ha=inward)
+            place = ax.transData.transform(curve.loc[lam].to_numpy(float)) * scale
+            left = ax.transAxes.inverted().transform(place / scale)[0] > 0.8
+            middle = np.add(place, ((-ROOM[0] if left else ROOM[0]) / 2, -6))
+            clear = [(np.abs(middle - ring) > CLEAR).any() for ring in rings]
+            if lam and all(clear + [(np.abs(middle - other) > ROOM).any() for other in written]):
+                written.append(middle)
+                aside = {"xytext": (-7 if left else 7, -9), "ha": "right" if left else "left"}
+                label = ax.annotate(f"λ {lam:g}", curve.loc[lam], textcoords="offset points", **aside)
                 label.set(color=marks[system].colour, in_layout=False)

@@ -4,17 +4,11 @@ Arms train on different rows, so that levels compare only within an arm.
 """
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from textreg.figures.style import (
-    handle,
-    refuse_empty,
-    size,
-    style,
-    system_marks,
-)
-from textreg.figures.tables import require
+from textreg.figures.style import handle, legend_above, refuse_empty, size, style, system_marks
+from textreg.figures.tables import over_runs, require
 
 
 def loss_curves(losses: pd.DataFrame) -> Figure:
@@ -29,24 +23,17 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
     with style():
         fig = Figure(figsize=size("page"))
         ax = fig.subplots()
-        sns.lineplot(
-            losses,
-            x="step",
-            y="loss",
-            hue="arm",
-            style="arm",
-            ax=ax,
-            legend=False,
-            linewidth=1.6,
-            palette={arm: look.colour for arm, look in marks.items()},
-            errorbar=("pi", 100),
-            dashes={arm: _dashes(look.line) for arm, look in marks.items()},
-        )
-        ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", yscale="log", title="Training loss")
+        for arm, look in marks.items():
+            rows = losses[losses["arm"] == arm]
+            mean = over_runs(rows, ["step"], ["loss"])["loss"].sort_index()
+            spread = rows.groupby("step")["loss"].agg(["min", "max"])
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.1, linewidth=0)
+            ax.plot(mean.index, mean, look.line, color=look.colour)
+        ax.set(xlabel="optimizer step", ylabel="training loss (nats per token)", yscale="log",
+               title="Does the training settle?")  # fmt: skip
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(axis="both")
-        ax.legend(handles=[handle(look, line=True, marker=False) for look in marks.values()], ncols=2)
+        legend_above(fig, ax, 4, [handle(look, line=True, marker=False) for look in marks.values()])
     return fig
-
-
-def _dashes(line: str) -> tuple[float, ...] | str:
-    return {"-": "", "--": (4, 1.5), ":": (1, 1.2), "-.": (4, 1.2, 1, 1.2)}[line]

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from textreg.figures.style import (
     ARMS,
+    CONTEXTS,
     SHORT_MEASURES,
     handle,
     language_names,
@@ -67,7 +68,7 @@ def interval_plot(
 ) -> Figure:
     """For each language a bar from LF+ (hollow end) up to LF (filled end) (counterpart of the paper's Fig. 3).
 
-    Thin lines: the range of either end over seeds, or with one seed its 95 % interval.
+    Thin lines: the range of LF+ over seeds, or with one seed its 95 % interval.
     """
     upper, lower = per_language(fidelity, "lf", "image", systems), per_language(fidelity, "lf_plus", "image", systems)
     refuse_empty(upper, "interval plot")
@@ -82,12 +83,13 @@ def interval_plot(
             )
             places, look = np.arange(len(codes)) + offset, marks[system]
             ax.hlines(places, lf_plus["value"], lf["value"], color=look.colour, linewidth=3, alpha=0.55)
-            for end, fill, aside in ((lf, look.colour, -0.05), (lf_plus, "white", 0.05)):
-                ax.hlines(places + aside, end["low"], end["high"], color=look.colour, linewidth=0.8)
+            ax.hlines(places, lf_plus["low"], lf_plus["high"], color=look.colour, linewidth=0.8)
+            for end, fill in ((lf, look.colour), (lf_plus, "white")):
                 mark = {"color": look.colour, "markersize": 5, "markerfacecolor": fill, "clip_on": False}
                 ax.plot(end["value"], places, look.marker, **mark)
         language_rows(ax, codes, left_out)
         per_cent(ax, "share of answers (%): LF+ hollow, LF filled")
+        ax.set_title("Which languages are kept?")
         legend_above(fig, ax, len(systems), [handle(marks[system]) for system in systems])
         if set(left_out) & set(codes):
             note(ax, "* absent from the multilingual text")
@@ -110,15 +112,13 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float]) -> Figure:
         ax.plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
         ax.plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
         ax.set_yticks(places, [names[code] for code in named])
-        ax.set(ylim=(len(named) - 0.4, -0.6), title="Named by the paper", xlabel="share of the text (%)")
+        ax.set(ylim=(len(named) - 0.4, -0.6), title="How much text?", xlabel="share of the text (%)")
         # Inside the axes a legend hides points; beside the title it cannot.
         ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.0)
     return fig
 
 
-def arms(
-    fidelity: pd.DataFrame, systems: Sequence[str] | None = None, metrics: Sequence[str] = ("lf", "lf_plus")
-) -> Figure:
+def arms(fidelity: pd.DataFrame, systems: Sequence[str] | None = None, metrics: Sequence[str] = ("lf",)) -> Figure:
     """The arms of the same requests, mean over non-English languages; text minus image is IFL."""
     systems = [system for system in systems or fidelity["system"].unique() if system in set(fidelity["system"])]
     marks = system_marks(systems)
@@ -141,13 +141,14 @@ def arms(
                 ax.annotate(told, (1.0, place), (28, 0), xycoords=("axes fraction", "data"), va="center", **beside)
             ax.annotate("IFL", (1.0, 1.0), (28, 5), xycoords="axes fraction", weight="bold", **beside)
             ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
-            ax.set(ylim=(len(systems) - 0.4, -0.6), title=SHORT_MEASURES[metric])
+            title = f"{SHORT_MEASURES[metric]}, by what stands before the question"
+            ax.set(ylim=(len(systems) - 0.4, -0.6), title=title)
             per_cent(ax, "mean over non-English languages (%); IFL in points" if ax is axes[-1] else "")
         handles = [
-            Line2D([], [], linestyle="", label=look.label, **_shape(arm, look.marker, "#444444"))
+            Line2D([], [], linestyle="", label=CONTEXTS[arm], **_shape(arm, look.marker, "#444444"))
             for arm, look in looks.items()
         ]
-        fig.legend(handles=handles, loc="outside upper center", ncols=3)
+        fig.legend(handles=handles, loc="outside upper center", ncols=2)
     return fig
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from textreg.evaluation.claims import Claim, judge, load
 from textreg.fidelity.asked import same_language
 from textreg.fidelity.identifiers import open_identifier
-from textreg.figures.tables import ENGLISH, Results, headline, per_language, require, verdicts
+from textreg.figures.tables import ENGLISH, Results, headline, over_runs, per_language, require, verdicts
 
 VERDICTS = MappingProxyType({"met": "held", "missed": "failed", "undecided": "undecided", "undefined": "not measured"})
 SIGNS = MappingProxyType({"held": "✓", "failed": "✗", "undecided": "?", "not measured": "–"})
@@ -156,7 +156,7 @@ def swept(points: pd.DataFrame) -> Predictions:
     """
     boxes: list[Prediction] = []
     for system, rows in points[points["lambda"] > 0].groupby("system", sort=False):
-        means = rows.groupby("lambda")[["lf_plus", "visual", "questions"]].mean()
+        means = over_runs(rows, ["lambda"], ["lf_plus", "visual", "questions"]).sort_index()
         if len(means) < 2:
             continue
         gain, captions, questions = (means.iloc[0] - means.iloc[-1]).tolist()
@@ -191,7 +191,7 @@ def gap(results: Results, longest: str, others: Sequence[str]) -> Predictions:
     """Whether one system has the longest bars from LF+ to LF (mean over languages, image arm)."""
     fidelity = headline(results.fidelity, results.chosen)
     rows = fidelity[(fidelity["arm"] == "image") & (fidelity["language"] != ENGLISH)]
-    gaps = (rows["lf"] - rows["lf_plus"]).groupby(rows["system"]).mean()
+    gaps = over_runs(rows.assign(gap=rows["lf"] - rows["lf_plus"]), ["system"], ["gap"])["gap"]
     found = {name: gaps.get(name, float("nan")) for name in (longest, *others)}
     held = None if pd.isna(list(found.values())).any() else found[longest] == max(found.values())
     told = ", ".join(f"{name} {100 * value:.1f}" for name, value in found.items() if pd.notna(value))

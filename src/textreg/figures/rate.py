@@ -41,7 +41,7 @@ def rates(table: pd.DataFrame) -> Figure:
         for height in untuned / 100:
             ax.axhline(height, linestyle=":", color=base.colour, label="untuned, asked language")
         wild = tuned.loc[tuned[RISE] > GENTLE, RATE]
-        ax.set(xscale="log", xlabel="learning rate of BM")
+        ax.set(xscale="log", xlabel="learning rate of BM", title="Is it the learning rate?")
         if len(wild):
             ax.axvspan(
                 wild.min() / 1.8, tuned[RATE].max() * 1.3, color="#888888", alpha=0.25, label="loss rises", lw=0

@@ -104,6 +104,16 @@ ARMS = MappingProxyType(
         "keywords": Mark("key words", "#222222", "1"),
     }
 )
+#: What stands before the question, in the words of a title.
+CONTEXTS = MappingProxyType(
+    {
+        "image": "the image",
+        "blank": "a blank image",
+        "text": "text in the asked language",
+        "text_en": "English text",
+        "keywords": "English key words",
+    }
+)
 MEASURES = MappingProxyType(
     {
         "lf": "language fidelity, LF (%)",

@@ -4,7 +4,8 @@ A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder o
 Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval is the 95 %
 bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds);
 with several seeds it is the range over seeds.  What is said about all of them together, with intervals, is estimated
-from the answers (:func:`verdicts`, :mod:`textreg.fidelity.estimates`).
+from the answers (:func:`verdicts`, :mod:`textreg.fidelity.estimates`).  Not obvious: a mean that is drawn counts runs
+as these estimates do (:func:`over_runs`), so that a figure and the table beside it say one number.
 """
 
 import json
@@ -42,6 +43,7 @@ VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy
 class Results:
     """What the figures are drawn from; a table that the run did not write is empty.
 
+    Every table of several runs has ``backbone``: the language model that was aligned, empty where none is named.
     ``losses`` holds ``seed, arm, step, loss``; ``sweep`` holds ``seed, system, lambda, split, lf, lf_plus, grounded,
     visual`` on the validation split, ``frontier`` the same on the test split, ``chosen`` the lambda of each merged
     system (``seed, system, lambda``).
@@ -85,37 +87,45 @@ def seed_folders(folder: str | Path) -> list[Path]:
 
 def load_results(folder: str | Path) -> Results:
     """Read every table of a results folder.  Raises :class:`InputError` on a missing file or column."""
-    runs = seed_folders(folder)
-    fidelity = [_read(run / "evaluate/fidelity.csv", FIDELITY_COLUMNS) for run in runs]
+    runs = {run: _backbone(run) for run in seed_folders(folder)}
+    scores = {run: _read(run / "evaluate/fidelity.csv", FIDELITY_COLUMNS) for run in runs}
     losses, sweeps, chosen = [], [], []
-    for run, scores in zip(runs, fidelity, strict=True):
-        seed = scores["seed"].iloc[0] if len(scores) else 0
+    for run, backbone in runs.items():
+        where = {"seed": scores[run]["seed"].iloc[0] if len(scores[run]) else 0, "backbone": backbone}
         for log in sorted(run.glob("tune/*/log.csv")):
-            losses.append(_read(log, ("step", "loss")).assign(seed=seed, arm=log.parent.name))
+            losses.append(_read(log, ("step", "loss")).assign(**where, arm=log.parent.name))
         for sweep in sorted(run.glob("merge/*/sweep.csv")):
-            sweeps.append(_read(sweep, ("lambda", "lf")).pipe(_with_defaults, seed=seed, system=sweep.parent.name))
+            sweeps.append(_read(sweep, ("lambda", "lf")).pipe(_with_defaults, **where, system=sweep.parent.name))
         for choice in sorted(run.glob("merge/*/choice.json")):
             lam = json.loads(choice.read_text(encoding="utf-8"))["lambda"]
-            chosen.append({"seed": seed, "system": choice.parent.name, "lambda": float(lam)})
+            chosen.append({"seed": where["seed"], "system": choice.parent.name, "lambda": float(lam)})
     return Results(
         folder=Path(folder),
-        fidelity=_in_order(_concat(fidelity)),
-        visual=_in_order(_together([run / "evaluate/visual.csv" for run in runs], VISUAL_COLUMNS)),
-        answers=_concat([_answers(run) for run in runs if (run / "evaluate/answers.parquet").is_file()]),
-        mixture=_together([run / "prepare_data/mixture.csv" for run in runs], ("source", "language", "rows", "share")),
+        fidelity=_in_order(_concat([table.assign(backbone=runs[run]) for run, table in scores.items()])),
+        visual=_in_order(_together(runs, "evaluate/visual.csv", VISUAL_COLUMNS)),
+        answers=_together(runs, "evaluate/answers.parquet", ("system", "language", "arm", "answer")),
+        mixture=_together(runs, "prepare_data/mixture.csv", ("source", "language", "rows", "share")),
         losses=_concat(losses),
         sweep=_concat(sweeps),
-        frontier=_together([run / "evaluate/frontier.csv" for run in runs], ("seed", "system", "lambda", "visual")),
+        frontier=_together(runs, "evaluate/frontier.csv", ("seed", "system", "lambda", "visual")),
         chosen=pd.DataFrame(chosen, columns=["seed", "system", "lambda"]),
     )
 
 
-def _answers(run: Path) -> pd.DataFrame:
-    """The answers of a run with their ``backbone``: the language model that was aligned, empty where none is named."""
+def _backbone(run: Path) -> str:
     base = run / "align" / "base.json"
-    name = json.loads(base.read_text(encoding="utf-8"))["llm"] if base.is_file() else ""
-    table = _read(run / "evaluate/answers.parquet", ("system", "language", "arm", "answer"))
-    return table.assign(backbone=name)
+    return json.loads(base.read_text(encoding="utf-8"))["llm"] if base.is_file() else ""
+
+
+def over_runs(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Means of ``values``, indexed by ``by`` in order of appearance: within a run, over the seeds of a backbone, then
+    over backbones, as :func:`textreg.fidelity.estimates.estimate` counts them.  What is undefined is left out; a table
+    that names no backbone or seed has one.
+    """
+    runs = _with_defaults(table, backbone="", seed=0)
+    means = runs.groupby(["backbone", "seed", *by], sort=False)[list(values)].mean()
+    means = means.groupby(level=["backbone", *by], sort=False).mean()
+    return means.groupby(level=list(by), sort=False).mean()
 
 
 def verdicts(results: Results) -> pd.DataFrame:
@@ -170,17 +180,14 @@ def losses_by_arm(
 def classes(answers: pd.DataFrame, arms: Sequence[str] = ("image", "text_en", "text")) -> pd.DataFrame:
     """What the answers to caption requests in other languages than English are: ``system, arm, class, share``.
 
-    A share (0..1) is a mean over languages, over the seeds of a backbone, and over backbones, as every estimate is.
-    The classes of a system and arm sum to 1 where every answer has one.
+    A share (0..1) is a mean over languages and runs (:func:`over_runs`); those of a system and arm sum to 1 where
+    every answer has a class.
     """
     require(answers, ("backbone", "seed", "class"), "answers")
     rows = answers[(answers["task"] == CAPTION) & (answers["language"] != ENGLISH) & answers["arm"].isin(arms)]
     keys = ["backbone", "seed", "system", "arm", "language"]
-    shares = (
-        pd.DataFrame({name: rows["class"] == name for name in CLASSES}).groupby([rows[key] for key in keys]).mean()
-    )
-    table = shares.groupby(keys[:-1]).mean().groupby(["backbone", "system", "arm"]).mean()
-    table = table.groupby(["system", "arm"]).mean()
+    shares = pd.DataFrame({name: rows["class"] == name for name in CLASSES}).groupby([rows[key] for key in keys])
+    table = over_runs(shares.mean().reset_index(), ["system", "arm"], CLASSES)
     order = [(name, arm) for name in system_order(rows["system"]) for arm in arms if (name, arm) in table.index]
     return table.loc[order].rename_axis(columns="class").stack().rename("share").reset_index()
 
@@ -209,14 +216,13 @@ def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.Data
 def per_language(
     fidelity: pd.DataFrame, metric: str = "lf", arm: str = "image", systems: Iterable[str] | None = None
 ) -> pd.DataFrame:
-    """``system, language, value, low, high, seeds, n``: one row per system and language, averaged over seeds."""
+    """``system, language, value, low, high, seeds, n``: one row per system and language, the mean over runs."""
     rows = _select(fidelity, metric, arm, systems)
-    table = []
+    means, table = over_runs(rows, ["system", "language"], [metric])[metric], []
     for (system, language), group in rows.groupby(["system", "language"], sort=False):
-        values = group[metric].dropna()
-        value = values.mean() if len(values) else float("nan")
-        low, high = _interval(group.loc[values.index], metric)
-        table.append((system, language, value, low, high, len(values), int(group["n"].sum())))
+        known = group.dropna(subset=[metric])
+        low, high = _interval(known, metric)
+        table.append((system, language, means[system, language], low, high, len(known), int(group["n"].sum())))
     return pd.DataFrame(table, columns=["system", "language", "value", "low", "high", "seeds", "n"])
 
 
@@ -227,19 +233,18 @@ def macro(
     systems: Iterable[str] | None = None,
     languages: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """``system, value, low, high, seeds, languages``: mean over languages (default: all but English), then over seeds.
+    """``system, value, low, high, seeds, languages``: mean over languages (default: all but English), then over runs.
 
     With one seed the interval is left undefined: bounds per language cannot be combined, since languages share images.
     """
     rows = _select(fidelity, metric, arm, systems)
     rows = rows[rows["language"] != ENGLISH] if languages is None else rows[rows["language"].isin(languages)]
-    table = []
+    means, table = over_runs(rows, ["system"], [metric])[metric], []
     for system, group in rows.groupby("system", sort=False):
         by_seed = group.groupby("seed")[metric].mean().dropna()
         several = len(by_seed) > 1
         low, high = (by_seed.min(), by_seed.max()) if several else (float("nan"), float("nan"))
-        value = by_seed.mean() if len(by_seed) else float("nan")
-        table.append((system, value, low, high, len(by_seed), group["language"].nunique()))
+        table.append((system, means[system], low, high, len(by_seed), group["language"].nunique()))
     return pd.DataFrame(table, columns=["system", "value", "low", "high", "seeds", "languages"])
 
 
@@ -249,11 +254,10 @@ def with_scored(fidelity: pd.DataFrame) -> pd.DataFrame:
 
 
 def questions_by_task(visual: pd.DataFrame) -> pd.DataFrame:
-    """``task, n`` (English questions of all seeds) and a column per system: the share of them it got right (0..1)."""
+    """``task, n`` (English questions of all runs) and a column per system: the share it got right, mean over runs."""
     rows = visual[(visual["language"] == ENGLISH) & (visual["task"] != "caption")]
-    sums = rows.assign(hits=rows["accuracy"] * rows["n"]).groupby(["task", "system"])[["hits", "n"]].sum()
-    shares = (sums["hits"] / sums["n"]).unstack("system")
-    counts = sums["n"].groupby(level="task").max().astype(int)
+    shares = over_runs(rows, ["task", "system"], ["accuracy"])["accuracy"].unstack("system").sort_index()
+    counts = rows.groupby(["task", "system"])["n"].sum().groupby(level="task").max().astype(int)
     return shares[system_order(shares.columns)].assign(n=counts).rename_axis(columns=None).reset_index()
 
 
@@ -317,8 +321,9 @@ def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     return table
 
 
-def _together(paths: Iterable[Path], columns: Iterable[str]) -> pd.DataFrame:
-    return _concat([_read(path, columns) for path in paths if path.is_file()])
+def _together(runs: Mapping[Path, str], name: str, columns: Iterable[str]) -> pd.DataFrame:
+    found = {run: run / name for run in runs if (run / name).is_file()}
+    return _concat([_read(path, columns).assign(backbone=runs[run]) for run, path in found.items()])
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
