@@ -45,7 +45,7 @@ def page(results: Path, target: Path) -> str:
     folded = [dropdown("Tables: every system and arm, every language", [arms(verdicts), languages(verdicts)])]
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
     told = examples(pd.read_csv(folder / "examples.csv", keep_default_na=False))
-    shown = [told, predictions(judged), sees(verdicts)]
+    shown = [told, predictions(judged), against(verdicts), sees(verdicts)]
     return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded, made(about)])
 
 
@@ -144,6 +144,19 @@ def sees(verdicts: pd.DataFrame) -> str:
         rows.append([system, *(per_cent(each.value, each.low, each.high) for each in found)])
     head = ["system", "shown in other styles", "never shown"]
     return table(head, rows, "Does it still see? Drawings of the new style named right, asked in English, per cent")
+
+
+def against(verdicts: pd.DataFrame) -> str:
+    """What text and merging change of BM: the language, what is right in any, and seeing."""
+    rows = []
+    for system in ("TR", "EN", "BM+M"):
+        found = [
+            estimate(verdicts, [(sign, Point(name, "image", *what)) for sign, name in ((1.0, system), (-1.0, "BM"))])
+            for what in (("asked",), ("content",), ("content", "caption", "en"))
+        ]
+        rows.append([system, *(per_cent(each.value, each.low, each.high) for each in found)])
+    head = ["system", "asked language", "right in any language", "English names right, asked in English"]
+    return table(head, rows, "Against BM on the same drawings, in points (looked at afterwards, not predicted)")
 
 
 def languages(verdicts: pd.DataFrame) -> str:
