@@ -46,16 +46,6 @@ def test_a_saved_adapter_holds_the_projector_and_comes_back(tmp_path, tiny_llm, 
     assert torch.equal(again(**inputs).logits, tuned(**inputs).logits)
 
 
-def test_merging_yields_a_plain_model_with_the_same_answers(tiny_vlm):
-    model, processor = tiny_vlm
-    tuned = disturbed(attach(model, rank=4, alpha=8)).eval()
-    inputs = pixel_inputs(processor)
-    before = tuned(**inputs).logits
-    merged = tuned.merge_and_unload()
-    assert type(merged).__name__ == "LlavaForConditionalGeneration"
-    assert (merged(**inputs).logits - before).abs().max() < 1e-4
-
-
 def test_folding_gives_the_same_logits_and_leaves_no_trace(tiny_vlm):
     model, processor = tiny_vlm
     tuned = disturbed(attach(model, rank=4, alpha=8)).eval()
