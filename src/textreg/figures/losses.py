@@ -3,12 +3,17 @@
 Arms train on different rows, so that levels compare only within an arm.
 """
 
+from types import MappingProxyType
+
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from textreg.figures.style import handle, legend_above, refuse_empty, size, style, system_marks
 from textreg.figures.tables import over_runs, require
+
+DASHES = MappingProxyType({"-": "", "--": (4, 1.5), ":": (1, 1.2), "-.": (4, 1.2, 1, 1.2)})
 
 
 def loss_curves(losses: pd.DataFrame) -> Figure:
@@ -23,12 +28,14 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
     with style():
         fig = Figure(figsize=size("page"))
         ax = fig.subplots()
-        for arm, look in marks.items():
-            rows = losses[losses["arm"] == arm]
-            mean = over_runs(rows, ["step"], ["loss"])["loss"].sort_index()
+        mean, colours = over_runs(losses, ["arm", "step"], ["loss"]), {arm: look.colour for arm, look in marks.items()}
+        dashes = {arm: DASHES[look.line] for arm, look in marks.items()}
+        sns.lineplot(
+            mean, x="step", y="loss", hue="arm", style="arm", palette=colours, dashes=dashes, legend=False, ax=ax
+        )
+        for arm, rows in losses.groupby("arm"):
             spread = rows.groupby("step")["loss"].agg(["min", "max"])
-            ax.fill_between(spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.1, linewidth=0)
-            ax.plot(mean.index, mean, look.line, color=look.colour)
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=colours[arm], alpha=0.1, linewidth=0)
         ax.set(xlabel="optimizer step", ylabel="training loss (nats per token)", yscale="log",
                title="Does the training settle?")  # fmt: skip
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

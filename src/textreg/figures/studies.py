@@ -8,11 +8,13 @@ interval worth drawing; what the study says of its predictions stands in its tab
 
 from collections.abc import Iterable
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
-from textreg.figures.style import handle, offsets, per_cent, size, style, system_marks
+from textreg.figures.style import handle, per_cent, size, style, system_marks
 
 #: Title of a panel -> task, arm, group, measure of the study's table.
 PANELS = {
@@ -58,26 +60,28 @@ def _setting(values: Iterable[object], names: list[str]) -> str:
 def settings(table: pd.DataFrame) -> Figure:
     """Means over seeds (per cent) by setting and system, the seeds small behind them."""
     rows = drawn(table)
-    places = {text: place for place, text in enumerate(dict.fromkeys(rows["setting"]))}
-    several = rows.groupby("setting")["system"].nunique().max() > 1
+    places = list(dict.fromkeys(rows["setting"]))
+    together = rows.groupby("setting")["system"].nunique().max()
+    several = together > 1
     marks, panels = system_marks(rows["system"]), [title for title in PANELS if title in rows]
-    shifts = offsets(len(marks), 0.4) if several else [0.0] * len(marks)
+    look: dict[str, Any] = {"data": rows, "y": "setting", "order": places, "hue": "system", "legend": False}
+    look |= {"palette": {system: mark.colour for system, mark in marks.items()}}
+    apart = 0.8 * (len(marks) - 1) / len(marks) if several else False  # as far as the seeds are
     with style():
-        fig = Figure(figsize=size("page", height=1.2 + 0.3 * len(places)))
+        fig = Figure(figsize=size("page", height=1.2 + 0.15 * (together + 1) * len(places)))
         axes = list(fig.subplots(1, len(panels), sharey=True, squeeze=False)[0])
         for ax, title in zip(axes, panels, strict=True):
-            for (system, look), shift in zip(marks.items(), shifts, strict=True):
-                mine = rows[rows["system"] == system]
-                height = mine["setting"].map(places) + shift
-                ax.scatter(mine[title], height, s=9, color=look.colour, alpha=0.45, linewidths=0)
-                mean = mine.groupby("setting", sort=False)[title].mean()
-                ax.plot(mean, mean.index.map(places) + shift, linestyle="", marker=look.marker, color=look.colour)
+            sns.stripplot(x=title, size=3.5, alpha=0.45, jitter=False, dodge=several, ax=ax, **look)
+            markers = [mark.marker for mark in marks.values()]
+            sns.pointplot(
+                x=title, dodge=apart, errorbar=None, linestyle="none", markersize=6, markers=markers, ax=ax, **look
+            )
             ax.set_title(fill(title, 18), loc="left")
+            ax.set(ylabel="")
             per_cent(ax, "%")
             ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
         axes[0].set_yticks(range(len(places)), [fill(text, 24) for text in places])
-        axes[0].set_ylim(len(places) - 0.4, -0.6)
         if several:
-            handles = [handle(look) for look in marks.values()]
+            handles = [handle(mark) for mark in marks.values()]
             fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(marks)))
     return fig
