@@ -53,6 +53,6 @@ def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
     assert "hardware: a laptop" in shown and f"_executed/{pictures.FIGURES}/classes.svg" in shown
     assert "in **100 %** of all cases before tuning, in **0 %** after" in pictures.line(tmp_path)
     assert '"🐬","dolphin","German","Delfin","Wurf","dolphin","Haar"' in shown
-    rows = [line for line in shown.splitlines() if line.startswith('"English-only tuning takes')]
-    assert len(rows) == 1 and "met" in rows[0] and "100.0" in rows[0]
+    rows = [line for line in shown.splitlines() if '"English-only tuning takes' in line]
+    assert len(rows) == 1 and "held" in rows[0] and "100.0" in rows[0]
     assert '"German","100 (0)","0 (100)","100 (0)","0 (100)","100 (0)"' in shown

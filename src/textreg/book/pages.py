@@ -153,12 +153,13 @@ def claims_table(judged: Mapping[str, pd.DataFrame]) -> str:
         by = [*(["the paper's"] if row.origin == "paper" else []), *(["after the results"] * (row.written == "after"))]
         claim = row.claim + (f" ({', '.join(by)})" if by else "")
         beside = [each.iloc[place] for _, each in others]
-        rows.append([_verdict(row.verdict), claim, row.bound, per_cent(row.value, row.low, row.high),
-                     *(f"{_verdict(each['verdict'])}: {per_cent(each['value'])}" for each in beside)])  # fmt: skip
+        rows.append([verdict(row.verdict), claim, row.bound, per_cent(row.value, row.low, row.high),
+                     *(f"{verdict(each['verdict'])}: {per_cent(each['value'])}" for each in beside)])  # fmt: skip
     return table(["verdict", "predicted", "bound", origin, *(name for name, _ in others)], rows)
 
 
-def _verdict(word: str) -> str:
+def verdict(word: str) -> str:
+    """A verdict of the files in the words of the pages."""
     shown = predictions.VERDICTS[word]
     return f"{predictions.SIGNS[shown]}{NARROW}{shown}"
 

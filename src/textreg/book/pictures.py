@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.book.pages import UNDEFINED, per_cent, table, verdict
 from textreg.book.results import dropdown, figure
 from textreg.evaluation import claims
 from textreg.fidelity.estimates import Point, estimate
@@ -178,8 +178,11 @@ def languages(verdicts: pd.DataFrame) -> str:
 
 def predictions(judged: pd.DataFrame) -> str:
     """What the study predicts for this model, and what came."""
-    rows = [[row.claim, row.bound, per_cent(row.value, row.low, row.high), row.verdict] for row in judged.itertuples()]
-    return table(["prediction", "bound", "measured", "verdict"], rows, "Predictions, in per cent or points")
+    rows = [
+        [verdict(row.verdict), row.claim, row.bound, per_cent(row.value, row.low, row.high)]
+        for row in judged.itertuples()
+    ]
+    return table(["verdict", "predicted", "bound", "measured"], rows, "In per cent or points")
 
 
 def made(about: dict) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg.book.pages import UNDEFINED, per_cent, table
+from textreg.book.pages import UNDEFINED, per_cent, table, verdict
 from textreg.book.results import dropdown, figure
 from textreg.figures import studies as drawing
 from textreg.figures.style import save_figure
@@ -104,8 +104,9 @@ def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:
         seen, word = study_table.verdict(found, expected)
         sign = {"at least": expected.at_least, "at most": expected.at_most, "within ±": expected.within}
         bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None)
-        rows.append([expected.says, bound, per_cent(seen.value, seen.low, seen.high), seen.runs, word])
-    return table(["expected", "bound", "found", "seeds", "verdict"], rows, "Predictions and verdicts, in points")
+        measured = per_cent(seen.value, seen.low, seen.high)
+        rows.append([verdict(word), expected.says, bound, measured, seen.runs])
+    return table(["verdict", "predicted", "bound", "measured", "seeds"], rows, "In per cent or points")
 
 
 def hub_table(names: list[str], root: Path, plan: str = "gpu") -> str:
