@@ -52,9 +52,10 @@ def run() -> None:
 
 @app.command()
 def tell() -> None:
-    """Print the table."""
+    """Print the table of the sets that have been run."""
     native = manifest.read(SHIPPED / "seed-0" / "evaluate")["instructions"]
-    runs = {name: pd.read_parquet(folder(name) / "evaluate" / "answers.parquet") for name in SETS}
+    paths = {name: folder(name) / "evaluate" / "answers.parquet" for name in SETS}
+    runs = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
     print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
     print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
     found = table(load_results(SHIPPED).answers, runs, f"{native}, shipped")
