@@ -23,10 +23,11 @@ from textreg.figures.tables import classes, describe
 PREDICTED = "pictures.yaml"
 ARMS = {"image": "picture", "text": "key words", "text_en": "English key words"}
 CLASSES = ("asked", "english", "other", "mixed", "short")
-LABELS = {"english": "English", "short": "a word that nobody knows", "mixed": "mixed"}
+LABELS = {"english": "English", "short": "a word that nobody knows", "mixed": "mixed", "image": "the drawing",
+          "text": "key words in the asked language", "text_en": "English key words"}  # fmt: skip
 FIGURES = "figures-pictures"
 CAPTION = (
-    "What the answers are, with the picture, with its English key words, and with key words of the asked language. "
+    "What the answers are, by what stands before the question. "
     "Orange is English; light grey are words that stand in no dictionary or in several."
 )
 NOTHING = "No run of this scale is shipped with this commit; `textreg run --profile pictures` makes one.\n"

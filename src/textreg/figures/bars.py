@@ -31,7 +31,7 @@ WRITTEN = 0.09  # the smallest share whose number has room in its bar
 
 def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingProxyType({})) -> Figure:
     """What the answers are, one stacked bar per system, one panel per arm.  ``classes``: :func:`tables.classes`;
-    ``labels``: other words for some classes."""
+    ``labels``: other words for some classes and arms."""
     refuse_empty(classes, "figure of answer classes")
     arms = list(dict.fromkeys(classes["arm"]))
     systems = list(dict.fromkeys(classes["system"]))
@@ -60,7 +60,7 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
                         ink = "white" if name in ("asked", "english") else ON_COLOUR
                         ax.text(start + width / 2, place, f"{100 * width:.0f}", color=ink, ha="center", va="center")
                 left += widths
-            ax.set_title(f"asked with {CONTEXTS[arm]}", loc="left")
+            ax.set_title(f"asked with {labels.get(arm, CONTEXTS[arm])}", loc="left")
             ax.set_ylim(len(systems) - 0.5, -0.5)
         per_cent(axes[-1], "answers to prompts in other languages than English (%)")
         axes[-1].set_xlim(0, 1)  # type: ignore[attr-defined]

@@ -111,7 +111,7 @@ CONTEXTS = MappingProxyType(
         "blank": "a blank image",
         "text": "text in the asked language",
         "text_en": "English text",
-        "keywords": "English key words",
+        "keywords": "key words in the asked language",
     }
 )
 MEASURES = MappingProxyType(
