@@ -30,8 +30,8 @@ def varied(table: pd.DataFrame) -> list[str]:
 
 
 def drawn(table: pd.DataFrame) -> pd.DataFrame:
-    """``setting, system, seed`` and a column of shares (0..1) per panel that has any; in the order of the table, the largest
-    lambda first."""
+    """``setting, system, seed`` and a column of shares (0..1) per panel that has any; in the order of the table, of
+    lambdas the largest first."""
     names, lambdas = varied(table), table["lambda"].nunique() > 1
     table = table.sort_values("lambda", ascending=False, kind="stable") if lambdas else table
     texts = [_setting(values, names) for values in table[names].itertuples(index=False)]
