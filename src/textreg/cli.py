@@ -5,7 +5,6 @@ Every command is a thin layer over one function of the package, imported when th
 :class:`~textreg.errors.RunError` one line and exit code 1.
 """
 
-import gc
 import sys
 
 INTERRUPTED = "textreg: interrupted; the same command goes on from here"
@@ -203,8 +202,9 @@ def score(
     """Language fidelity of anyone's answers."""
     from textreg.figures.score import score_and_draw
     from textreg.serve.report import print_result
+    from textreg.serve.score import collect_less
 
-    gc.set_threshold(100_000)  # as in the workers: answers are many small objects without cycles
+    collect_less()
     judging: object = judge
     if judge == "llm":
         if not (endpoint and model):

@@ -58,7 +58,9 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
     """``"96.1"`` or ``"96.1 [95.0, 97.2]"``, the range with ``digits`` decimals and unbroken; undefined is a dash."""
     if pd.isna(value):
         return UNDEFINED
-    value, low, high = (round(100 * number, 1) + 0.0 for number in (value, low, high))  # no -0.0
+    value, low, high = (  # rounded once, and never -0.0
+        round(100 * number, places) + 0.0 for number, places in ((value, 1), (low, digits), (high, digits))
+    )
     interval = "" if pd.isna(low) or pd.isna(high) else f" [{low:.{digits}f},{NARROW}{high:.{digits}f}]"
     return f"{value:.1f}{interval}"
 

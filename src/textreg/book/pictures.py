@@ -82,11 +82,10 @@ def line(results: Path) -> str:
     path = results / "pictures" / "verdicts.parquet"
     if not path.is_file():
         return ""
-    verdicts = pd.read_parquet(path)
+    found = classes(pd.read_parquet(path)).set_index(["arm", "class", "system"])["share"].sort_index()
 
     def shares(arm: str, name: str) -> list[str]:
-        found = (estimate(verdicts, [(1.0, Point(system, arm, name))]) for system in ("backbone", "BM", "TR"))
-        return [f"{100 * each.value:.0f}" for each in found]
+        return [f"{100 * share:.0f}" for share in found[arm, name][["backbone", "BM", "TR"]]]
 
     asked, english, text = shares("image", "asked"), shares("image", "english"), shares("text", "asked")
     return (
@@ -129,20 +128,23 @@ def arms(verdicts: pd.DataFrame) -> str:
     for system in verdicts["system"].unique():
         for arm, words in ARMS.items():
             points = [Point(system, arm, name) for name in (*CLASSES, "content", "right_in_english")]
-            found = [estimate(verdicts, [(1.0, point)]) for point in points]
-            rows.append([system, words, *(per_cent(each.value, each.low, each.high, 0) for each in found)])
+            rows.append([system, words, *(measured(verdicts, (1.0, point), digits=0) for point in points)])
     head = ["system", "given", "asked", "English", "other", "mixed", "nobody knows", "right", "right in English"]
     return table(head, rows, "What answers are, per cent of all, means over languages with 95 % intervals")
+
+
+def measured(verdicts: pd.DataFrame, *terms: tuple[float, Point], digits: int = 1) -> str:
+    """An estimate with its interval, in per cent."""
+    found = estimate(verdicts, terms)
+    return per_cent(found.value, found.low, found.high, digits)
 
 
 def sees(verdicts: pd.DataFrame) -> str:
     """English names that are right, asked in English: of concepts shown in other styles, and of ones never shown."""
     rows = []
     for system in verdicts["system"].unique():
-        found = [
-            estimate(verdicts, [(1.0, Point(system, "image", "content", task, "en"))]) for task in ("caption", "new")
-        ]
-        rows.append([system, *(per_cent(each.value, each.low, each.high) for each in found)])
+        points = [Point(system, "image", "content", task, "en") for task in ("caption", "new")]
+        rows.append([system, *(measured(verdicts, (1.0, point)) for point in points)])
     head = ["system", "shown in other styles", "never shown"]
     return table(head, rows, "Does it still see? Drawings of the new style named right, asked in English, per cent")
 
@@ -151,11 +153,11 @@ def against(verdicts: pd.DataFrame) -> str:
     """What text and merging change of BM: the language, what is right in any, and seeing."""
     rows = []
     for system in ("TR", "EN", "BM+M"):
-        found = [
-            estimate(verdicts, [(sign, Point(name, "image", *what)) for sign, name in ((1.0, system), (-1.0, "BM"))])
+        told = [
+            measured(verdicts, (1.0, Point(system, "image", *what)), (-1.0, Point("BM", "image", *what)))
             for what in (("asked",), ("content",), ("content", "caption", "en"))
         ]
-        rows.append([system, *(per_cent(each.value, each.low, each.high) for each in found)])
+        rows.append([system, *told])
     head = ["system", "asked language", "right in any language", "English names right, asked in English"]
     return table(head, rows, "Against BM on the same drawings, in points (looked at afterwards, not predicted)")
 

@@ -71,7 +71,7 @@ def draw(found: pd.DataFrame, name: str, out: Path) -> Path:
     )
     alt = f"Points by setting, in per cent, {' and '.join(panels)}: {told}."
     caption = f"Study {name}: means over {found['seed'].nunique()} seeds, which stand small behind them."
-    saved = save_figure(drawing.settings(found), out / name, alt=alt, data=rows, caption=caption)
+    saved = save_figure(drawing.settings(rows), out / name, alt=alt, data=rows, caption=caption)
     return saved.paths["svg"]
 
 

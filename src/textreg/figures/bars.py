@@ -46,15 +46,8 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
             left = np.zeros(len(systems))
             for name, mark in shown.items():
                 widths = here[name].fillna(0).to_numpy()
-                ax.barh(
-                    systems,
-                    widths,
-                    0.8,
-                    left=left,
-                    color=mark.colour,
-                    edgecolor="white",
-                    label=labels.get(name, mark.label),
-                )
+                label = labels.get(name, mark.label)
+                ax.barh(systems, widths, 0.8, left=left, color=mark.colour, edgecolor="white", label=label)
                 for place, (start, width) in enumerate(zip(left, widths, strict=True)):
                     if width >= WRITTEN:
                         ink = "white" if name in ("asked", "english") else ON_COLOUR

@@ -3,7 +3,7 @@
 Not obvious: a point is the mean over seeds and the small ones behind it are the seeds, because three of them carry no
 interval worth drawing; what the study says of its predictions stands in its table of verdicts.
 
-    settings(pd.read_csv("results/studies/text_share/table.csv"))
+    settings(drawn(pd.read_csv("results/studies/text_share/table.csv")))
 """
 
 from collections.abc import Iterable
@@ -59,9 +59,8 @@ def _setting(values: Iterable[object], names: list[str]) -> str:
     return ", ".join(told)
 
 
-def settings(table: pd.DataFrame) -> Figure:
-    """Means over seeds (per cent) by setting and system, the seeds small behind them."""
-    rows = drawn(table)
+def settings(rows: pd.DataFrame) -> Figure:
+    """Means over seeds (per cent) by setting and system, the seeds small behind them.  ``rows``: :func:`drawn`."""
     places = list(dict.fromkeys(rows["setting"]))
     together = rows.groupby("setting")["system"].nunique().max()
     several = together > 1

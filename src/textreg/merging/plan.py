@@ -75,7 +75,8 @@ def plan_merge(
         raise InputError(f"{first.source} holds no language model, only {len(first.checkpoint.tensors)} other tensors")
     for weights, tree in zip(tuned, trees, strict=True):
         refuse_quantised(weights.checkpoint, tree)
-        refuse_quantised(base, backbone)
+    refuse_quantised(base, backbone)
+    for weights, tree in zip(tuned, trees, strict=True):
         refuse_other_models(weights, tree, base, backbone)
     indexes, other = [dict(tree.names) for tree in trees], dict(backbone.names)
     notes += tie_heads(indexes, other, tuned, base, keep, untie)

@@ -179,7 +179,12 @@ def _measured(
 
 def _begin_worker() -> None:
     die_with_parent()
-    gc.set_threshold(100_000)  # answers are many small objects without cycles; looking for those takes a tenth
+    collect_less()
+
+
+def collect_less() -> None:
+    """Have this process look for cycles seldom: answers are many small objects without, and looking takes a tenth."""
+    gc.set_threshold(100_000)
 
 
 def _answered(annotated: pd.DataFrame) -> pd.DataFrame:
