@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +29,13 @@ import typer
 from compare import RESULTS, VERSIONS, hardware, installed
 
 from textreg import compute
+from textreg.errors import RunError
 from textreg.training.batches import Samples, encode, padded
 from textreg.training.train import TrainLog, train
 from textreg.vlm.adapters import attach
 from textreg.vlm.generation import Request, answer
 
-PROFILES = ("gpu", "gpu-7b")
+STEPS = {"gpu": 4, "gpu-7b": 2}  # of a profile, after one that is not measured
 CHAINS = ("tests/runs/test_hub_chain.py", "tests/pictures/test_chain.py")
 ASKED, TOKENS = 256, 32
 TINY: dict[str, Any] = {
@@ -46,12 +49,17 @@ SMALL = ("tune.batch_size=4", "tune.micro_batch=2", "tune.workers=0", "tune.max_
 
 def fresh(step: gpu_step.Step, device: str) -> tuple[Any, Any]:
     """A random model with an adapter, and its processor; what an earlier one held is free again."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    free(device)
     model, processor = gpu_step.build(step, device=device)
     model = model.float() if step.settings.precision == "fp32" else model
     return attach(model, rank=step.settings.rank, alpha=step.settings.alpha), processor
+
+
+def free(device: str) -> None:
+    """Let go of what nobody holds any more."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def timed(call: Callable[[], Any], device: str) -> tuple[float, float, Any]:
@@ -65,43 +73,60 @@ def timed(call: Callable[[], Any], device: str) -> tuple[float, float, Any]:
 
 
 def tuning(profile: str, step: gpu_step.Step, device: str) -> Iterator[dict[str, Any]]:
-    """The steps of a profile by ours and by TRL."""
-    samples, work, memory, log = by_ours(step, device)
-    settings, tokens = step.settings, int(samples.lengths.sum())
+    """The steps of a profile by ours, by ours without recomputed activations, by TRL at the largest micro-batch that
+    fits it, and by ours at that one."""
+    settings, rows = step.settings, gpu_step.rows_of(step)
     peak = flops.matmul_peak(device, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
 
-    def told(side: str, seconds: float, memory: float) -> dict[str, Any]:
+    def told(side: str, micro: int, tokens: float, work: float, seconds: float, memory: float) -> dict[str, Any]:
         return {
-            "what": f"tuning step, {profile}", "side": side, "micro_batch": log.micro_batch,
+            "what": f"tuning step, {profile}", "side": side, "micro_batch": micro,
             "tokens_per_s": round(tokens / seconds, 1), "mfu": round(work / seconds / peak, 4),
+            "useful_tflops": round(work / seconds / 1e12, 1), "matmul_tflops": round(peak / 1e12, 1),
             "peak_memory_gib": round(memory, 2), "seconds": round(seconds, 2),
         }  # fmt: skip
 
-    yield told("ours", log.seconds, memory)
+    def ours(side: str, **changed: Any) -> tuple[dict[str, Any], Samples, float]:
+        samples, work, memory, log = by_ours(replace(step, settings=replace(settings, **changed)), rows, device)
+        return told(side, log.micro_batch, log.tokens, work, log.seconds, memory), samples, work
+
+    first, samples, work = ours("ours")
+    yield first
+    yield from attempt(f"tuning step, {profile}", lambda: [ours("ours, all kept", activation_checkpointing=False)[0]])
     if not installed("trl"):
         yield {"what": f"tuning step, {profile}", "side": "TRL", "note": "not installed: trl"}
         return
-    trainer = by_trl(step, samples, log.micro_batch, device)
-    seconds, memory, _ = timed(trainer.train, device)
-    yield told("TRL", seconds, memory)
+    micro, seconds, memory = by_trl(step, samples, first["micro_batch"], device)
+    yield told("TRL", micro, int(samples.lengths.sum()), work, seconds, memory)
+    if micro != first["micro_batch"]:
+        yield ours("ours, at the micro-batch of TRL", micro_batch=micro)[0]
 
 
-def by_ours(step: gpu_step.Step, device: str) -> tuple[Samples, float, float, TrainLog]:
-    """Our training: the tokenised rows, operations, peak memory in GiB, and its log; the model is gone afterwards."""
-    settings, rows = step.settings, gpu_step.rows_of(step)
+def by_ours(step: gpu_step.Step, rows: Any, device: str) -> tuple[Samples, float, float, TrainLog]:
+    """Our training: the tokenised rows, operations, peak memory in GiB, and its log; the model is gone afterwards.
+
+    A step of its own comes first, so that what a device does once is not measured.
+    """
+    settings = step.settings
     images = gpu_step.RandomImages(step, not settings.cache_features)
     tuned, processor = fresh(step, device)
     samples = encode(processor, rows, images, max_length=settings.max_length)
     work = gpu_step.work_of(tuned, processor, rows, images, settings)
     with tempfile.TemporaryDirectory() as out:
+        first = replace(settings, steps=1)
+        once = train(tuned, processor, rows, images, first, Path(out) / "once", order=range(len(rows)))
+        settings = replace(settings, micro_batch=once.micro_batch)
         _, memory, log = timed(
-            lambda: train(tuned, processor, rows, images, settings, Path(out), order=range(len(rows))), device
+            lambda: train(tuned, processor, rows, images, settings, Path(out) / "all", order=range(len(rows))), device
         )
     return samples, work, memory, log
 
 
-def by_trl(step: gpu_step.Step, samples: Any, micro: int, device: str) -> Any:
-    """TRL's trainer over the same token ids, at the micro-batch that ours found."""
+def by_trl(step: gpu_step.Step, samples: Any, largest: int, device: str) -> tuple[int, float, float]:
+    """Micro-batch, seconds and peak memory in GiB of TRL's trainer over the same token ids, after a step of its own.
+
+    The micro-batch is halved from ``largest`` until that step fits.
+    """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -115,27 +140,57 @@ def by_trl(step: gpu_step.Step, samples: Any, micro: int, device: str) -> Any:
         lengths = batch.pop("lengths")
         batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         shown = sum(sample.image_id is not None for sample in chosen)
-        return batch | ({"pixel_values": pixels.expand(shown, -1, -1, -1)} if shown else {})
+        return batch | ({"pixel_values": pixels.repeat(shown, 1, 1, 1)} if shown else {})
 
-    with tempfile.TemporaryDirectory() as out:
+    def trainer(steps: int, micro: int, out: str) -> Any:
         arguments = SFTConfig(
-            output_dir=out, max_steps=settings.steps, per_device_train_batch_size=micro,
+            output_dir=out, max_steps=steps, per_device_train_batch_size=micro,
             gradient_accumulation_steps=settings.batch_size // micro, bf16=settings.precision != "fp32",
             gradient_checkpointing=settings.activation_checkpointing, optim="adamw_torch_fused", max_length=None,
             learning_rate=settings.learning_rate, save_strategy="no", report_to="none", disable_tqdm=True,
             logging_steps=1000, remove_unused_columns=False, use_cpu=device == "cpu",
             dataset_kwargs={"skip_prepare_dataset": True},
         )  # fmt: skip
-    numbers = Dataset.from_dict({"number": list(range(len(samples)))})
-    return SFTTrainer(
-        model=tuned, args=arguments, train_dataset=numbers, data_collator=collate, processing_class=processor
-    )
+        numbers = Dataset.from_dict({"number": list(range(len(samples)))})
+        return SFTTrainer(
+            model=tuned, args=arguments, train_dataset=numbers, data_collator=collate, processing_class=processor
+        )
+
+    def fits(micro: int, out: str) -> bool:
+        try:
+            trainer(1, micro, out).train()
+        except torch.OutOfMemoryError:
+            tuned.zero_grad(set_to_none=True)
+            return False
+        return True
+
+    micro = largest
+    with tempfile.TemporaryDirectory() as out:
+        while not fits(micro, out) and micro > 1:
+            micro //= 2
+            free(device)
+        free(device)
+        return micro, *timed(trainer(settings.steps, micro, out).train, device)[:2]
+
+
+def attempt(what: str, rows: Callable[[], Iterable[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Rows of a measurement; one that fails has a row that says how, and the others go on."""
+    try:
+        yield from rows()
+    except (RunError, torch.OutOfMemoryError) as error:
+        yield {"what": what, "note": f"did not fit: {str(error).splitlines()[0]}"}
+    except Exception as error:  # minutes of a device are not lost to one of its sections
+        traceback.print_exc()
+        yield {"what": what, "failed": f"{type(error).__name__}: {error}"[:300]}
 
 
 def answering(profile: str, step: gpu_step.Step, device: str) -> Iterator[dict[str, Any]]:
     """Answers of a fixed length to prompts of one length, by ours and by ``generate``, in batches of 128."""
     tuned, processor = fresh(step, device)
     model, images = tuned.merge_and_unload().eval(), gpu_step.RandomImages(step, True)
+    model.to(
+        model.get_input_embeddings().weight.dtype
+    )  # the projector is trained in float32, and exported like the rest
     model.generation_config.eos_token_id = [step.llm["vocab_size"] - 1]
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     asked = [Request(f"<image> w{n % 1000} w{n // 1000}", str(n)) for n in range(ASKED)]
@@ -156,6 +211,7 @@ def answering(profile: str, step: gpu_step.Step, device: str) -> Iterator[dict[s
         answer(model, processor, asked, images, max_new_tokens=TOKENS)
 
     for name, call in (("ours", own), ("generate", stock)):
+        call()  # what a device does once is not measured
         seconds, memory, _ = timed(call, device)
         yield {
             "what": f"answers, {profile}", "side": name, "answers_per_s": round(ASKED / seconds, 2),
@@ -173,6 +229,8 @@ def chain(place: str, seconds_left: float) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         return {"what": place, "note": "did not end in the time that was left"}
+    if done.returncode:
+        typer.echo(done.stdout[-6000:] + done.stderr[-2000:])
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
     return {"what": place, "passed": done.returncode == 0, "said": last, "seconds": round(time.perf_counter() - began)}
 
@@ -191,21 +249,27 @@ def main(
     report: dict[str, Any] = {
         "device": hardware() if tiny else torch.cuda.get_device_properties(0).name, "tiny": tiny,
         "versions": {name: installed(name) for name in VERSIONS if installed(name)},
-        "command": "python bench/accelerator.py" + " --tiny" * tiny, "rows": [],
+        "command": "python bench/accelerator.py" + " --tiny" * tiny,
+        "note": "mfu is of the measured rate of a matrix product (matmul_tflops)", "rows": [],
     }  # fmt: skip
-    sections = [(measured, profile) for profile in PROFILES for measured in (tuning, answering)]
+    sections = [(measured, profile) for profile in STEPS for measured in (tuning, answering)]
     for measured, profile in sections:
         if time.monotonic() > ends:
             report["rows"].append({"what": f"{measured.__name__}, {profile}", "note": "left out: no time"})
             continue
-        step = gpu_step.step_of(profile, SMALL if tiny else (), steps=2 if tiny else 10)
+        step = gpu_step.step_of(profile, SMALL if tiny else (), steps=2 if tiny else STEPS[profile])
         step = replace(step, **TINY) if tiny else step
-        report["rows"] += list(measured(profile, step, device))
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        what = f"{measured.__name__}, {profile}"
+        for row in attempt(what, partial(measured, profile, step, device)):
+            report["rows"].append(row)
+            typer.echo(json.dumps(row))
+            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for place in CHAINS if chains else ():
         report["rows"].append(chain(place, max(1.0, ends - time.monotonic())))
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"{out}: {len(report['rows'])} rows")
+    if any("failed" in row or row.get("passed") is False for row in report["rows"]):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

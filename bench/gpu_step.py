@@ -106,10 +106,10 @@ class RandomImages:
         if self.runs_tower:
             side = self.step.tower["image_size"]
             pixels = torch.rand(1, 3, side, side, generator=generator)
-            return {"pixels": pixels.expand(len(image_ids), -1, -1, -1)}
+            return {"pixels": pixels.repeat(len(image_ids), 1, 1, 1)}
         shape = (1, self.step.patches, self.step.tower["hidden_size"])
         drawn = torch.randn(*shape, generator=generator, dtype=torch.bfloat16)
-        return {"image_features": drawn.expand(len(image_ids), -1, -1)}
+        return {"image_features": drawn.repeat(len(image_ids), 1, 1)}
 
 
 def build(step: Step, layers: int | None = None, device: str = "cuda") -> tuple[torch.nn.Module, object]:

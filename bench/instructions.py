@@ -1,8 +1,9 @@
-"""The same seed under other instruction sets of one processor: does it move more than another seed?
+"""The same seed under other instruction sets of one processor, and on another: does it move more than another seed?
 
 Sums are added in another order, and after hundreds of steps the trained weights are another draw.  Each run trains
 alignment and arms anew under what ``SETS`` says; its numbers stand beside the shipped seeds, their range and whether
-they lie in it.  Prints Markdown for ``bench/results``.
+they lie in it.  A run of the profile on another machine, as ``runs/instructions-ANYTHING``, stands beside them.
+Prints Markdown for ``bench/results``.
 
     python bench/instructions.py run && python bench/instructions.py tell > bench/results/instructions.md
 """
@@ -54,12 +55,24 @@ def run() -> None:
 def tell() -> None:
     """Print the table of the sets that have been run."""
     native = manifest.read(SHIPPED / "seed-0" / "evaluate")["instructions"]
-    paths = {name: folder(name) / "evaluate" / "answers.parquet" for name in SETS}
-    runs = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
-    print(f"Machine: {manifest.processor()}, one thread a process, seed 0, the laptop profile's pictures.")
+    sets = {folder(name): name for name in SETS}
+    others = {path: _machine(path) for path in sorted(Path("runs").glob("instructions-*")) if path not in sets}
+    found = {name: path / "evaluate" / "answers.parquet" for path, name in {**sets, **others}.items()}
+    runs = {name: pd.read_parquet(path) for name, path in found.items() if path.is_file()}
+    print(
+        f"Machine where no other is named: {manifest.processor()}, one thread a process, seed 0, the laptop profile's "
+        "pictures."
+    )
     print("`python bench/instructions.py run && python bench/instructions.py tell`\n")
-    found = table(load_results(SHIPPED).answers, runs, f"{native}, shipped")
-    print(found.to_markdown(index=False, floatfmt=".1f"))
+    told = table(load_results(SHIPPED).answers, runs, f"{native}, shipped")
+    print(told.to_markdown(index=False, floatfmt=".1f"))
+
+
+def _machine(run: Path) -> str:
+    """What a run was made on and with."""
+    record = manifest.read(run / "evaluate") or {}
+    processor = record.get("processor", "").replace("(R)", "").removesuffix(" Processor")
+    return f"{processor}, {record.get('instructions')}, torch {record.get('versions', {}).get('torch')}"
 
 
 def table(shipped: pd.DataFrame, runs: Mapping[str, pd.DataFrame], native: str) -> pd.DataFrame:

@@ -6,8 +6,10 @@ smallest and the largest.  Where ours is the slower, the row says so in words.
     python bench/show.py
 """
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,6 +126,22 @@ def page(found: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
+def accelerator(report: dict[str, Any]) -> str:
+    """What ``bench/accelerator.py`` wrote, as a table."""
+    rows = []
+    for row in report["rows"]:
+        rate = f"{row['tokens_per_s']:,.0f} tokens" if "tokens_per_s" in row else ""
+        rate = f"{row['answers_per_s']:.1f} answers" if "answers_per_s" in row else rate
+        memory = f"{row['peak_memory_gib']:.0f}" if "peak_memory_gib" in row else "–"
+        note = row.get("failed") or row.get("said") or row.get("note") or ""
+        cells = [row.get("micro_batch", "–"), rate or note, row.get("useful_tflops", "–"), memory]
+        rows.append([row["what"], row.get("side", "–"), *cells, row.get("seconds", "–")])
+    head = ["work", "by", "micro-batch", "a second", "useful TFLOP/s", "peak GiB", "seconds"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    said = f"{report['device']}; `{report['command']}`; {versions}; {report['note']}"
+    return table(head, rows, said)
+
+
 def figure(found: pd.DataFrame, path: Path) -> None:
     """Ratios on a logarithmic axis, with their range over the turns."""
     compared = ratios(found).dropna(subset=["processor"]).iloc[::-1].reset_index(drop=True)
@@ -147,9 +165,12 @@ def figure(found: pd.DataFrame, path: Path) -> None:
 
 
 def write(folder: Path = HERE) -> None:
-    """Write ``table.md`` and ``speed.svg`` from the measurements in ``folder``."""
+    """Write ``table.md``, ``accelerator.md`` and ``speed.svg`` from the measurements in ``folder``."""
     found = read(folder)
     (folder / "table.md").write_text(page(found), encoding="utf-8")
+    if (path := folder / "accelerator.json").is_file():
+        report = json.loads(path.read_text(encoding="utf-8"))
+        (folder / "accelerator.md").write_text(accelerator(report), encoding="utf-8")
     figure(found, folder / "speed.svg")
 
 
