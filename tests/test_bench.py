@@ -20,6 +20,7 @@ import compare
 import flops
 import gpu_step
 import instructions
+import merging_methods
 import pandas as pd
 import show
 
@@ -110,3 +111,9 @@ def test_a_run_under_other_instructions_is_inside_where_it_lies_in_the_range_ove
     asked = found[found["measure, %"] == "asked"].iloc[0]
     assert asked.tolist() == ["backbone", "asked", 50.0, 75.0, 25.0, "50 to 75", "no"]
     assert set(found.loc[found["measure, %"] == "English captions right", "inside"]) == {"yes"}
+
+
+def test_what_is_expected_of_ways_to_merge_names_ways_that_are_merged():
+    made = {(way.name, way.lam) for way in merging_methods.WAYS}
+    named = [each for expected in merging_methods.EXPECTED for each in (expected.of, expected.against)]
+    assert {(each["method"], each.get("lambda", 1.0)) for each in named} <= made

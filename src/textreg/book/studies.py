@@ -5,6 +5,7 @@ A cell is the mean over seeds, in per cent, with the range of the seeds beside i
 has not been run, and the block says so.  ``block("text_share", root, drawings)`` is Markdown.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def block(name: str, root: Path, target: Path) -> str:
     saved = draw(found, name, target / FIGURES)
     folded = dropdown("Table: every setting", [runs_table(found)])
     return "\n".join(
-        [*lines, verdicts_table(found, asked), figure(saved, f"_executed/{FIGURES}/{saved.name}"), folded]
+        [*lines, verdicts_table(found, asked.expects), figure(saved, f"_executed/{FIGURES}/{saved.name}"), folded]
     )
 
 
@@ -97,10 +98,10 @@ def runs_table(found: pd.DataFrame) -> str:
     )
 
 
-def verdicts_table(found: pd.DataFrame, asked: study.Study) -> str:
+def verdicts_table(found: pd.DataFrame, expects: Sequence[study.Expected]) -> str:
     """What was expected, what came out (mean with the 95 % interval over seeds), and the verdict."""
     rows = []
-    for expected in asked.expects:
+    for expected in expects:
         seen, word = study_table.verdict(found, expected)
         sign = {"at least": expected.at_least, "at most": expected.at_most, "within ±": expected.within}
         bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None)
