@@ -125,7 +125,8 @@ def main(
                     scored = asked(run, seed, arm, way, tuned)
                     groups = {"foreign": sorted(set(scored["language"]) - {"en"}), "en": ["en"]}
                     rows = study_table.rows(scored, groups)
-                    rows.insert(0, "method", way.name)
+                    rows.insert(0, "run", run.name)
+                    rows.insert(1, "method", way.name)
                     tables.append(rows.assign(seed=seed))
                     typer.echo(f"seed {seed}, {arm}, {way.name}, lambda {way.lam:g}")
     found = pd.concat(tables, ignore_index=True)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import forks
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -167,6 +168,26 @@ def test_a_verdict_is_paired_by_seed_and_needs_two():
     assert study_table.verdict(table, study.Expected(**asked, within=0.1))[1] == "missed"
     assert study_table.verdict(table, study.Expected(**asked, at_least=0.41))[1] == "undecided"
     assert study_table.verdict(table[table["seed"] == 0], study.Expected(**asked, at_least=0.0))[1] == "undefined"
+
+
+def test_a_rule_is_fitted_on_half_of_the_settings_with_all_their_seeds_and_predicts_the_others():
+    same = {"lambda": 1.0, "task": "caption", "group": "foreign", "n": 4} | dict.fromkeys(study_table.MEASURES, 0.5)
+    rows = [
+        {"run": f"{pull}-{seed}", "seed": seed, "backbone.context_pull": pull, "system": system, "arm": arm}
+        | same
+        | {"asked": value}
+        for pull in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+        for seed in (0, 1)
+        for system, arm, value in (("backbone", "text_en", 1 - pull), ("BM", "image", 0.9 - 1.5 * pull))
+    ]
+    rule = study.Rule(of={"system": "BM"}, by={"system": "backbone", "arm": "text_en"})
+    found = study_table.law(pd.DataFrame(rows), rule)
+    assert (
+        np.allclose(found["predicted"], found["of"])
+        and found.groupby("backbone.context_pull")["fitted"].nunique().eq(1).all()
+    )
+    assert found["fitted"].mean() == 0.5
+    assert study_table.law(pd.DataFrame(rows[:20]), rule).empty
 
 
 def test_a_backbone_of_a_study_is_made_before_the_alignment_that_reads_it():

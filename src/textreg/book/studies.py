@@ -14,7 +14,7 @@ import pandas as pd
 from textreg.book.pages import UNDEFINED, per_cent, table, verdict
 from textreg.book.results import dropdown, figure
 from textreg.figures import studies as drawing
-from textreg.figures.style import save_figure
+from textreg.figures.style import CONTEXTS, save_figure
 from textreg.runs import profiles, study, study_table
 
 #: Column -> what it shows: task, arm, group, measure.
@@ -54,11 +54,49 @@ def block(name: str, root: Path, target: Path) -> str:
             f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the others.",
             "",
         ]
-    saved = draw(found, name, target / FIGURES)
+    folder = target / FIGURES
+    drawings = [draw_plane(found, asked, name, folder) if asked.plane else draw(found, name, folder)]
+    points_of = study_table.law(found, asked.rule) if asked.rule else found[:0]
+    if len(points_of):
+        drawings.append(draw_line(points_of, asked, name, folder))
+    shown = [figure(saved, f"_executed/{FIGURES}/{saved.name}") for saved in drawings]
+    said = [rule_in_words(points_of), ""] if len(points_of) else []
     folded = dropdown("Table: every setting", [runs_table(found)])
-    return "\n".join(
-        [*lines, verdicts_table(found, asked.expects), figure(saved, f"_executed/{FIGURES}/{saved.name}"), folded]
+    return "\n".join([*lines, verdicts_table(found, asked.expects), *said, *shown, folded])
+
+
+def rule_in_words(points_of: pd.DataFrame) -> str:
+    """How far the line through half of the runs is off in the other half, beside the mean of the first."""
+    seen, rest = points_of[points_of["fitted"]], points_of[~points_of["fitted"]]
+    off = (rest["of"] - rest["predicted"]).abs().mean()
+    mean = (rest["of"] - seen["of"].mean()).abs().mean()
+    return (
+        f"*Rule.* A line through {len(seen)} runs, those of every other setting, is off by {100 * off:.0f} points on "
+        f"average in the {len(rest)} others; the mean of the first alone would be off by {100 * mean:.0f}."
     )
+
+
+def draw_plane(found: pd.DataFrame, asked: study.Study, name: str, out: Path) -> Path:
+    """The map of a study as SVG."""
+    across, down = asked.plane or ("", "")
+    drawn = drawing.plane(found, across, down)
+    alt = f"Six maps of {across} and {down}, in per cent: {'; '.join(drawing.MAPS)}. The table below has the numbers."
+    caption = f"Study {name}: means over {found['seed'].nunique()} seed(s), foreign captions."
+    return save_figure(drawn, out / name, alt=alt, data=found, caption=caption).paths["svg"]
+
+
+def draw_line(points_of: pd.DataFrame, asked: study.Study, name: str, out: Path) -> Path:
+    """The rule of a study as SVG."""
+    by, of = (
+        f"{side['system']}, {CONTEXTS[side.get('arm', 'image')]}: asked language (%)"
+        for side in (asked.rule.by, asked.rule.of)
+    )
+    told = "; ".join(f"{100 * each.by:.0f} and {100 * each.of:.0f}" for each in points_of.itertuples())
+    alt = f"A point for each run and a line through half of them, in per cent, {by} and {of}: {told}."
+    caption = f"Study {name}: half of the runs draw the line, the others are predicted."
+    return save_figure(
+        drawing.line(points_of, by, of), out / f"{name}_rule", alt=alt, data=points_of, caption=caption
+    ).paths["svg"]
 
 
 def draw(found: pd.DataFrame, name: str, out: Path) -> Path:

@@ -222,8 +222,11 @@ def losses(results: Results, out: Path) -> Saved | None:
     return _save(loss_curves(results.losses), out / "7_losses", alt, data)
 
 
-def training(log: Path, arm: str, out: Path) -> Saved:
-    """The loss of one training, from its ``log.csv``; saved as ``loss`` in ``out``."""
+def training(log: Path, arm: str, out: Path) -> Saved | None:
+    """The loss of one training, from its ``log.csv``; saved as ``loss`` in ``out``.  None of one that ended before its
+    first line."""
+    if not log.read_text(encoding="utf-8").strip():
+        return None
     table = pd.read_csv(log)[["step", "loss"]].assign(seed=0, arm=arm)
     ends = f"from {table['loss'].iloc[0]:.2f} to {table['loss'].iloc[-1]:.3f} nats per token"
     alt = f"Curve of the training loss of {arm} over {table['step'].iloc[-1]} steps, {ends}."

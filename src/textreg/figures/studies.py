@@ -1,4 +1,5 @@
-"""A study as a drawing: its settings down the side, one panel for each of the things that are weighed.
+"""A study as a drawing: its settings down the side, one panel for each of the things that are weighed; or a map of two
+settings, and the line that half of its runs draw for the other half.
 
 Not obvious: a point is the mean over seeds and the small ones behind it are the seeds, because three of them carry no
 interval worth drawing; what the study says of its predictions stands in its table of verdicts.
@@ -14,7 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from textreg.figures.style import handle, per_cent, size, style, system_marks
+from textreg.figures.style import ON_COLOUR, handle, per_cent, size, style, system_marks
 
 #: Title of a panel -> task, arm, group, measure of the study's table.
 PANELS = {
@@ -55,8 +56,57 @@ def _setting(values: Iterable[object], names: list[str]) -> str:
         if not pd.isna(value):
             words = str(f"{value:g}" if isinstance(value, float) else value).split()
             text = " ".join(words) if len(words) <= SHOWN else f"{' '.join(words[:SHOWN])} … ({len(words)})"
-            told.append(f"{name.rpartition('.')[2].replace('_', ' ')} {text}")
+            told.append(f"{_name(name)} {text}")
     return ", ".join(told)
+
+
+#: Title of a map -> system, arm, measure.
+MAPS = {
+    "untuned, English text: asked language": ("backbone", "text_en", "asked"),
+    "untuned, picture: asked language": ("backbone", "image", "asked"),
+    "BM, picture: asked language": ("BM", "image", "asked"),
+    "BM, picture: clean English": ("BM", "image", "english"),
+    "BM, picture: mixed or broken": ("BM", "image", "mixed"),
+    "TR, picture: asked language": ("TR", "image", "asked"),
+}
+
+
+def plane(table: pd.DataFrame, across: str, down: str) -> Figure:
+    """Maps (per cent, means over seeds) of what the untuned model, BM and TR answer in the foreign languages.
+    ``table``: of a study whose runs vary ``across`` and ``down``; runs that do not are left out."""
+    rows = table[(table["task"] == "caption") & (table["group"] == "foreign")].dropna(subset=[across, down])
+    with style():
+        fig = Figure(figsize=size("page", height=6.4))
+        for ax, (title, (system, arm, measure)) in zip(fig.subplots(3, 2).flat, MAPS.items(), strict=True):
+            mine = rows[(rows["system"] == system) & (rows["arm"] == arm)]
+            cells = mine.pivot_table(index=down, columns=across, values=measure).sort_index(ascending=False) * 100
+            sns.heatmap(cells, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", cbar=False, ax=ax)
+            for number in ax.texts:  # ink on colour stays as it is on a dark page
+                number.set_color("#FAFAFA" if number.get_color() == "w" else ON_COLOUR)
+            ax.set_title(title.replace(": ", ":\n"), loc="left")
+            ax.set(xlabel=_name(across), ylabel=_name(down))
+    return fig
+
+
+def line(points: pd.DataFrame, by: str, of: str) -> Figure:
+    """What a line through half of the runs says of the others, per cent.  ``points``: of the study's table
+    (:func:`textreg.runs.study_table.law`); ``by`` and ``of`` in words."""
+    ordered = points.sort_values("by")
+    with style():
+        fig = Figure(figsize=size("column", height=3.0))
+        ax = fig.subplots()
+        ax.plot(ordered["by"], ordered["predicted"], color="#555555", zorder=1)
+        for fitted, face, label in ((True, "#0072B2", "fitted to these"), (False, "none", "predicted")):
+            mine = points[points["fitted"] == fitted]
+            ax.scatter(mine["by"], mine["of"], s=28, facecolors=face, edgecolors="#0072B2", label=label)
+        per_cent(ax, fill(by, 40))
+        per_cent(ax, fill(of, 34), "y")
+        fig.legend(loc="outside upper center", ncols=2)
+    return fig
+
+
+def _name(setting: str) -> str:
+    return setting.rpartition(".")[2].replace("_", " ")
 
 
 def settings(rows: pd.DataFrame) -> Figure:

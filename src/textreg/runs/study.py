@@ -54,9 +54,19 @@ class Expected:
 
 
 @checked(frozen=True, kw_only=True, config=STRICT)
+class Rule:
+    """What the share of the asked language in the rows of ``of`` follows from: that in the rows of ``by`` (columns and
+    values; captions under the picture in the foreign languages where nothing else is said)."""
+
+    of: dict[str, Any]
+    by: dict[str, Any]
+
+
+@checked(frozen=True, kw_only=True, config=STRICT)
 class Study:
     """A study's file.  ``prediction``: in words, and why; ``expects``: what of it the table decides; ``groups``:
-    further groups of languages in its table, by name."""
+    further groups of languages in its table, by name; ``plane``: the two settings, across and down, of which it is a
+    map; ``rule``: of which half of the runs is fitted and the other half predicted."""
 
     question: str
     prediction: str
@@ -65,6 +75,8 @@ class Study:
     tables: list[dict[str, Any]]
     seeds: list[Seed]
     groups: dict[str, Some] | None = None
+    plane: tuple[str, str] | None = None
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)

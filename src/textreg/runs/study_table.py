@@ -21,7 +21,7 @@ from textreg.fidelity.annotation import ENGLISH
 from textreg.fidelity.estimates import CAPTION, CLASSES, Bound, Estimate
 from textreg.files import atomic_write, read_json
 from textreg.runs import manifest, study
-from textreg.runs.study import Expected, Job, Point
+from textreg.runs.study import Expected, Job, Point, Rule
 
 FOLDER = "results/studies"
 MEASURES = (*CLASSES, "lf", "lf_plus", "content")
@@ -111,16 +111,39 @@ def _cell(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
+def rows_of(table: pd.DataFrame, **asked: Any) -> pd.DataFrame:
+    """The rows with these values (a list as a table writes it); none where a column is not there."""
+    for key, value in asked.items():
+        table = table[table[key] == _cell(value)] if key in table else table[:0]
+    return table
+
+
+def law(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """``run, by, of, fitted, predicted`` (shares, 0..1): a line through the runs of every other setting, in the
+    order of ``by``, and what it says of all of them.  Empty with fewer than six settings."""
+    usual = {"task": CAPTION, "arm": "image", "group": "foreign"}
+    sides = {
+        name: rows_of(table, **{**usual, **where}).groupby("run", sort=False)["asked"].mean()
+        for name, where in {"by": rule.by, "of": rule.of}.items()
+    }
+    settings = list(table.columns[2 : table.columns.get_loc("system")])
+    found = pd.DataFrame(sides).dropna().reset_index()
+    found = found.merge(table[["run", *settings]].drop_duplicates("run"), on="run")
+    places = found.groupby(settings, dropna=False)["by"].mean().rank(method="first").rename("place")
+    if len(places) < 6:
+        return found[:0]
+    found["fitted"] = found.merge(places.reset_index(), on=settings)["place"] % 2 == 1
+    line = stats.linregress(*found.loc[found["fitted"], ["by", "of"]].to_numpy().T)
+    return found.assign(predicted=line.intercept + line.slope * found["by"])
+
+
 def verdict(table: pd.DataFrame, expected: Expected) -> tuple[Estimate, str]:
     """What the seeds say of an expectation: mean and t-intervals over them, paired by seed, and met, missed, undecided
     or, with fewer than two seeds, undefined."""
 
     def by_seed(where: Mapping[str, Any]) -> pd.Series:
-        found = table
-        asked = {"task": expected.task, "arm": expected.arm, "group": expected.group, **where}
-        for key, value in asked.items():
-            found = found[found[key] == _cell(value)] if key in found else found[:0]
-        return found.groupby("seed")[expected.measure].mean()
+        usual: dict[str, Any] = {"task": expected.task, "arm": expected.arm, "group": expected.group}
+        return rows_of(table, **{**usual, **where}).groupby("seed")[expected.measure].mean()
 
     values = by_seed(expected.of)
     values = (values - by_seed(expected.against) if expected.against else values).dropna()
