@@ -17,6 +17,7 @@ from textreg.vlm.adapters import attach
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 import accelerator
 import compare
+import cuisines
 import flops
 import gpu_step
 import instructions
@@ -117,3 +118,17 @@ def test_what_is_expected_of_ways_to_merge_names_ways_that_are_merged():
     made = {(way.name, way.lam) for way in merging_methods.WAYS}
     named = [each for expected in merging_methods.EXPECTED for each in (expected.of, expected.against)]
     assert {(each["method"], each.get("lambda", 1.0)) for each in named} <= made
+
+
+def test_answers_about_dishes_are_read_by_language_and_names_alone_are_left_out(tmp_path):
+    folder = tmp_path / cuisines.FILES
+    folder.mkdir(parents=True)
+    for name in ("tiny-1b", cuisines.TWICE[0]):
+        rows = [
+            {"qa_id": "7", "prediction": said, "lang": "ja_formal", "answer": "x"}
+            for said in ("Miso", "a dish of rice and of fish")
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"task1_oe_{name}_pred_small.jsonl").write_text(lines)
+    found = cuisines.long_enough(cuisines.read_answers(tmp_path))
+    assert found[["system", "language", "item_id"]].to_numpy().tolist() == [["tiny-1b", "ja", "task1-ja_formal-7"]]
