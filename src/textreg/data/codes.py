@@ -10,6 +10,7 @@ Try it: ``read_language("zh_TW")`` (``zh-Hant``), ``language_code("fra_Latn")``,
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -22,6 +23,7 @@ from textreg.errors import InputError, did_you_mean, quoted
 OWN = {"qu": "quz"}  # CLDR takes Cusco's for Quechua
 IN_DATA = {"nb": "no", "quy": "quz"}
 WHOLE = {"Hang", "Kore", "Jpan", "Hrkt", "Hani"}  # scripts in a tag that leave nothing to choose
+SCRIPT_NAMES = {"romanized": "Latin", "romanised": "Latin", "chs": "Simplified", "cht": "Traditional"}
 NO_TAG = {"und", "zxx", "mul", "mis"}
 
 
@@ -73,6 +75,37 @@ def read_language(value: str) -> str:
         script = plain.maximize().script
     chosen = script and (code == "zh" or script != plain.maximize().script or code in ("sr", "uz"))
     return f"{code}-{script}" if chosen else code
+
+
+@lru_cache(maxsize=4096)
+def named_language(value: str) -> str:
+    """As :func:`read_language`, with the script or region that stands beside a name: ``Serbian (Latin)``."""
+    plain, words = _code(value), re.findall(r"[^\W_]+", value)[:9]
+    for size in range(1, len(words)) if "-" not in plain and "/" not in value else ():
+        head = _code(" ".join(words[:size]))
+        if head and plain in ("", base_code(head)):
+            beside = [word for word in words[size:] if _code(word) != head]
+            found = filter(None, (_subtag(name, head) for name in (" ".join(beside), *beside)))
+            if (subtag := next(found, "")) or not (plain or beside):
+                return read_language(f"{head}-{subtag}".strip("-"))
+    return plain or read_language(value)
+
+
+def _code(name: str) -> str:
+    try:
+        return read_language(name)
+    except InputError:
+        return ""
+
+
+def _subtag(name: str, code: str) -> str:
+    """The script or region of that name in whatever language, if a language can have it; else ''."""
+    for kind in ("territory", "script"):
+        with suppress(LookupError):
+            found = Language.find_name(kind, SCRIPT_NAMES.get(name.lower(), name))
+            if not str(found.script).startswith("Han") or str(Language.get(code).maximize().script).startswith("Han"):
+                return found.script or found.territory
+    return ""
 
 
 def _is_language(tag: Language) -> bool:

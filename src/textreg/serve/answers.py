@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg.data.codes import read_language, suggestion
+from textreg.data.codes import named_language, suggestion
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean, quoted
 from textreg.serve.sources import rows
@@ -62,6 +62,8 @@ MADE_OF = {
     "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
 }  # fmt: skip
 SAID = ("content", "text", "refusal", "message")  # what of a record is said
+STOPPED = ("", "stop", "eos", "end_turn", "eos_token", "stop_sequence", "complete")  # where a model chose to end
+THOUGHTS = ("thinking", "reasoning")  # kinds of parts that are no answer
 SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
@@ -93,7 +95,7 @@ class Answers:
         size: int = PART,
     ):  # fmt: skip
         self.path, self.size, self.skip_bad = Path(path), size, skip_bad
-        self.language = read_language(language) if language else ""
+        self.language = named_language(language) if language else ""
         self.places = dict(places or {})
         self.taken, self.count, self.bad, self.first_bad = "", 0, 0, list[str]()
         self.left_out, self.unread = Counter[str](), Counter[str]()
@@ -193,7 +195,7 @@ class Answers:
         if self.places["answer"] in TURNS and str(value["answer"])[:2] == "[{" and isinstance(value["answer"], str):
             raise InputError("a conversation as one text, in which nobody can tell turns; write it as JSON lines")
         for answer in _texts(value["answer"]):
-            reason = _no_answer(answer, value.get("finish"), row)
+            reason = _no_answer(answer, value, row)
             if reason:
                 self.left_out[reason] += 1
             else:
@@ -205,7 +207,7 @@ class Answers:
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"unknown language code {quoted(value, 40)}; it should be a tag, a code or a name")
         try:
-            return read_language(value)
+            return named_language(value)
         except InputError:
             written = well_formed(value.strip())[:40]
             self.unread[written] += 1
@@ -276,7 +278,8 @@ def _texts(value: object) -> list[str | None]:
         said = [turn for turn in turns if turn.get("role", turn.get("from")).lower() in SPEAKERS]
         if turns:
             return _texts(said[-1].get("content", said[-1].get("value"))) if said else [None]
-        told = [part.get("text", part.get("refusal")) for part in value if not part.get("thought")]
+        kept = [part for part in value if not (part.get("thought") or part.get("type") in THOUGHTS)]
+        told = [part.get("text", part.get("refusal")) for part in kept]
         parts = [part for part in told if isinstance(part, str)]
         if parts:  # of one message, unless they are numbered
             return parts if all("index" in part for part in value) else ["".join(parts)]
@@ -287,13 +290,18 @@ def _texts(value: object) -> list[str | None]:
     raise InputError(f"'answer' should be text, not {quoted(value, 40)}; --map answer=NAME.KEY says what inside it is")
 
 
-def _no_answer(answer: str | None, finish: object, row: dict) -> str:
+def _no_answer(answer: str | None, value: Mapping[str, Any], row: dict) -> str:
     """Why a row holds no answer of the model; '' if it does."""
     if answer is None or not answer.strip():
         if _failed(row):
             return "an error"
-        if isinstance(finish, str) and finish.lower() not in ("", "stop", "eos", "end_turn"):
+        finish, said = value.get("finish"), value["answer"] if isinstance(value["answer"], dict) else {}
+        if isinstance(finish, str) and finish.lower() not in STOPPED:
             return f"empty, finish reason {quoted(finish, 40)}"
+        if said.get("tool_calls") or said.get("function_call"):
+            return "a tool was called"
+        if said.get("reasoning_content") or said.get("reasoning"):
+            return "reasoning alone"
         return "null" if answer is None else ""
     return "an error" if answer.startswith("Failed to obtain answer via API") else ""  # as VLMEvalKit writes it
 

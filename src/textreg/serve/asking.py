@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from textreg.data.codes import code_book, read_language
+from textreg.data.codes import code_book, named_language
 from textreg.display import visible_answer
 from textreg.errors import InputError
 from textreg.fidelity.annotation import annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.micro import assets
 from textreg.scenes import grammar, languages
+from textreg.serve.written import Unpointed
 from textreg.vlm import systems
 from textreg.vlm.assembly import read_base
 
@@ -66,7 +67,7 @@ def compare(
     ``foreign`` are the words that the asked language's grammar does not know, of languages that have one; ``content``
     is missing where the scene is not known.
     """
-    code = read_language(language) if language else prompt_language(prompt)
+    code = named_language(language) if language else prompt_language(prompt)
     told = systems.ask_systems(asked.picture, prompt, run, names, length)
     table = pd.DataFrame({"system": list(told), "answer": list(told.values())})
     table = table.assign(language=code, task="caption", prompt=prompt)
@@ -99,7 +100,7 @@ def unread(code: str, run: str | Path) -> str:
 
 def spoken(answer: str) -> str:
     """The language of one answer in words: its code, or what identifiers that disagree say."""
-    label = open_identifier().identify([answer])[0]
+    label = Unpointed(open_identifier()).identify([answer])[0]
     return label.code + (f" ({' or '.join(label.votes)})" if label.votes else "")
 
 

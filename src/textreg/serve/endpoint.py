@@ -22,9 +22,10 @@ import pandas as pd
 from textreg.data.images import data_url
 from textreg.data.requests import IMAGE_TURN
 from textreg.display import counting
-from textreg.errors import InputError, RunError
-from textreg.fidelity.service import PictureTooLarge, Service, Session, Unanswered, for_each, run_async
+from textreg.errors import InputError, RunError, quoted
+from textreg.fidelity.service import SILENT, PictureTooLarge, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal, atomic_write
+from textreg.serve.answers import STOPPED, THOUGHTS
 from textreg.serve.probes import LONGEST, Probe, ProbeSet, png
 
 JOURNAL = "answers.jsonl"
@@ -124,6 +125,45 @@ def messages(probe: Probe, longest: int = LONGEST) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
 
 
+class _Session(Session):
+    """A session that also finds what a server says elsewhere than in a chat completion's message."""
+
+    async def __aenter__(self) -> "Session":
+        await super().__aenter__()
+        self._client = _Client(self._client)
+        return self
+
+
+class _Client:
+    """The client of a session: a text completion, a part or a ``function_call`` come as a chat completion has them."""
+
+    def __init__(self, client: Any):
+        self._create, self.close = client.chat.completions.create, client.close
+        self.chat = self.completions = self
+
+    async def create(self, **asked: Any) -> Any:
+        found = await self._create(**asked)
+        if not hasattr(found, "model_dump"):  # a stream
+            return found
+        whole = found.model_dump(warnings=False)
+        for choice in whole.get("choices") or ():
+            if isinstance(choice, dict) and isinstance(said := choice.get("message") or {}, dict):
+                choice["message"] = _message(said, choice)
+        return f"data: {json.dumps(whole)}"
+
+
+def _message(said: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The message of a choice; Unanswered where nothing was said and the server names a reason of its own."""
+    content, calls = said.get("content"), said.get("tool_calls") or said.get("function_call")
+    content = choice.get("text") if content is None else [content] if isinstance(content, dict) else content
+    if isinstance(content, list):
+        content = [part for part in content if not (isinstance(part, dict) and part.get("type") in THOUGHTS)]
+    why = choice.get("finish_reason")
+    if not (content or calls or said.get("refusal") or why in SILENT or str(why or "").lower() in STOPPED):
+        raise Unanswered(f"nothing was said, finish reason {quoted(why, 40)}")
+    return {**said, "content": content, "tool_calls": calls}
+
+
 async def _ask(
     service: Service,
     options: Mapping[str, Any],
@@ -134,7 +174,7 @@ async def _ask(
 ) -> list[str]:
     """Asks what is pending; returns notes on how it had to be asked."""
     smaller = 0
-    async with Session(service) as session:
+    async with _Session(service) as session:
 
         async def ask(key: str) -> None:
             nonlocal smaller

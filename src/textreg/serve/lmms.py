@@ -24,8 +24,8 @@ from textreg.data import hub
 from textreg.data.crossmodal import check_languages, languages, prompts
 from textreg.data.images import open_image
 from textreg.errors import InputError, RunError
-from textreg.fidelity.annotation import annotate
 from textreg.fidelity.identifiers import open_identifier
+from textreg.serve.written import annotated
 
 DATA = "floschne/xm3600"
 GROUP = "crossmodal_fidelity"
@@ -81,7 +81,7 @@ class Asked:
 
     def results(self, doc: Mapping[str, Any], answers: Sequence[str]) -> dict[str, float]:
         """``lf`` and ``english``, 0 or 1, of an answer that the identifier can place; ``scored``: whether it can."""
-        found = annotate(pd.DataFrame({"answer": [answers[0]], "language": [self.language]}), _identifier(), None)
+        found = annotated(pd.DataFrame({"answer": [answers[0]], "language": [self.language]}), _identifier(), None)
         placed = {name: found[name].iloc[0] for name in ("lf", "english")}
         scores = {name: float(value) for name, value in placed.items() if not pd.isna(value)}
         return {**scores, "scored": float("lf" in scores)}

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from textreg.data import crossmodal
-from textreg.data.codes import IN_DATA, language_code, read_language
+from textreg.data.codes import IN_DATA, language_code, named_language
 from textreg.data.images import blank_like, encode_png, find_images, open_image, shrink
 from textreg.data.requests import request_arms
 from textreg.display import well_formed
@@ -179,7 +179,7 @@ def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, 
     for code in codes:
         read = code
         with suppress(InputError):
-            read = read_language(code)
+            read = named_language(code)
         spelled = [each for each in (code, read, IN_DATA.get(read)) if each in known]
         if not spelled:
             raise InputError(f"{what}: no prompts in language {code!r}{did_you_mean(read, known)}")

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from textreg.data.codes import read_language
+from textreg.data.codes import named_language
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
-from textreg.fidelity.annotation import ENGLISH, Judge, Rules, annotate
+from textreg.fidelity.annotation import ENGLISH, Judge, Rules, read_rules
 from textreg.fidelity.asked import TOGETHER, can_tell, same_language
 from textreg.fidelity.identifiers import DEFAULT, open_identifier
 from textreg.fidelity.judges import Agreement, Price, Record, Usage
@@ -33,6 +33,7 @@ from textreg.files import atomic_write
 from textreg.processes import die_with_parent
 from textreg.serve import paired as by_item
 from textreg.serve.answers import PART, Answers, read_map
+from textreg.serve.written import annotated
 
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
@@ -99,7 +100,7 @@ def score_file(
     InputError; nothing is written then, and never over the answers.
     """
     check_places(path, out)
-    rules = rules or Rules()
+    rules = rules or Rules(set_aside=read_rules("all"))
     opened = _opened(identifier) if isinstance(identifier, str) else identifier
     answers = Answers(path, read_map(places), language, skip_bad, PART)
     record = Record(judge, price) if callable(judge) else None
@@ -116,7 +117,7 @@ def score_file(
     losses, no_losses = by_item.losses(paired)
     differences, no_differences = by_item.differences(paired, against)
     spoken = tuple(dict.fromkeys(summary["language"]))
-    groups = by_item.language_groups(spoken, [read_language(c) for c in seen], [read_language(c) for c in held_out])
+    groups = by_item.language_groups(spoken, *([named_language(code) for code in codes] for codes in (seen, held_out)))
     result = Scores(
         path=str(path),
         identifier=str(opened),
@@ -152,11 +153,11 @@ _opened = lru_cache(maxsize=4)(open_identifier)  # once a process, also in a wor
 
 
 def _measure(table: pd.DataFrame, identifier: str | Identifier, judge: object, rules: Rules) -> _Measured:
-    annotated = annotate(table, _opened(identifier) if isinstance(identifier, str) else identifier, judge, rules)
+    told = annotated(table, _opened(identifier) if isinstance(identifier, str) else identifier, judge, rules)
     if isinstance(judge, Record):
-        judge.compare(annotated)
-    parts = Counter(name for names in annotated["set_aside"] if names for name in names.split())
-    return _Measured(measures.tally(annotated), _answered(annotated), by_item.compact(annotated), parts)
+        judge.compare(told)
+    parts = Counter(name for names in told["set_aside"] if names for name in names.split())
+    return _Measured(measures.tally(told), _answered(told), by_item.compact(told), parts)
 
 
 def _measured(

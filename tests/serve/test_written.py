@@ -1,0 +1,102 @@
+"""Answers, names of languages and replies as the world writes them: one table of inputs and right outcomes each."""
+# ruff: noqa: E501
+
+import unicodedata
+
+import pandas as pd
+import pytest
+from faulty_server import Server, completion
+
+from textreg.data.codes import named_language
+from textreg.errors import InputError, RunError
+from textreg.fidelity.annotation import Rules
+from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.service import Service
+from textreg.serve.endpoint import evaluate
+from textreg.serve.probes import scene_set
+from textreg.serve.written import annotated
+
+ES, EN = "Un perro marrón corre por el parque.", "A brown dog runs through the park."
+FR, FR2 = "Voici un exemple simple de code pour vous :", "Il affiche un message à l'écran de la machine."
+HE = "הַכֶּלֶב רָץ בַּגַּן וְהַיֶּלֶד צוֹחֵק בְּקוֹל."
+ANSWERS = {  # asked language, answer -> class, what was set aside
+    "Hebrew with points": ("he", HE, "asked", ""),
+    "Hebrew with points as letters": ("he", HE.replace("בּ", "\ufb31"), "asked", ""),
+    "Yiddish keeps its points": ("yi", "דער הונט לויפט אין פּאַרק און דאָס ייִנגל לאַכט.", "asked", ""),
+    "Arabic with vowels": ("ar", "يَلْعَبُ ثَلَاثَةُ أَطْفَالٍ بِكُرَةٍ حَمْرَاءَ.", "asked", ""),
+    "Arabic stretched": ("ar", "تنـام القطـة عـلـى الطـاولـة فـي المـطـبـخ", "asked", ""),
+    "Russian with stresses": ("ru", "Соба́ка бежи́т по па́рку, а ма́льчик смеётся.", "asked", ""),
+    "Macedonian, decomposed": ("mk", unicodedata.normalize("NFD", "Кучето трча низ паркот кон куќата, а ѓаконот гледа."), "asked", ""),
+    "a picture": ("es", f"![{EN}](dog_(1).png)\n{ES}", "asked", "pictures"),
+    "a picture by reference": ("es", f"![{EN}][dog] {ES}", "asked", "pictures"),
+    "nothing but a picture": ("es", f"![{ES}](dog.png)", "asked", "asides"),
+    "front matter": ("es", f"---\ntitle: {EN}\ntags:\n  - dog\n---\n{ES}", "asked", "metadata"),
+    "front matter behind reasoning": ("es", f"<think>Hm.</think>\n---\r\ntitle: {EN}\r\n---\r\n{ES}", "asked", "metadata reasoning"),
+    "rules across a page": ("es", f"---\n{ES}\n---\nNota: un gato duerme en el sofá.\n---\n", "asked", ""),
+    "code between lines of Windows": ("fr", f"{FR}\r\n```python\r\n# {EN}\r\n```\r\n{FR2}", "asked", "code"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found() -> pd.DataFrame:
+    rows = [case[:2] for case in ANSWERS.values()]
+    return annotated(pd.DataFrame(rows, columns=["language", "answer"], index=list(ANSWERS)), open_identifier())
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_an_answer_counts_as_what_it_is_however_it_is_written(case, found):
+    assert (found["class"][case], found["set_aside"][case]) == ANSWERS[case][2:]
+    assert found["answer"][case] == ANSWERS[case][1]
+
+
+def test_what_is_set_aside_can_be_judged():
+    table = pd.DataFrame({"answer": [ANSWERS["a picture"][1]], "language": ["es"]})
+    kept = annotated(table, open_identifier(), rules=Rules(set_aside=("code",)))
+    assert (kept["class"][0], kept["set_aside"][0]) == ("mixed", "")
+
+
+NAMES = {
+    "Serbian (Latin)": "sr-Latn", "Uzbek (Cyrillic)": "uz-Cyrl", "Chinese (Simplified)": "zh-Hans",
+    "Chinese (Traditional, Hong Kong)": "zh-Hant", "Chinese (Hong Kong SAR China)": "zh-Hant", "Chinese - Simplified": "zh-Hans",
+    "Mandarin Chinese (Traditional)": "zh-Hant", "中文（简体）": "zh-Hans", "српски (латиница)": "sr-Latn", "sr_RS@latin": "sr-Latn",
+    "zh-CHT": "zh-Hant", "Hindi (Romanized)": "hi-Latn", "Punjabi (Pakistan)": "pa-Arab", "es (Spanish)": "es",
+    "Filipino (Tagalog)": "fil", "Basque (Traditional)": "eu", "Arabic (Egypt)": "ar", "Norwegian (Nynorsk)": "nn", "pt-BR": "pt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_beside_the_name_of_a_language_is_kept(name):
+    assert named_language(name) == NAMES[name]
+
+
+@pytest.mark.parametrize("name", ["English/Latin", "jp (Japan)", "und (Latin)", "x" * 9000])
+def test_a_script_beside_no_language_makes_none(name):
+    with pytest.raises(InputError, match="unknown language code"):
+        named_language(name)
+
+
+def choice(**parts) -> dict:
+    return {"object": "text_completion", "choices": [{"index": 0, "finish_reason": "stop", **parts}]}
+
+
+REPLIES = {  # a reply -> the answer, or why there is none
+    "a text completion": (choice(text=" hola "), "hola"),
+    "a text beside an empty message": (choice(text="hola", message={}), "hola"),
+    "an object for content": (completion({"content": {"type": "text", "text": "hola"}}), "hola"),
+    "reasoning among parts": (completion({"content": [{"type": "reasoning", "text": EN}, {"text": "hola"}]}), "hola"),
+    "a function beside an answer": (completion({"content": "hola", "function_call": {"name": "f"}}), "hola"),
+    "a function": (completion({"content": "", "function_call": {"name": "f"}}), RunError("called a tool")),
+    "an abort": (completion("", "abort"), RunError("nothing was said, finish reason 'abort'")),
+}
+
+
+@pytest.mark.parametrize("case", REPLIES)
+def test_a_reply_is_an_answer_or_says_why_it_is_none(case, tmp_path):
+    reply, right = REPLIES[case]
+    with Server(lambda _: (200, reply)) as server:
+        asked = Service(server.url, "m", attempts=1, timeout=20, failures=99), scene_set(("es",), 1), tmp_path
+        if isinstance(right, str):
+            assert set(pd.read_parquet(evaluate(*asked, progress=False).answers)["answer"]) == {right}
+        else:
+            with pytest.raises(RunError, match=str(right)):
+                evaluate(*asked, progress=False)
