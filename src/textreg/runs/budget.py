@@ -25,7 +25,7 @@ from textreg.settings import Align, PrepareData, Tune
 WIDTH = {"fp32": 4.0, "bf16": 2.0, "4bit": 0.56}  # bytes a weight; 4 bits and their constants (Dettmers et al. 2023)
 TRAINED = 16  # bytes a trained weight: itself, its gradient and Adam's two moments in fp32
 PICTURE = 100_000  # bytes, assumed
-RATE = 0.35 * 989e12  # FLOP/s: 35 % (assumed) of the dense bf16 peak of an H100
+RATE = 139e12  # useful FLOP/s of the 2B profile's step on an H200, measured (bench/results/accelerator.json)
 SMALL = 2**29  # bytes of a table of pictures that is read whole; of a larger one there is a second, mapped copy
 UNREACHED = "the hub was not reached"
 IDENTIFIERS = {"glotlid": "cis-lmu/glotlid"}
@@ -103,11 +103,10 @@ def estimate(profile: Profile, overrides: Sequence[str] = ()) -> Budget:
     tokens = sum(s.steps * s.batch_size * s.max_length for s in [align, *tunes])
     flop = tokens * 4.0 * models.whole  # 2 forward and 2 backward: frozen weights have no gradients
     work = (
-        f"training: at most {flop / 1e18:,.1f} EFLOP (rows of max_length), {flop / RATE / 3600:,.1f} h at 35 % of an "
+        f"training: at most {flop / 1e18:,.1f} EFLOP (rows of max_length), {flop / RATE / 3600:,.1f} h at the rate "
+        "measured on an H200; answers not counted"
     )
-    return Budget(
-        profile.name, tuple(downloads), tuple(memory), tuple(disk), work + "H100's peak; answers not counted"
-    )
+    return Budget(profile.name, tuple(downloads), tuple(memory), tuple(disk), work)
 
 
 def _downloads(data: PrepareData, align: Align, identifiers: Sequence[str]) -> Iterator[Need]:
