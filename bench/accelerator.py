@@ -6,7 +6,7 @@ then the notebooks of the hub and pictures scales on folders with random weights
 tower over pixels in every step, as it always does; the profile decides whether ours does.  What no longer fits into
 the time is written down as left out.  ``--tiny`` does all of it at toy size on a CPU (a test does).
 
-    python bench/accelerator.py
+    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True python bench/accelerator.py
 """
 
 import gc

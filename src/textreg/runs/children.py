@@ -122,6 +122,9 @@ def _surroundings(threads: int, offline: bool) -> Iterator[None]:
     }
     # oneDNN keeps a kernel for every shape it meets; fewer of them save a gigabyte of an evaluation and cost seconds.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # Rows without pads make no two steps of one size, which leaves gaps in a GPU's memory that only segments that grow
+    # do not have.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # Drawings go where those of a notebook go, which matplotlib decides when it is loaded.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     try:
