@@ -138,8 +138,7 @@ def accelerator(report: dict[str, Any]) -> str:
         rows.append([row["what"], row.get("side", "–"), *cells, row.get("seconds", "–")])
     head = ["work", "by", "micro-batch", "a second", "useful TFLOP/s", "peak GiB", "seconds"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    said = f"{report['device']}; `{report['command']}`; {versions}; {report['note']}"
-    return table(head, rows, said)
+    return table(head, rows, report["device"]) + f"\n`{report['command']}`; {versions}; {report['note']}.\n"
 
 
 def figure(found: pd.DataFrame, path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_first_screen_shows_a_picture_that_bm_answers_in_english_and_the_sha
     assert shown.code == "it" and [said.system for said in shown.answers] == ["BM", "TR", "TR+M"]
     bm, tr, _ = shown.answers
     assert bm.kind == "english" and dict(bm.numbers)["English"] == "100.0 %"
-    assert tr.kind == "asked" and tr.right and dict(tr.numbers)["and right"] == "100.0 %"
+    assert tr.kind == "asked" and tr.right and dict(tr.numbers)["asked, right"] == "100.0 %"
     page = first.html(shown)
     assert "answers 100.0 % of the time in English" in page and "#picture=test-00000:caption&amp;language=it" in page
 

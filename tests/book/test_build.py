@@ -411,11 +411,12 @@ def test_a_page_with_a_broken_link_fails_the_build(root, tmp_path):
 
 def test_the_inspection_finds_missing_pages_silent_pictures_and_foreign_scripts(tmp_path):
     (tmp_path / "index.html").write_text(
-        '<img src="_images/a.png" alt="_images/a.png"><script src="https://x.org/y.js">'
+        '<img src="_images/a.png" alt="_images/a.png"><p>````{csv-table} `x`</p><script src="https://x.org/y.js">'
     )
     problems = " ".join(build.check_pages(tmp_path, ["gone"]))
     assert (
         "no alternative text" in problems
+        and "was not understood" in problems
         and "loads https://x.org/y.js" in problems
         and "gone.html was not" in problems
     )

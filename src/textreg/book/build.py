@@ -182,7 +182,7 @@ def build(
 
 
 def check_pages(html: Path, names: list[str]) -> list[str]:
-    """Pages that are missing, pictures without alternative text, and anything loaded from another host."""
+    """Pages that are missing, and what :class:`_Inspector` finds on the others."""
     problems = []
     for page in ("index", *names):
         path = html / f"{page}.html"
@@ -196,11 +196,15 @@ def check_pages(html: Path, names: list[str]) -> list[str]:
 
 
 class _Inspector(HTMLParser):
-    """Collects pictures without alternative text and resources of other hosts."""
+    """Collects pictures without alternative text, resources of other hosts, and markup that was not understood."""
 
     def __init__(self) -> None:
         super().__init__()
         self.problems: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        if "```{" in data:
+            self.problems.append(f"{data.strip()[:40]!r} was not understood; a title holds no backtick")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)

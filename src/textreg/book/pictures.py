@@ -47,7 +47,8 @@ def page(results: Path, target: Path) -> str:
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
     told = examples(pd.read_csv(folder / "examples.csv", keep_default_na=False))
     shown = [told, predictions(judged), against(verdicts), sees(verdicts)]
-    return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded, made(about)])
+    folded.append(dropdown("How it was made", [made(about)]))
+    return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded])
 
 
 def examples(found: pd.DataFrame) -> str:
@@ -82,18 +83,22 @@ def line(results: Path) -> str:
     path = results / "pictures" / "verdicts.parquet"
     if not path.is_file():
         return ""
-    found = classes(pd.read_parquet(path)).set_index(["arm", "class", "system"])["share"].sort_index()
+    verdicts = pd.read_parquet(path)
+    found = classes(verdicts).set_index(["arm", "class", "system"])["share"].sort_index()
 
     def shares(arm: str, name: str) -> list[str]:
         return [f"{100 * share:.0f}" for share in found[arm, name][["backbone", "BM", "TR"]]]
 
     asked, english, text = shares("image", "asked"), shares("image", "english"), shares("text", "asked")
+    right = [estimate(verdicts, [(1.0, Point(name, "image", "content"))]).value for name in ("BM", "TR")]
     return (
-        "Asked in another language what a drawing is called, in a style that was never shown, it answers in the asked "
-        f"language in **{asked[0]} %** of all cases before tuning, in **{asked[1]} %** after tuning on English names "
-        f"alone (BM), and in **{asked[2]} %** with multilingual text beside them (TR); in English in {english[0]}, "
-        f"{english[1]} and {english[2]} %.\n"
-        f"With key words of the asked language in place of the drawing it is {text[0]}, {text[1]} and {text[2]} %.\n"
+        "Asked in another language what a drawing is called, in a style that was never shown, the model answers in "
+        f"that language in **{asked[0]} %** of all cases before tuning, in **{asked[1]} %** after tuning on English "
+        f"names alone (BM), and in **{asked[2]} %** with multilingual text beside them (TR); in English in "
+        f"{english[0]}, {english[1]} and {english[2]} %.\n"
+        f"Given key words in the asked language and no drawing, it keeps that language in {text[0]}, {text[1]} and "
+        f"{text[2]} %.\n"
+        f"Right, in whatever language, are {100 * right[0]:.0f} % of BM's answers, {100 * right[1]:.0f} % of TR's.\n"
     )
 
 

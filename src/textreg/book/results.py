@@ -1,7 +1,7 @@
 """The results page: a heading per question, what came out in sentences, one figure, and the evidence below it.
 
 Not obvious: the sentences come from the answers (:mod:`textreg.book.outcome`), the figure from the folder of drawings,
-and under each stand its data, its drawing as PDF, and the cell of ``06_figures`` that draws it, found by the name
+and under each stand its data, its drawing as PDF, and the section of ``06_figures`` that draws it, found by the name
 of the drawing function.  A question that the results do not hold has no heading.  Where a run was made, its verdicts
 stand beside the shipped ones, below each question.
 """
@@ -142,7 +142,7 @@ def _shown(path: Path, folder: str, cell: str) -> str:
         links.append(f"`figures.book.{FUNCTIONS[path.stem]}`")
     if cell:
         number = pages.escaped(cell.partition(".")[0])
-        links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">cell {number}</a>')
+        links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">section {number} of {FIGURES}</a>')
     return figure(path, f"{folder}/{path.name}") + (f"\nFrom {', '.join(links)}.\n" if links else "")
 
 

@@ -129,7 +129,8 @@ def runs_table(found: pd.DataFrame) -> str:
         for task, arm, group, measure in COLUMNS.values():
             seeds = mine[(mine["task"] == task) & (mine["arm"] == arm) & (mine["group"] == group)][measure]
             cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ())))
-        rows.append([*(UNDEFINED if pd.isna(value) else value for value in values), mine["seed"].nunique(), *cells])
+        said = (UNDEFINED if pd.isna(value) else value if isinstance(value, str) else f"{value:g}" for value in values)
+        rows.append([*said, mine["seed"].nunique(), *cells])
     names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
     return table(
         ["system", "lambda", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range"

@@ -26,7 +26,7 @@ from textreg.figures.answers import gallery as draw_gallery
 from textreg.figures.frontier import captions_judged
 from textreg.figures.frontier import frontier as draw_frontier
 from textreg.figures.losses import loss_curves
-from textreg.figures.rate import GENTLE, RISE, rates, read_table
+from textreg.figures.rate import GENTLE, RATE, RISE, rates, read_table
 from textreg.figures.style import (
     CONTEXTS,
     MEASURES,
@@ -239,10 +239,14 @@ def rate(measured: Path, out: Path) -> Saved | None:
         return None
     table = read_table(measured)
     told = "; ".join(
-        f"{row.system} {row.asked:.0f} %" + (f", loss up {row.rise:.0f} %" if row.rise > GENTLE else "")
-        for row in table.rename(columns={RISE: "rise"}).itertuples()
+        ("untuned" if pd.isna(row.rate) else f"at {row.rate:g}")
+        + f" {row.asked:.0f} %"
+        + (f", loss up {row.rise:.0f} %" if row.rise > GENTLE else "")
+        for row in table.rename(columns={RISE: "rise", RATE: "rate"}).itertuples()
     )
-    alt = f"Lines over the learning rate: answers in the asked language, and in clean English. Asked language: {told}."
+    alt = (
+        f"Lines over BM's learning rate: answers in the asked language, and in clean English. Asked language: {told}."
+    )
     return _save(rates(table), out / "11_rate", alt, table)
 
 
