@@ -4,11 +4,10 @@
 import pandas as pd
 import pytest
 
-from textreg.errors import InputError
 from textreg.fidelity.annotation import CLASSES, Rules, annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.linewise import LineRules
-from textreg.fidelity.parts import RULES, judged_part, read_rules, refusals, without_repetition
+from textreg.fidelity.parts import judged_part, refusals, without_repetition
 
 DE = "Das Bild zeigt einen Hund, der auf der Straße läuft."
 FR, FR2 = "Voici un exemple simple de code pour vous :", "Il affiche un message à l'écran de la machine."
@@ -81,16 +80,6 @@ def test_a_repeated_prompt_is_a_quotation():
     prompt = "Describe the image in one sentence, please."
     assert judged_part(f"{prompt}\n{DE}", prompt) == (f" \n{DE}", ("quotations",))
     assert judged_part(prompt, prompt) == (prompt, ())
-
-
-def test_rules_are_chosen_by_name():
-    assert (
-        read_rules("all")[-len(RULES) :] == tuple(RULES)
-        and read_rules("none") == ()
-        and read_rules("code, keys") == ("code", "keys")
-    )
-    with pytest.raises(InputError, match="did you mean 'quotations'"):
-        read_rules("quotation")
 
 
 @pytest.mark.parametrize("text", ["un perro " * 30, "狗在跑" * 40, "no " * 500, f"{ES} " * 12, "ha" * 300])

@@ -11,10 +11,11 @@ from textreg.data.codes import named_language
 from textreg.errors import InputError, RunError
 from textreg.fidelity.annotation import Rules
 from textreg.fidelity.identifiers import open_identifier
+from textreg.fidelity.parts import RULES
 from textreg.fidelity.service import Service
 from textreg.serve.endpoint import evaluate
 from textreg.serve.probes import scene_set
-from textreg.serve.written import annotated
+from textreg.serve.written import annotated, read_rules
 
 ES, EN = "Un perro marrón corre por el parque.", "A brown dog runs through the park."
 FR, FR2 = "Voici un exemple simple de code pour vous :", "Il affiche un message à l'écran de la machine."
@@ -33,6 +34,26 @@ ANSWERS = {  # asked language, answer -> class, what was set aside
     "front matter": ("es", f"---\ntitle: {EN}\ntags:\n  - dog\n---\n{ES}", "asked", "metadata"),
     "front matter behind reasoning": ("es", f"<think>Hm.</think>\n---\r\ntitle: {EN}\r\n---\r\n{ES}", "asked", "metadata reasoning"),
     "rules across a page": ("es", f"---\n{ES}\n---\nNota: un gato duerme en el sofá.\n---\n", "asked", ""),
+    "Greek with breathings": ("el", "Ἡ εἰκόνα δείχνει ἕναν σκύλο ποὺ τρέχει στὸν κῆπο μὲ τὸ παιδί.", "asked", ""),
+    "letters struck through": ("es", "\u0336".join("La imagen muestra un perro"), "asked", ""),
+    "a text after its end": ("es", f"{ES}</s>{EN} {EN}", "asked", "turns"),
+    "struck out in HTML": ("es", f"<s>Un gato</s> {ES} Un gato duerme en el sofá.", "asked", "markup"),
+    "Llama's turns": ("es", f"<|start_header_id|>user<|end_header_id|>\n\n{EN}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{ES}<|eot_id|>", "asked", "turns"),
+    "Qwen's turns": ("es", f"<|im_start|>system\n{EN}<|im_end|>\n<|im_start|>user\n{EN}<|im_end|>\n<|im_start|>assistant\n{ES}<|im_end|>", "asked", "turns"),
+    "Mistral's turns": ("es", f"<s>[INST] {EN} [/INST]{ES}</s>", "asked", "turns"),
+    "DeepSeek's turns": ("es", f"<｜begin▁of▁sentence｜><｜User｜>{EN}<｜Assistant｜>{ES}<｜end▁of▁sentence｜>", "asked", "turns"),
+    "Idefics' turns": ("es", f"User:<image>{EN}<end_of_utterance>\nAssistant: {ES}<end_of_utterance>", "asked", "turns"),
+    "Alpaca's turns": ("es", f"### Instruction:\n{EN}\n\n### Response:\n{ES}", "asked", "turns"),
+    "turns made up": ("es", f"{ES}\n\n### Instruction:\n{EN}\n\n### Response:\n{EN}", "asked", "turns"),
+    "channels without their marks": ("es", f"analysisThe user asks. {EN}assistantfinal{ES}", "asked", "reasoning"),
+    "entities": ("fr", "L&rsquo;&eacute;t&eacute; &agrave; la for&ecirc;t, le chien est tr&egrave;s &eacute;nerv&eacute;.", "asked", "markup"),
+    "a comment of several lines": ("es", f"<!--\n{EN}\n{EN}\n-->\n{ES}", "asked", "markup"),
+    "a drawing in the text": ("es", f"<svg viewBox='0 0 1 1'><title>{EN}</title></svg>{ES}", "asked", "markup"),
+    "German quotes": ("de", f"Auf dem Schild steht »{EN}« und es ist rot vor dem Haus.", "asked", "quotations"),
+    "two French quotes": ("fr", "Il dit « Hello my friend » et le chien court dans le parc avec « Good bye » encore.", "asked", "quotations"),
+    "English single quotes": ("es", f"El cartel dice ‘{EN}’, o bien '{EN}', delante de la casa roja.", "asked", "quotations"),
+    "apostrophes": ("nl", "'s Avonds loopt de hond in 't park en 's morgens slaapt hij thuis.", "asked", ""),
+    "a literal of Python": ("es", "{'description': 'La imagen muestra un perro que corre', 'count': 3}", "asked", ""),
     "code between lines of Windows": ("fr", f"{FR}\r\n```python\r\n# {EN}\r\n```\r\n{FR2}", "asked", "code"),
 }  # fmt: skip
 
@@ -53,6 +74,13 @@ def test_what_is_set_aside_can_be_judged():
     table = pd.DataFrame({"answer": [ANSWERS["a picture"][1]], "language": ["es"]})
     kept = annotated(table, open_identifier(), rules=Rules(set_aside=("code",)))
     assert (kept["class"][0], kept["set_aside"][0]) == ("mixed", "")
+
+
+def test_rules_are_chosen_by_name():
+    assert {*RULES, "metadata", "pictures"} == {*read_rules("all")} and read_rules("none") == ()
+    assert read_rules("code, keys") == ("code", "keys")
+    with pytest.raises(InputError, match="did you mean 'quotations'"):
+        read_rules("quotation")
 
 
 NAMES = {

@@ -25,11 +25,11 @@ from textreg.errors import InputError, quoted
 from textreg.fidelity.asked import NEAR, TOGETHER, can_tell, in_language, same_language, script_of
 from textreg.fidelity.labels import NO_LANGUAGE, UNDECIDED, UNDETERMINED, Identifier, Label, clean
 from textreg.fidelity.linewise import LineRules, kept, kept_lines, line_pass, lines_of, pieces, word_pass, words
-from textreg.fidelity.parts import RULES, judged_part, read_rules, refusals, without_repetition
+from textreg.fidelity.parts import RULES, judged_part, refusals, without_repetition
 from textreg.scenes import grammar, instructions, languages
 
 ENGLISH, OTHER = "en", "other"
-__all__ = ["CLASSES", "ENGLISH", "FLAGS", "Judge", "Rules", "annotate", "lf_plus", "read_rules"]
+__all__ = ["CLASSES", "ENGLISH", "FLAGS", "Judge", "Rules", "annotate", "lf_plus"]
 CLASSES = ("asked", "english", "other", "mixed", "short", "empty")
 FLAGS = ("undecided", "repetition", "refusal")
 NOTHING = (UNDECIDED, UNDETERMINED)

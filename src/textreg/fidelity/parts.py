@@ -19,8 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from textreg.errors import InputError, did_you_mean
-
 _BLOCK = r"think|thinking|thoughts?|reason|reasoning|reflection|rationale|scratchpad|analysis|seed:think"
 _TOKEN = rf"<\|(?:begin_of|start)_(?:{_BLOCK})\|>"  # as Sky-T1, OpenThinker and Cohere write it
 _HARMONY = r"<\|channel\|>(?:analysis|commentary)<\|message\|>"
@@ -46,11 +44,6 @@ _QUOTE = re.compile(
     r"“[^”\n]*”|„[^“”\n]*[“”]|«[^»\n]*»|「[^」\n]*」|『[^』\n]*』|(?<!\w)\"[^\"\n]*\"(?!\w)|(?m:^[ \t]*>[^\n]*$)"
 )
 _ASIDE = re.compile(r"\([^()\n]*\)|（[^（）\n]*）")
-_METADATA = re.compile(  # in front of a page of Markdown, or behind the reasoning in front of it
-    r"(\A|[>\]▷])\s*(-{3}|\+{3})[ \t]*\n[\w\"'][^\n:=]{0,60}[:=](?:[ \t][^\n]*)?\n"
-    r"(?:(?:[\w\"'][^\n:=]{0,60}[:=]|[ \t#\[\]{}-])[^\n]*\n|\n)*?(?:\2|\.{3})[ \t]*(?:\n|\Z)"
-)
-_PICTURE = re.compile(r"!\[(?:[^\[\]\n]|\[[^\[\]\n]*\])*\](?:\((?:[^()\n]|\([^()\n]*\))*\)|\[[^\]\n]*\])")
 _TURNS = re.compile(  # a conversation decoded whole, as the templates of Qwen, Gemma, LLaVA and others write one
     r"(?s)^\s*(?:(?:system\n.*?\n)?user\n.*?\n\s*(?:assistant|model)\n|(?:<[^<>\n]{3,20}>)?(?:assistant|model)\n"
     r"|(?:A chat between .*?\s)?(?:US)?ER:\s.*?\bASSISTANT:|(?:User|Human|Question):\s.*?\n\s*(?:Assistant|Answer):)"
@@ -102,24 +95,6 @@ RULES: dict[str, Callable[[str], str]] = {
     "asides": lambda text: _ASIDE.sub(" ", text),
 }
 
-#: Applied in front of the others, to anyone's answers (:mod:`textreg.serve.written`); the scenes' hold neither.
-OUTSIDE: dict[str, Callable[[str], str]] = {
-    "metadata": lambda text: _METADATA.sub(r"\1\n", text, count=1),
-    "pictures": lambda text: _PICTURE.sub(" ", text),
-}
-
-
-def read_rules(words: str) -> tuple[str, ...]:
-    """Names of rules from ``all``, ``none`` or names separated by commas; InputError for another name."""
-    known = (*OUTSIDE, *RULES)
-    if words in ("all", "none"):
-        return known if words == "all" else ()
-    names = tuple(name.strip() for name in words.split(",") if name.strip())
-    for name in names:
-        if name not in known:
-            raise InputError(f"--set-aside {name!r}: no such part of an answer{did_you_mean(name, known)}")
-    return names
-
 
 def judged_part(answer: str, prompt: str = "", rules: Collection[str] = tuple(RULES)) -> tuple[str, tuple[str, ...]]:
     """The text that is judged, and the names of the rules that took something away, in order."""
@@ -139,17 +114,6 @@ def judged_part(answer: str, prompt: str = "", rules: Collection[str] = tuple(RU
             text = left
             applied += [name] if name not in applied else []
     return text, tuple(applied)
-
-
-def outer_part(answer: str, rules: Collection[str] = tuple(OUTSIDE)) -> tuple[str, tuple[str, ...]]:
-    """As :func:`judged_part`, by the rules of :data:`OUTSIDE`."""
-    applied = []
-    for name, rule in OUTSIDE.items() if "![" in answer or "---" in answer or "+++" in answer else ():
-        left = rule(answer) if name in rules else answer
-        if left != answer and _letters(left):
-            answer = left
-            applied.append(name)
-    return answer, tuple(applied)
 
 
 def _letters(text: str) -> bool:

@@ -24,7 +24,7 @@ from textreg.fidelity.annotation import annotate
 from textreg.fidelity.identifiers import open_identifier
 from textreg.micro import assets
 from textreg.scenes import grammar, languages
-from textreg.serve.written import Unpointed
+from textreg.serve.written import without_points
 from textreg.vlm import systems
 from textreg.vlm.assembly import read_base
 
@@ -100,7 +100,7 @@ def unread(code: str, run: str | Path) -> str:
 
 def spoken(answer: str) -> str:
     """The language of one answer in words: its code, or what identifiers that disagree say."""
-    label = Unpointed(open_identifier()).identify([answer])[0]
+    label = open_identifier().identify([without_points(answer)])[0]
     return label.code + (f" ({' or '.join(label.votes)})" if label.votes else "")
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 from textreg.data.codes import named_language
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
-from textreg.fidelity.annotation import ENGLISH, Judge, Rules, read_rules
+from textreg.fidelity.annotation import ENGLISH, Judge, Rules
 from textreg.fidelity.asked import TOGETHER, can_tell, same_language
 from textreg.fidelity.identifiers import DEFAULT, open_identifier
 from textreg.fidelity.judges import Agreement, Price, Record, Usage
@@ -33,7 +33,7 @@ from textreg.files import atomic_write
 from textreg.processes import die_with_parent
 from textreg.serve import paired as by_item
 from textreg.serve.answers import PART, Answers, read_map
-from textreg.serve.written import annotated
+from textreg.serve.written import annotated, read_rules
 
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
