@@ -288,10 +288,9 @@ def _identifier(name: str, model: str, candidates: str) -> "Identifier | str":
 
 
 def _rules(near: str, set_aside: str) -> "Rules":
-    from textreg.fidelity.annotation import Rules
     from textreg.serve.written import read_rules
 
-    return Rules(set_aside=read_rules(set_aside), near=near)
+    return read_rules(set_aside, near)
 
 
 def _price(words: str) -> "Price | None":

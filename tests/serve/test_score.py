@@ -550,6 +550,14 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
     ),
     "a refusal among items": ([{"lang": "es", "response": {"body": {"output": [{**MESSAGE, "content": [{"type": "refusal", "refusal": ES}]}]}}}], [ES], ""),
     "Ollama": ([{"model": "m", "message": MESSAGE, "lang": "es"}], [ES], "answer from 'message.content'"),
+    "LiteLLM": ([{"lang": "es", "response": {"choices": [{"message": MESSAGE}]}}], [ES], "response.choices.0.message"),
+    "a judge's turns": ([{"lang": "es", "choices": [{"index": 0, "turns": [ES, EN]}]}], [ES, EN], "choices.0.turns"),
+    "calls and thoughts in place of answers": (
+        [{"lang": "es", "choices": [{"message": {"content": "", **said}}]} for said in ({"tool_calls": [{"id": 1}]}, {"reasoning_content": EN})]
+        + [{"lang": "es", "choices": [{"message": MESSAGE}]}], [ES], "(a tool was called): 1",
+    ),
+    "an error in words": ([{"response": "Rate limit", "error": "429", "lang": "es"}, {"response": ES, "error": "None", "lang": "es"}], [ES], "(an error): 1"),
+    "a system prompt beside its model": ([{"answer": ES, "language": "es", "model": "m", "system": "You are a helpful assistant."}], [ES], "system from 'model'"),
     "Bedrock": ([{"output": {"message": {"content": [{"text": ES}]}}, "lang": "es"}], [ES], "answer from 'output'"),
     "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
 }  # fmt: skip

@@ -77,8 +77,8 @@ def test_what_is_set_aside_can_be_judged():
 
 
 def test_rules_are_chosen_by_name():
-    assert {*RULES, "metadata", "pictures"} == {*read_rules("all")} and read_rules("none") == ()
-    assert read_rules("code, keys") == ("code", "keys")
+    assert {*RULES, "metadata", "pictures"} == {*read_rules().set_aside} and read_rules("none").set_aside == ()
+    assert read_rules("code, keys", "apart") == Rules(set_aside=("code", "keys"), near="apart")
     with pytest.raises(InputError, match="did you mean 'quotations'"):
         read_rules("quotation")
 

@@ -32,7 +32,9 @@ SHOWN = 3
 KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
     "answer": (
         *("prediction", "pred", "response.body.choices.0.message", "resps", "response.body.output"),
-        *("choices.0.message", "choices.0.text", "result.message", "response.candidates.0.content.parts"),
+        *("choices.0.message", "choices.0.text", "choices.0.turns", "result.message", "result.completions"),
+        *("response.choices.0.message", "output.choices.0.message"),
+        *("response.candidates.0.content.parts", "candidates.0.content.parts"),
         *("predictions", "filtered_resps", "model_answer", "response", "generated_text"),
     ),
     "language": (
@@ -49,7 +51,8 @@ KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the s
     "lambda": ("lambda",),
     "finish": (
         *("finish_reason", "finish", "response.body.choices.0.finish_reason", "choices.0.finish_reason"),
-        *("result.message.stop_reason", "response.candidates.0.finishReason"),
+        *("response.choices.0.finish_reason", "result.message.stop_reason"),
+        *("response.candidates.0.finishReason", "candidates.0.finishReason"),
     ),
 }
 TURNS = ("messages", "conversations", "conversation")
@@ -58,11 +61,13 @@ ELSE = ("answer", "text", *TURNS, "message.content")
 #: Words of other names: one of the first, and any of the others ("pred_answer", "Prompt Language").
 MADE_OF = {
     "answer": ({"pred", "prediction", "predicted", "generated", "generation", "output", "outputs", "response",
-                "responses", "completion", "hypothesis", "reply"}, {"model", "llm", "vlm", "answer", "text", "raw"}),
+                "responses", "completion", "hypothesis", "reply"},
+               {"model", "llm", "vlm", "answer", "caption", "text", "raw"}),
     "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
 }  # fmt: skip
-SAID = ("content", "text", "refusal", "message")  # what of a record is said
+SAID = ("content", "text", "refusal", "message", "generated_text")  # what of a record is said
 STOPPED = ("", "stop", "eos", "end_turn", "eos_token", "stop_sequence", "complete")  # where a model chose to end
+NO_ERROR = ("none", "null", "nan", "false", "no", "0")
 THOUGHTS = ("thinking", "reasoning")  # kinds of parts that are no answer
 SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
@@ -153,7 +158,8 @@ class Answers:
                         f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
                     )
                 continue
-            ways = [[name for name in way if name not in self.places.values()] for way in _ways(column, known)]
+            taken = {*self.places.values(), *(["system"] if _is_prompt(row.get("system") for row in head) else [])}
+            ways = [[name for name in way if name not in taken] for way in _ways(column, known)]
             often = {name: count[name if name in count else name.split(".")[0]] for name in chain(*ways)}
             for way in ways:
                 free = [name for name in way if 3 * often[name] >= 2 * max(often.values()) > 0]
@@ -242,12 +248,18 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name))
 
 
+def _is_prompt(said: Iterable[Any]) -> bool:
+    """Whether a column ``system`` tells a model what it is, instead of naming it."""
+    return all(isinstance(text, str) and len(text.split()) > 4 for text in said)
+
+
 def _holds(value: Any) -> bool:
     return value is not None and not (isinstance(value, dict) and not value.keys() & set(SAID))
 
 
-def _failed(row: dict) -> bool:
-    return any(_at(row, place) for place in ("error", "response.body.error", "result.error"))
+def _failed(row: dict, kinds: type = object) -> bool:
+    found = (_at(row, place) for place in ("error", "response.body.error", "result.error"))
+    return any(error and isinstance(error, kinds) and str(error).lower() not in NO_ERROR for error in found)
 
 
 def _at(row: Any, place: str) -> Any:
@@ -303,7 +315,10 @@ def _no_answer(answer: str | None, value: Mapping[str, Any], row: dict) -> str:
         if said.get("reasoning_content") or said.get("reasoning"):
             return "reasoning alone"
         return "null" if answer is None else ""
-    return "an error" if answer.startswith("Failed to obtain answer via API") else ""  # as VLMEvalKit writes it
+    failed = _failed(row, dict | str) or answer.startswith(
+        "Failed to obtain answer via API"
+    )  # as VLMEvalKit writes it
+    return "an error" if failed else ""
 
 
 def _text(value: object) -> str:

@@ -45,12 +45,12 @@ MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out fi
     "parse_rate": "parsed",
     "exclusive_share": "exclusive",
 }
+KEYS = ("seed", "system", "against", "lambda", "language", "arm", "group")
 ALWAYS = ("class_asked", "class_english", "class_other", "class_mixed")  # the others are shown where there are any
 
 
-def print_result(result: "Scores", console: "Console | None" = None) -> None:
+def print_result(result: "Scores", console: Console | None = None) -> None:
     """The tables, then one line each on the identifier, the judge and on what could not be scored."""
-
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=UNLIMITED)
@@ -74,12 +74,12 @@ def print_result(result: "Scores", console: "Console | None" = None) -> None:
         say(console, line)
 
 
-def say(console: "Console", line: str) -> None:
+def say(console: Console, line: str) -> None:
     """One line; what it quotes from a file cannot act on the terminal."""
     console.print(visible_answer(line, LONGEST_LINE), markup=False, highlight=False, soft_wrap=True)
 
 
-def show(console: "Console", table: "Table") -> None:
+def show(console: Console, table: Table) -> None:
     """Print a table at its own width, whatever the console's: a wrapped line is read more easily than cut numbers."""
 
     width = max(console.width, _width(console, table))
@@ -89,12 +89,12 @@ def show(console: "Console", table: "Table") -> None:
     wide.print(table)
 
 
-def _width(console: "Console", table: "Table") -> int:
+def _width(console: Console, table: Table) -> int:
 
     return Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum
 
 
-def fitting_table(result: "Scores", console: "Console") -> tuple["Table", list[str]]:
+def fitting_table(result: "Scores", console: Console) -> tuple[Table, list[str]]:
     """The summary as far as it fits the console, and the headings of what does not."""
     counted = {*CLASS_COLUMNS, *FLAGS} - {*ALWAYS}
     told = result.summary[list(MEASURES)]
@@ -107,68 +107,55 @@ def fitting_table(result: "Scores", console: "Console") -> tuple["Table", list[s
         left_out.insert(0, MEASURES[shown.pop()])
 
 
-def summary_table(summary: pd.DataFrame, differs: pd.Series, shown: Sequence[str]) -> "Table":
+def summary_table(summary: pd.DataFrame, differs: pd.Series, shown: Sequence[str]) -> Table:
     """A rich table of ``fidelity.csv`` rows in per cent with the measures ``shown``."""
-    keys = _known(summary, ("seed", "system", "lambda", "language", "arm"))
-    table = _table("Language fidelity and classes of answers, % (95 % interval)", keys)
-    told = differs.notna().any()
-    for name in ("n", "scored", "LF", "interval", *(["differs"] if told else []), *(MEASURES[name] for name in shown)):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, other in zip(summary.to_dict("records"), differs, strict=True):
-        cells = [_text(row[key]) for key in (*keys, "n", "n_scored")]
-        cells += [_per_cent(row["lf"]), _bounds(row["lf_low"], row["lf_high"]), *([_per_cent(other)] if told else [])]
-        table.add_row(*cells, *(_per_cent(row[name]) for name in shown))
-    return table
+    named = {"n_scored": "scored", "lf": "LF", "lf_low": "low", "lf_high": "high"} | MEASURES
+    rows = _bounded(summary.assign(differs=differs).rename(columns=named))
+    several = ["differs"] if differs.notna().any() else []
+    columns = ["n", "scored", "LF", "interval", *several, *(MEASURES[name] for name in shown)]
+    return _table("Language fidelity and classes of answers, % (95 % interval)", rows, columns)
 
 
-def means_table(means: pd.DataFrame) -> "Table":
+def means_table(means: pd.DataFrame) -> Table:
     """A rich table of macro means of LF, each language counting the same."""
-    keys = _known(means, ("seed", "system", "lambda", "arm"))
-    bounded = means["low"].notna().any()
-    table = _table(f"Means over languages, %{' (95 % interval over items)' if bounded else ''}", [*keys, "group"])
-    for name in ("languages", "LF", *(["interval"] if bounded else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in means.to_dict("records"):
-        bounds = [_bounds(row["low"], row["high"])] if bounded else []
-        table.add_row(*[_text(row[k]) for k in (*keys, "group", "languages")], _per_cent(row["lf"]), *bounds)
-    return table
+    bounds = ["interval"] if means["low"].notna().any() else []
+    title = f"Means over languages, %{' (95 % interval over items)' if bounds else ''}"
+    return _table(title, _bounded(means.rename(columns={"lf": "LF"})), ["languages", "LF", *bounds])
 
 
-def ifl_table(losses: pd.DataFrame) -> "Table":
+def ifl_table(losses: pd.DataFrame) -> Table:
     """A rich table of IFL in percentage points."""
-    keys = _known(losses, ("seed", "system", "lambda"))
-    table = _table("Image-induced fidelity loss, points (text arm minus image arm, paired)", [*keys, "language"])
-    for name in ("pairs", "text LF", "image LF", "IFL", "interval", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in losses.to_dict("records"):
-        numbers = [_per_cent(row[name]) for name in ("text_lf", "image_lf", "ifl")]
-        table.add_row(*[_text(row[k]) for k in (*keys, "language", "n")], *numbers, *_found(row))
-    return table
+    rows = _bounded(losses.rename(columns={"n": "pairs", "text_lf": "text LF", "image_lf": "image LF", "ifl": "IFL"}))
+    title = "Image-induced fidelity loss, points (text arm minus image arm, paired)"
+    return _table(title, rows, ["pairs", "text LF", "image LF", "IFL", "interval", "p"])
 
 
-def comparison_table(found: pd.DataFrame) -> "Table":
+def comparison_table(found: pd.DataFrame) -> Table:
     """A rich table of differences between systems; of more than two systems only those over all languages."""
     several = found["system"].nunique() > 1
-    where = "; per language in --out FILE.json" if several else ""
-    keys = _known(found, ("seed", "arm"))
-    table = _table(f"Differences of LF, points (paired by item{where})", [*keys, "system", "against", "language"])
-    for name in ("pairs", "difference", "interval", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in found[found["language"] == "all"].to_dict("records") if several else found.to_dict("records"):
-        cells = [_text(row[k]) for k in (*keys, "system", "against", "language", "n")]
-        table.add_row(*cells, _per_cent(row["difference"]), *_found(row))
-    return table
+    title = f"Differences of LF, points (paired by item{'; per language in --out FILE.json' if several else ''})"
+    rows = _bounded((found[found["language"] == "all"] if several else found).rename(columns={"n": "pairs"}))
+    return _table(title, rows, ["pairs", "difference", "interval", "p"])
 
 
-def _known(table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    return [key for key in keys if key in table and table[key].notna().any()]
+def _bounded(rows: pd.DataFrame) -> pd.DataFrame:
+    """With ``interval`` and, where something was tested, ``p`` as they are shown."""
+    cells = {"interval": [_bounds(low, high) for low, high in zip(rows["low"], rows["high"], strict=True)]}
+    if "p_value" in rows:
+        cells["p"] = [f"{p:.2g}" if n else "–" for p, n in zip(rows["p_value"], rows["pairs"], strict=True)]
+    return rows.assign(**cells)
 
 
-def _table(title: str, keys: Sequence[str]) -> "Table":
-
+def _table(title: str, rows: pd.DataFrame, columns: Sequence[str]) -> Table:
+    """A table of the keys that the rows have and of ``columns``, in which what is no count or text is a share."""
+    keys = [key for key in rows if key in KEYS and rows[key].notna().any()]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for key in keys:
-        table.add_column(key, no_wrap=True)
+    for name in (*keys, *columns):
+        table.add_column(name, justify="left" if name in keys else "right", no_wrap=True)
+    for row in rows.to_dict("records"):
+        cells = (row[name] for name in columns)
+        told = (str(cell) if isinstance(cell, int | str) else _per_cent(cell) for cell in cells)
+        table.add_row(*(_text(row[key]) for key in keys), *told)
     return table
 
 
@@ -185,7 +172,3 @@ def _per_cent(share: float | None) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return "–" if low != low else f"{_per_cent(low)} to {_per_cent(high)}"
-
-
-def _found(row: dict) -> tuple[str, str]:
-    return _bounds(row["low"], row["high"]), f"{row['p_value']:.2g}" if row["n"] else "–"

@@ -100,7 +100,7 @@ def score_file(
     InputError; nothing is written then, and never over the answers.
     """
     check_places(path, out)
-    rules = rules or Rules(set_aside=read_rules("all"))
+    rules = rules or read_rules()
     opened = _opened(identifier) if isinstance(identifier, str) else identifier
     answers = Answers(path, read_map(places), language, skip_bad, PART)
     record = Record(judge, price) if callable(judge) else None

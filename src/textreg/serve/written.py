@@ -19,6 +19,7 @@ import pandas as pd
 from textreg.data.codes import base_code
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity.annotation import Judge, Rules, annotate
+from textreg.fidelity.asked import TOGETHER
 from textreg.fidelity.labels import Identifier
 from textreg.fidelity.linewise import words
 from textreg.fidelity.parts import RULES
@@ -98,16 +99,15 @@ OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
 }
 
 
-def read_rules(names: str) -> tuple[str, ...]:
-    """Names of rules from ``all``, ``none`` or names separated by commas; InputError for another name."""
+def read_rules(names: str = "all", near: str = TOGETHER) -> Rules:
+    """What is set aside: ``all``, ``none`` or names separated by commas; InputError for another name."""
     known = tuple(dict.fromkeys((*OUTER, *RULES)))
-    if names in ("all", "none"):
-        return known if names == "all" else ()
-    chosen = tuple(name.strip() for name in names.split(",") if name.strip())
+    words = {"all": known, "none": ()}.get(names, names.split(","))
+    chosen = tuple(word.strip() for word in words if word.strip())
     for name in chosen:
         if name not in known:
             raise InputError(f"--set-aside {name!r}: no such part of an answer{did_you_mean(name, known)}")
-    return chosen
+    return Rules(set_aside=chosen, near=near)
 
 
 def outer_part(answer: str, rules: Collection[str]) -> tuple[str, tuple[str, ...]]:
@@ -139,7 +139,7 @@ def annotated(
     answers: pd.DataFrame, identifier: Identifier, judge: Judge | str | None = "exact", rules: Rules | None = None
 ) -> pd.DataFrame:
     """``annotate`` of anyone's answers, with :data:`OUTER` among the rules (by default all of them)."""
-    rules = rules or Rules(set_aside=read_rules("all"))
+    rules = rules or read_rules()
     found = [outer_part(text, rules.set_aside) for text in answers["answer"].fillna("").astype(str)]
     ready = [
         text if base_code(str(language)) in POINTED_LANGUAGES else without_points(text)
