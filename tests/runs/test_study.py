@@ -130,6 +130,9 @@ def test_points_share_what_is_the_same_and_a_second_study_takes_it_from_the_firs
     assert len({key for key in first if first[key] != second[key]}) <= 1
     tables = [pd.read_csv(root / study_table.FOLDER / name / "table.csv") for name in ("tiny", "again")]
     pd.testing.assert_frame_equal(*tables)
+    weights = root / study.RUNS / "tiny" / "BM-seed-0" / "align" / "model"  # a backbone has a manifest of its own
+    write_json(weights / manifest.NAME, {"files": {}})
+    pd.testing.assert_frame_equal(pd.read_csv(study_table.write("tiny", root)), tables[0])
 
 
 def test_a_row_is_a_mean_over_languages_of_one_group_and_undefined_stays_empty():

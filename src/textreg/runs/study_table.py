@@ -92,8 +92,9 @@ def _of_run(point: Point, folder: Path, varied: list[str], groups: Mapping[str, 
 
 def _of_point(point: Point, folder: Path, job: Job) -> dict[str, Any]:
     record = read_json(folder / point.name / "evaluate" / manifest.NAME)
-    stages = [read_json(path) for path in (folder / point.name).rglob(manifest.NAME)]
-    seconds = {stage["unit"]: stage["seconds"] for stage in sorted(stages, key=lambda stage: stage["started"])}
+    # A backbone holds a manifest of its weights further down, so units are asked for by their place.
+    units = [read_json(folder / point.name / unit.folder / manifest.NAME) for unit in point.profile.units]
+    seconds = {unit["unit"]: unit["seconds"] for unit in sorted(units, key=lambda unit: unit["started"])}
     return {
         "run": point.name,
         "seed": point.seed,
