@@ -121,8 +121,11 @@ def page(found: pd.DataFrame) -> str:
     lines = [f"- {word}" for word in lost] or ["- nowhere among these rows"]
     parts.append("Where ours loses or misses its aim by time:\n\n" + "\n".join(lines) + "\n")
     how = found.drop_duplicates(["group", "hardware", "threads"]).sort_values("group")
-    rows = [[each.group, each.hardware, each.threads, each.command, each.versions] for each in how.itertuples()]
-    parts.append(table(["group", "hardware", "threads", "command", "versions"], rows, "How it was measured"))
+    rows = [[each.group, each.hardware, each.threads, each.command] for each in how.itertuples()]
+    parts.append(table(["group", "hardware", "threads", "command"], rows, "How it was measured"))
+    parts += [
+        f"{', '.join(groups)}: {versions}.\n" for versions, groups in how.groupby("versions")["group"].unique().items()
+    ]
     return "\n".join(parts)
 
 

@@ -292,7 +292,7 @@ def test_the_account_says_how_often_its_predictions_held_over_the_seeds(root, tm
         (folder / "verdicts.csv").write_text(f"prediction,measured,against,held\nEnglish pulls,0.9,0.1,{held}\n")
     build.stage(root, None, tmp_path / "shipped")
     told = (root / "book/_executed/account.md").read_text()
-    assert "undecided:</strong> English pulls <em>(in 1 of 2 runs)</em>" in told
+    assert 'undecided","English pulls","90 %","10 %","in 1 of 2 runs"' in told
     assert "make reproduce" in book_pages.account_page(None)
 
 

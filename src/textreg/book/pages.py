@@ -229,23 +229,17 @@ def status_page(folders: dict[str, Path]) -> str:
         if not records:
             continue
         last = records[-1]
-        versions = {name: version for name, version in last.get("versions", {}).items() if version}
+        where = f"{last.get('system', UNDEFINED)}, {last.get('processor') or UNDEFINED}, {last.get('cores')} cores"
         rows = [
             ["profile", last.get("profile", UNDEFINED)],
             ["units", len(records)],
             ["time", f"{sum(record['seconds'] for record in records):.0f} s, summed over units"],
             ["first started", min(record["started"] for record in records)],
-            [
-                "system",
-                f"{last.get('system', UNDEFINED)}, {last.get('processor') or UNDEFINED}, {last.get('cores')} cores",
-            ],
+            ["system", where],
             ["accelerator", last.get("accelerator") or "none"],
             ["Python", last.get("python", UNDEFINED)],
-            [
-                "commit",
-                f"{last.get('git_commit') or UNDEFINED}{' and uncommitted changes' if last.get('git_dirty') else ''}",
-            ],
-            *([name, version] for name, version in versions.items()),
+            ["commit", f"{last.get('git_commit') or UNDEFINED}{' and changes' if last.get('git_dirty') else ''}"],
+            *([name, version] for name, version in last.get("versions", {}).items() if version),
         ]
         parts += [f"## {label}\n", table(["what", "value"], rows)]
     return "\n".join(parts) or "No run with manifests was found when this book was built.\n"
@@ -288,18 +282,15 @@ def real_models_page(results: Path) -> str:
     reverse = pd.read_csv(vlms / "reverse.csv")
     strayed = reverse[reverse["system"].isin(reverse.loc[reverse["answered"] != "en", "system"])]
     rows = [[row.system, row.answered, row.answers] for row in strayed.itertuples()]
-    parts.append(
-        table(["model", "answered in", "answers"], rows, "Questions in English that were not all answered in it")
-    )
-    seen = (
-        pd.read_csv(vlms / "identifiers.csv").groupby("identifier", sort=False)[["lf", "english", "agreement"]].mean()
-    )
+    title = "Questions in English that were not all answered in it"
+    parts.append(table(["model", "answered in", "answers"], rows, title))
+    seen = pd.read_csv(vlms / "identifiers.csv").groupby("identifier", sort=False)["agreement"].mean()
     measured = pd.read_csv(identifiers)
     rows = []
     for name, group in measured.groupby("identifier", sort=False):
         right = {row.length: per_cent(row.right, row.low, row.high) for row in group.itertuples()}
         sentence = group.set_index("length").loc["sentence"]
-        real = f"{seen.loc[name, 'agreement']:.1f}" if name in seen.index else UNDEFINED
+        real = f"{seen[name]:.1f}" if name in seen.index else UNDEFINED
         lengths = (right[length] for length in ("paragraph", "sentence", "phrase"))
         rows.append(
             [name.replace(",", " + "), *lengths, per_cent(sentence["undecided"]), per_cent(sentence["english"]), real]
@@ -329,11 +320,9 @@ def backbone_note() -> str:
     rows = [
         [names[code], *map(per_cent, row)] for code, row in zip(by_arm.index, by_arm[shown].to_numpy(), strict=True)
     ]
-    scores = table(
-        ["language", "text: asked", "right", "English text: asked", "in English", "right"],
-        rows,
-        "The shipped language model before any picture, on unseen scenes: in which language, and right, per cent",
-    )
+    head = ["language", "text: asked", "right", "English text: asked", "in English", "right"]
+    title = "The shipped language model before any picture, on unseen scenes: in which language, and right, per cent"
+    scores = table(head, rows, title)
     return (
         "```{admonition} Not executed here\n:class: note\n\n"
         "This stage is no part of a normal run: what it made is shipped with the package, and the scores below are "
@@ -352,11 +341,17 @@ def _questions(rows: list[dict[str, Any]]) -> str:
 
 
 def account_page(results: Results | None) -> str:
-    """Which predictions of the account held, by the mechanism study of every seed."""
+    """Which predictions of the account held, by the mechanism study of every seed, and by how much."""
     paths = sorted(results.folder.rglob("mechanism/verdicts.csv")) if results else []
     if not paths:
         return "No study of the mechanism was at hand when this book was built; `make reproduce` makes one.\n"
-    return f"{predictions.looked(pd.concat(map(pd.read_csv, paths)))._repr_html_()}\n"
+    found, rows = pd.concat(map(pd.read_csv, paths)), []
+    for one, (_, runs) in zip(predictions.looked(found).each, found.groupby("prediction", sort=False), strict=True):
+        more, less = runs[["measured", "against"]].mean()
+        told = (f"{100 * more:.0f} %", f"{100 * less:.0f} %") if more <= 1 else (f"{more:.0f}", f"{less:.0f}")
+        rows.append([f"{predictions.SIGNS[one.verdict]}{NARROW}{one.verdict}", one.said, *told, one.measured])
+    title = f"Answers that begin in English, mean over {len(paths)} run(s); of the movement its length"
+    return table(["verdict", "predicted", "the larger", "the smaller", "how often"], rows, title)
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:

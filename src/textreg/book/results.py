@@ -25,7 +25,7 @@ from textreg.figures.tables import Results, verdicts
 EVIDENCE = ("csv", "pdf")
 FIGURES = "06_figures"
 #: Stem of a figure -> the function that draws it.
-FUNCTIONS = dict(zip(book.CAPTIONS, [*(draw.__name__ for draw in book.ALL.values()), book.rate.__name__], strict=True))
+FUNCTIONS = dict(zip(book.CAPTIONS, [*(draw.__name__ for draw in book.ALL), book.rate.__name__], strict=True))
 
 
 @dataclass(frozen=True)

@@ -239,9 +239,8 @@ def rate(measured: Path, out: Path) -> Saved | None:
         return None
     table = read_table(measured)
     told = "; ".join(
-        ("untuned" if pd.isna(row.rate) else f"at {row.rate:g}")
-        + f" {row.asked:.0f} %"
-        + (f", loss up {row.rise:.0f} %" if row.rise > GENTLE else "")
+        (f"at {row.rate:g} " if row.rate > 0 else "untuned ")
+        + f"{row.asked:.0f} %{f', loss up {row.rise:.0f} %' if row.rise > GENTLE else ''}"
         for row in table.rename(columns={RISE: "rise", RATE: "rate"}).itertuples()
     )
     alt = (
@@ -321,26 +320,16 @@ def _measured(table: pd.DataFrame, measure: str) -> str:
     return measure if table[measure].notna().any() else "lf"
 
 
-ALL: Mapping[str, Callable[[Results, Path], Saved | None]] = MappingProxyType(
-    {
-        "classes": answer_classes,
-        "fidelity": fidelity,
-        "mixture": mixture,
-        "intervals": intervals,
-        "frontier": frontier,
-        "arms": arms,
-        "confusion": confusion,
-        "losses": losses,
-        "gallery": gallery,
-        "grounding": grounding,
-        "left_out": left_out,
-    }
+#: In the order of :data:`CAPTIONS`.
+ALL: tuple[Callable[[Results, Path], Saved | None], ...] = (
+    *(answer_classes, fidelity, mixture, intervals, frontier, arms),
+    *(confusion, losses, gallery, grounding, left_out),
 )
 
 
 def draw_all(results: Results, out: Path) -> list[Saved]:
     """Every figure the results have tables for, saved in ``out``."""
-    drawn = [draw(results, out) for draw in ALL.values()]
+    drawn = [draw(results, out) for draw in ALL]
     return [saved for saved in drawn if saved is not None]
 
 
