@@ -133,6 +133,7 @@ def test_points_share_what_is_the_same_and_a_second_study_takes_it_from_the_firs
     weights = root / study.RUNS / "tiny" / "BM-seed-0" / "align" / "model"  # a backbone has a manifest of its own
     write_json(weights / manifest.NAME, {"files": {}})
     pd.testing.assert_frame_equal(pd.read_csv(study_table.write("tiny", root)), tables[0])
+    assert not study_run.cost(planned(root)[1], root / study.RUNS / "tiny", root)
 
 
 def test_a_row_is_a_mean_over_languages_of_one_group_and_undefined_stays_empty():

@@ -102,7 +102,8 @@ def cost(jobs: Sequence[Job], folder: Path, root: Path) -> dict[str, float]:
             prepared = manifest.read(above / "prepare_data")
             if prepared is None:
                 continue
-            for path in [*above.glob(f"*/{manifest.NAME}"), *above.glob(f"*/*/{manifest.NAME}")]:
+            deeper = [path for stage in graph.PER_ARM for path in above.glob(f"{stage}/*/{manifest.NAME}")]
+            for path in [*above.glob(f"*/{manifest.NAME}"), *deeper]:
                 record = read_json(path)
                 work = _work(record["stage"], record["parameters"], prepared["parameters"])
                 seen.setdefault(record["stage"], []).append(record["seconds"] / work)
