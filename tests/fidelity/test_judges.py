@@ -12,7 +12,6 @@ from textreg.errors import InputError, RunError
 from textreg.fidelity.judges import (
     LLMJudge,
     Price,
-    Verdict,
     agreement,
     read_verdict,
     schema,
@@ -233,27 +232,14 @@ def test_the_key_reaches_no_journal(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------- agreement
 
 
-def verdicts(*flags) -> list[Verdict]:
-    return [Verdict(flag, "") for flag in flags]
-
-
-def test_agreement_is_counted_where_both_decided():
-    first = verdicts(True, True, True, False, False, None, True)
-    second = verdicts(True, True, False, False, True, True, None)
-    found = agreement(first, second)
+def test_agreement_is_counted():
+    found = agreement([(True, True), (True, True), (True, False), (False, False), (False, True)])
     # 5 pairs, 3 equal; chance: 3/5 * 3/5 + 2/5 * 2/5 = 0.52
-    assert found.n == 5
-    assert found.accuracy == pytest.approx(0.6)
+    assert (found.n, found.accuracy) == (5, 0.6)
     assert found.kappa == pytest.approx((0.6 - 0.52) / (1 - 0.52))
 
 
 def test_agreement_on_nothing_is_undefined_not_perfect():
-    assert agreement(verdicts(None, True), verdicts(True, None)) == agreement([], [])
-    assert agreement([], []).accuracy is None
-    constant = agreement(verdicts(True, True), verdicts(True, True))
+    assert agreement([]).accuracy is None
+    constant = agreement([(True, True)] * 2)
     assert (constant.accuracy, constant.kappa) == (1.0, None)
-
-
-def test_agreement_needs_the_same_answers():
-    with pytest.raises(InputError):
-        agreement(verdicts(True), verdicts(True, True))

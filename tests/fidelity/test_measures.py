@@ -218,13 +218,6 @@ def test_line_rules_reach_the_rates(identifier):
     assert annotated["lpr"].notna().all()
 
 
-def test_confusion_counts_asked_by_answered(identifier):
-    annotated = annotate(table(("es", ES), ("es", EN), ("es", EN), ("de", DE), ("de", "ja")), identifier)
-    found = measures.confusion(annotated)
-    assert found.loc["es"].to_dict() == {"de": 0, "en": 2, "es": 1}
-    assert found.loc["de"].sum() == 1
-
-
 def test_visual_accuracy_counts_content_in_any_language_and_only_the_image_arm(identifier):
     answers = pd.concat(
         [
@@ -236,12 +229,6 @@ def test_visual_accuracy_counts_content_in_any_language_and_only_the_image_arm(i
     row = measures.visual_summary(annotate(answers, identifier)).iloc[0]
     assert (row["task"], row["language"], row["n"]) == ("caption", "es", 3)
     assert row["accuracy"] == pytest.approx(2 / 3) and row["low"] <= 2 / 3 <= row["high"]
-
-
-def test_groups_of_languages_are_disjoint_and_leave_english_out():
-    groups = measures.language_groups(seen=["es", "de"], held_out=["sv"], evaluated=["en", "es", "sv", "eu"])
-    assert groups["seen"] == ("es",) and groups["held out"] == ("sv",) and groups["unseen"] == ("eu",)
-    assert groups["without English"] == ("es", "sv", "eu") and groups["all"] == ("en", "es", "sv", "eu")
 
 
 def test_the_share_the_unrestricted_identifier_sees_differently():

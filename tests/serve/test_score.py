@@ -9,7 +9,6 @@ import random
 import zipfile
 from xml.etree import ElementTree
 
-import numpy as np
 import pandas as pd
 import pytest
 from faulty_server import FaultyServer
@@ -26,6 +25,7 @@ from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
 from textreg.serve import report, score
 from textreg.serve.answers import Answers, read_map
+from textreg.serve.paired import language_groups
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
 EN = "The image shows a red circle above a blue square."
@@ -113,12 +113,6 @@ def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifie
     assert (result.rows, result.bad) == (2, 1) and any("left out: 1; the first: " in note for note in result.notes)
 
 
-def test_bytes_that_are_no_text_are_named_by_line(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(GOOD.encode() + b"\n\xff\xfe\n")
-    with pytest.raises(InputError, match="line 2: not UTF-8"):
-        list(iter(Answers(tmp_path / "a.jsonl")))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -153,13 +147,6 @@ def test_marks_of_spreadsheets_and_long_answers_are_read(tmp_path):
     assert table["answer"].str.len().tolist() == [240_000, 0]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
-def test_an_empty_file_has_no_answers(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(InputError, match=r"no answers|not a readable (parquet|jsonl)"):
-        list(iter(Answers(tmp_path / name)))
-
-
 def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     for path, message in (
@@ -169,12 +156,6 @@ def test_a_missing_file_a_folder_and_an_unknown_suffix_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             list(iter(Answers(path)))
-
-
-def test_a_parquet_without_the_columns_is_refused(tmp_path):
-    pd.DataFrame({"answer": ["a"], "kind": ["es"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="column 'language' is missing"):
-        list(iter(Answers(tmp_path / "a.parquet")))
 
 
 def test_a_file_of_bad_rows_alone_is_refused_even_when_they_are_skipped(tmp_path):
@@ -418,6 +399,12 @@ def test_seen_and_held_out_languages_have_means_of_their_own(tmp_path, identifie
         score.score_file(path, identifier=identifier, seen=["jp"])
 
 
+def test_groups_of_languages_are_disjoint_and_leave_english_out():
+    groups = language_groups(["en", "es", "sv", "eu"], seen=["es", "de"], held_out=["sv"])
+    assert groups["seen"] == ("es",) and groups["held out"] == ("sv",) and groups["unseen"] == ("eu",)
+    assert groups["without English"] == ("es", "sv", "eu") and groups["all"] == ("en", "es", "sv", "eu")
+
+
 def test_an_item_answered_several_times_widens_the_interval(tmp_path, identifier):
     rows = [{"answer": a, "language": "es", "item_id": i} for i, a in enumerate([ES, EN, ES, EN])]
     once = score.score_file(write(tmp_path / "a.jsonl", rows * 1), identifier=identifier).summary.iloc[0]
@@ -467,23 +454,6 @@ def test_a_language_outside_the_code_book_is_scored_and_can_be_a_candidate(tmp_p
     path = write(tmp_path / "a.jsonl", [{"answer": "Սա մի փոքրիկ կարմիր շրջան է", "language": "hy"}])
     for identifier in (open_identifier(), open_identifier("py3langid", candidates=["en", "hy"])):
         assert score.score_file(path, identifier=identifier).summary["lf"].tolist() == [1.0]
-
-
-def test_hostile_answers_are_scored_like_any_other(tmp_path, identifier):
-    answers = [
-        "\u202e" * 50,
-        "a" * 100_000,
-        "<script>alert(1)</script>",
-        "\x00\x01",
-        "=cmd|' /C calc'!A0",
-        "[/bold]",
-        "\ud800",
-    ]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"answer": a, "language": "es"}) + "\n" for a in answers))
-    result = score.score_file(path, out=tmp_path / "f.json", identifier=identifier)
-    assert result.rows == len(answers) and not np.isinf(result.summary["lf"]).any()
-    report.print_result(result, Console(file=io.StringIO()))
 
 
 def test_an_endless_name_is_cut_in_a_drawing_and_on_the_terminal(tmp_path, identifier):

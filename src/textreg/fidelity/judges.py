@@ -28,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from textreg.data.codes import read_language
 from textreg.display import JOINERS, counting
-from textreg.errors import InputError
 from textreg.fidelity.annotation import Judge
 from textreg.fidelity.service import Malformed, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal
@@ -207,10 +206,7 @@ def _harmless(character: str) -> str:
 
 
 def _messages(answer: str, language: str) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": system_prompt()},
-        {"role": "user", "content": user_prompt(answer, language)},
-    ]
+    return [{"role": "system", "content": system_prompt()}, {"role": "user", "content": user_prompt(answer, language)}]
 
 
 def _source(name: str) -> str:
@@ -237,18 +233,14 @@ def usage(verdicts: Sequence[Verdict], price: Price | None = None) -> Usage:
     return Usage(len(verdicts), len(verdicts) - len(new), undecided, read, written, cost)
 
 
-def agreement(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
-    """Accuracy and Cohen's kappa of two judges over the same answers, on those both decided.
+def agreement(pairs: Sequence[tuple[bool, bool]]) -> Agreement:
+    """Accuracy and Cohen's kappa of two judges on the answers that both decided.
 
-    Kappa is undefined where both always say the same single thing.  Raises InputError for lists of unequal length.
-    Source of kappa: Cohen 1960, as in scikit-learn.
+    Kappa is undefined where both always say the same single thing.  Source of kappa: Cohen 1960, as in scikit-learn.
     """
 
     from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-    if len(first) != len(second):
-        raise InputError(f"agreement: {len(first)} and {len(second)} verdicts; judge the same answers with both")
-    pairs = [(a.ok, b.ok) for a, b in zip(first, second, strict=True) if a.ok is not None and b.ok is not None]
     if not pairs:
         return Agreement(0, None, None)
     left, right = zip(*pairs, strict=True)
@@ -265,13 +257,18 @@ class Record:
 
     judge: Judge
     price: Price | None = None
-    usage: Usage | None = None
+    _verdicts: list[Verdict] = field(default_factory=list)
     _both: list[tuple[bool, bool]] = field(default_factory=list)
 
     def __call__(self, rows: Sequence[Row]) -> list[Verdict]:
         verdicts = list(self.judge(rows))
-        self.usage = _sum(self.usage, usage(verdicts, self.price))
+        self._verdicts += verdicts
         return verdicts
+
+    @property
+    def usage(self) -> Usage:
+        """What all verdicts so far took."""
+        return usage(self._verdicts, self.price)
 
     def compare(self, annotated: pd.DataFrame) -> None:
         """Remember verdict and grammar of the answers that have both."""
@@ -281,17 +278,7 @@ class Record:
     @property
     def agreement(self) -> Agreement | None:
         """Accuracy and kappa against the exact judge; None where no answer has both."""
-        if not self._both:
-            return None
-        judged, parsed = zip(*self._both, strict=True)
-        return agreement([Verdict(ok, "") for ok in judged], [Verdict(ok, "") for ok in parsed])
-
-
-def _sum(first: Usage | None, second: Usage) -> Usage:
-    if first is None:
-        return second
-    left, right = asdict(first), asdict(second)
-    return Usage(**{name: None if left[name] is None else left[name] + right[name] for name in left})
+        return agreement(self._both) if self._both else None
 
 
 def sentences(spent: Usage | None, agreed: Agreement | None) -> list[str]:

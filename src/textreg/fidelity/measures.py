@@ -10,7 +10,7 @@ same; their bounds resample items, so that the answers about one image in all la
 is undefined on one side leaves its pair out.
 
 Use: ``annotated = annotate(answers, open_identifier())``; then ``summarise(annotated)``, ``ifl(annotated)``,
-``compare(annotated, "TR", "BM")``, ``macro_means(annotated, language_groups(...))``.
+``compare(annotated, "TR", "BM")``, ``macro_means(annotated, {"all": codes})``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
-from textreg.fidelity.annotation import CLASSES, ENGLISH, FLAGS
+from textreg.fidelity.annotation import CLASSES, FLAGS
 from textreg.fidelity.intervals import clustered_bounds, macro_bounds, paired_test, share_bounds
 
 GROUP_KEYS = ("seed", "system", "lambda", "language", "arm")
@@ -122,11 +122,7 @@ def summarise(
 
 
 def widen(
-    summary: pd.DataFrame,
-    items: pd.DataFrame,
-    by: Sequence[str] = GROUP_KEYS,
-    bootstrap: int = 1000,
-    seed: int = 0,
+    summary: pd.DataFrame, items: pd.DataFrame, by: Sequence[str] = GROUP_KEYS, bootstrap: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """The summary with bounds of LF by items where an item was answered more than once in a row's group."""
     keys = [key for key in by if key in items]
@@ -148,12 +144,6 @@ def unrestricted_share(counted: pd.DataFrame) -> float:
     return float(counted["disagree"].sum() / identified) if identified else float("nan")
 
 
-def confusion(annotated: pd.DataFrame) -> pd.DataFrame:
-    """Counts of scored answers, asked language (index) by answered language (columns)."""
-    scored = annotated[annotated["answered"].notna()]
-    return pd.crosstab(scored["language"], scored["answered"]).rename_axis(index="asked", columns="answered")
-
-
 def visual_summary(annotated: pd.DataFrame, arm: str = "image") -> pd.DataFrame:
     """``visual.csv``: accuracy of the content, whatever the language it is said in, per task and language.
 
@@ -168,22 +158,6 @@ def visual_summary(annotated: pd.DataFrame, arm: str = "image") -> pd.DataFrame:
     table["accuracy"] = hits / n
     table["low"], table["high"] = share_bounds(hits, n)
     return table.reindex(columns=list(VISUAL_COLUMNS))
-
-
-def language_groups(
-    seen: Iterable[str], held_out: Iterable[str], evaluated: Iterable[str]
-) -> Mapping[str, tuple[str, ...]]:
-    """Names of groups -> languages: ``all``, ``without English``, and ``seen`` in the text rows, ``held out`` of them,
-    ``unseen``."""
-    evaluated, seen, held_out = tuple(evaluated), set(seen), set(held_out)
-    foreign = tuple(code for code in evaluated if code != ENGLISH)
-    return {
-        "all": evaluated,
-        "without English": foreign,
-        "seen": tuple(code for code in foreign if code in seen and code not in held_out),
-        "held out": tuple(code for code in foreign if code in held_out),
-        "unseen": tuple(code for code in foreign if code not in seen | held_out),
-    }
 
 
 def ifl(
@@ -246,7 +220,7 @@ def macro_means(
 ) -> pd.DataFrame:
     """Means over languages of a measure's share, per seed, system, lambda, arm and group of languages.
 
-    groups: name -> codes (``fidelity.language_groups``).  A language in which nothing is scored is left out, and
+    groups: name -> codes.  A language in which nothing is scored is left out, and
     ``languages`` counts those that were not; bounds by bootstrap over items.  Columns: ``MACRO_COLUMNS``.
     """
     _need(annotated, (measure,))

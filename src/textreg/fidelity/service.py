@@ -161,10 +161,7 @@ class Session:
         await self._client.close()
 
     async def ask(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        check: Callable[[str], object] | None = None,
-        **options: Any,
+        self, messages: Sequence[Mapping[str, Any]], check: Callable[[str], object] | None = None, **options: Any
     ) -> Reply:
         """The reply to a conversation; ``check`` raises :class:`Malformed` for a text that is not what was asked for.
 

@@ -32,40 +32,25 @@ def score_and_draw(
 ) -> Scores:
     """:func:`textreg.serve.score.score_file` (``how``: its further arguments) with drawings in the folder ``figures``.
 
-    Raises InputError; nothing is written then, and never over the answers.
+    Raises InputError, also where drawings are asked for and nothing was scored; nothing is written then, and never
+    over the answers.
     """
     check_places(path, out, figures)
     result = score_file(path, **how)
-    if figures is not None:
-        check_drawable(result)
+    if figures is not None and result.summary["lf"].isna().all():
+        raise InputError(
+            f"{path}: no answer could be scored, so there is nothing to draw: leave --figures out and read the notes "
+            "of the table"
+        )
     if out is not None:
         write(result, out)
     if figures is not None:
-        draw(result, figures)
+        try:
+            _draw(result, Path(figures))
+        except OSError as failure:
+            reason = failure.strerror or type(failure).__name__
+            raise InputError(f"{figures}: figures cannot be written ({reason}): name another folder") from failure
     return result
-
-
-def check_drawable(result: Scores) -> None:
-    """Raise InputError where nothing was scored."""
-    if result.summary["lf"].isna().all():
-        raise InputError(
-            f"{result.path}: no answer could be scored, so there is nothing to draw: leave --figures out and read "
-            "the notes of the table"
-        )
-
-
-def draw(result: Scores, folder: str | Path) -> None:
-    """Write the drawings of a result into a folder.
-
-    Raises InputError where nothing was scored, and for a folder that cannot be written.
-    """
-    check_drawable(result)
-    folder = Path(folder)
-    try:
-        _draw(result, folder)
-    except OSError as failure:
-        reason = failure.strerror or type(failure).__name__
-        raise InputError(f"{folder}: figures cannot be written ({reason}): name another folder") from failure
 
 
 def _draw(result: Scores, folder: Path) -> None:

@@ -1,11 +1,11 @@
 """Answers of anyone's model, read in parts, from whatever columns hold them.
 
-The names that lmms-eval, VLMEvalKit, LLaVA, OpenAI's batches and most people use are known; any other is said by
-``--map answer=prediction``, also inside a record (``language=doc.lang``, ``answer=resps.0``).  Three choices are not
-obvious.  Where a prediction, however it is called, stands beside ``answer``, the answer is the reference, as in
-VLMEvalKit.  A list of texts is several answers.  What is no answer of the model (null, an error, a refused or
-unfinished empty reply) is left out and counted by reason, neither right nor wrong; a language that nobody can read
-stays as it is written, unscored.
+The names that lmms-eval, VLMEvalKit, LLaVA, OpenAI's batches and most people use are known (``columns.yaml``); any
+other is said by ``--map answer=prediction``, also inside a record (``language=doc.lang``, ``answer=resps.0``).  Three
+choices are not obvious.  Where a prediction, however it is called, stands beside ``answer``, the answer is the
+reference, as in VLMEvalKit.  A list of texts is several answers.  What is no answer of the model (null, an error, a
+refused or unfinished empty reply) is left out and counted by reason, neither right nor wrong; a language that nobody
+can read stays as it is written, unscored.
 
 Use: ``for table in Answers("answers.jsonl"): ...``.
 """
@@ -15,11 +15,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from textreg.data.codes import named_language, suggestion
 from textreg.display import well_formed
@@ -29,47 +31,8 @@ from textreg.serve.sources import rows
 PART = 20_000  # rows per table
 LOOKED_AT = 100  # rows from which the columns are chosen
 SHOWN = 3
-KNOWN: dict[str, tuple[str, ...]] = {  # column -> where it is looked for, the surest first
-    "answer": (
-        *("prediction", "pred", "response.body.choices.0.message", "resps", "response.body.output"),
-        *("choices.0.message", "choices.0.text", "choices.0.turns", "result.message", "result.completions"),
-        *("response.choices.0.message", "output.choices.0.message"),
-        *("response.candidates.0.content.parts", "candidates.0.content.parts"),
-        *("predictions", "filtered_resps", "model_answer", "response", "generated_text"),
-    ),
-    "language": (
-        *("language", "lang", "locale", "language_code", "lang_code", "target_language", "lg"),
-        *("doc.language", "doc.lang", "doc.locale", "doc.language_code", "metadata.language", "metadata.lang"),
-    ),
-    "system": ("system", "model", "model_name", "model_id", "response.body.model"),
-    "arm": ("arm",),
-    "item_id": ("item_id", "question_id", "doc_id", "custom_id", "image_id", "index", "id", "uid"),
-    "task": ("task",),
-    "prompt": ("prompt", "question", "input", "instruction", "doc.question", "query"),
-    "reference": ("reference", "target", "gold", "ground_truth", "answer"),
-    "seed": ("seed",),
-    "lambda": ("lambda",),
-    "finish": (
-        *("finish_reason", "finish", "response.body.choices.0.finish_reason", "choices.0.finish_reason"),
-        *("response.choices.0.finish_reason", "result.message.stop_reason"),
-        *("response.candidates.0.finishReason", "candidates.0.finishReason"),
-    ),
-}
-TURNS = ("messages", "conversations", "conversation")
-#: Where the answer is if no prediction is there, beside which these are the reference and the question.
-ELSE = ("answer", "text", *TURNS, "message.content")
-#: Words of other names: one of the first, and any of the others ("pred_answer", "Prompt Language").
-MADE_OF = {
-    "answer": ({"pred", "prediction", "predicted", "generated", "generation", "output", "outputs", "response",
-                "responses", "completion", "hypothesis", "reply"},
-               {"model", "llm", "vlm", "answer", "caption", "text", "raw"}),
-    "language": ({"language", "lang", "locale"}, {"prompt", "question", "asked", "target", "tgt", "code", "name"}),
-}  # fmt: skip
-SAID = ("content", "text", "refusal", "message", "generated_text")  # what of a record is said
-STOPPED = ("", "stop", "eos", "end_turn", "eos_token", "stop_sequence", "complete")  # where a model chose to end
-NO_ERROR = ("none", "null", "nan", "false", "no", "0")
-THOUGHTS = ("thinking", "reasoning")  # kinds of parts that are no answer
-SPEAKERS = ("assistant", "model", "gpt", "bot", "chatbot")  # whose turns of a conversation are answers
+TABLES: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("columns.yaml").read_text("utf-8"))
+KNOWN, SAID, THOUGHTS, STOPPED = (TABLES[name] for name in ("known", "said", "thoughts", "stopped"))
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
@@ -150,6 +113,7 @@ class Answers:
         count = Counter(name for row in head for name in row)
         for row in head:
             known |= {name: value for name, value in row.items() if known.get(name) is None}
+        prompts = ["system"] * all(len(str(row.get("system", "")).split()) > 4 for row in head)  # it names no model
         for column in KNOWN:
             if column in self.places:
                 place = self.places[column]
@@ -158,7 +122,7 @@ class Answers:
                         f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
                     )
                 continue
-            taken = {*self.places.values(), *(["system"] if _is_prompt(row.get("system") for row in head) else [])}
+            taken = {*self.places.values(), *prompts}
             ways = [[name for name in way if name not in taken] for way in _ways(column, known)]
             often = {name: count[name if name in count else name.split(".")[0]] for name in chain(*ways)}
             for way in ways:
@@ -198,9 +162,10 @@ class Answers:
         for name, kind in (("seed", int), ("lambda", float)):
             if value.get(name) not in (None, ""):
                 checked[name] = _number(value[name], name, kind)
-        if self.places["answer"] in TURNS and str(value["answer"])[:2] == "[{" and isinstance(value["answer"], str):
+        said = value["answer"]
+        if isinstance(said, str) and said[:2] == "[{" and self.places["answer"] in TABLES["turns"]:
             raise InputError("a conversation as one text, in which nobody can tell turns; write it as JSON lines")
-        for answer in _texts(value["answer"]):
+        for answer in _texts(said):
             reason = _no_answer(answer, value, row)
             if reason:
                 self.left_out[reason] += 1
@@ -237,20 +202,15 @@ class Answers:
 def _ways(column: str, known: Mapping[str, Any]) -> Iterator[list[str]]:
     """Where a column may be among ``known`` (name -> a value), the surest places first; answers have a second list."""
     spelled = {_words(name): name for name in known}
-    needed, others = MADE_OF.get(column, (set(), set()))
+    needed, others = map(set, TABLES["made_of"].get(column, ((), ())))
     made = [name for words, name in spelled.items() if needed & {*words} and needed | others >= {*words}]
     made = [name for name in made if not isinstance(known[name], int | float)]
-    for names in ((*KNOWN[column], *made), ELSE if column == "answer" else ()):
+    for names in ((*KNOWN[column], *made), TABLES["else"] if column == "answer" else ()):
         yield [name if name in known else spelled.get(_words(name), name) for name in names]
 
 
 def _words(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name))
-
-
-def _is_prompt(said: Iterable[Any]) -> bool:
-    """Whether a column ``system`` tells a model what it is, instead of naming it."""
-    return all(isinstance(text, str) and len(text.split()) > 4 for text in said)
 
 
 def _holds(value: Any) -> bool:
@@ -259,7 +219,7 @@ def _holds(value: Any) -> bool:
 
 def _failed(row: dict, kinds: type = object) -> bool:
     found = (_at(row, place) for place in ("error", "response.body.error", "result.error"))
-    return any(error and isinstance(error, kinds) and str(error).lower() not in NO_ERROR for error in found)
+    return any(error and isinstance(error, kinds) and str(error).lower() not in TABLES["no_error"] for error in found)
 
 
 def _at(row: Any, place: str) -> Any:
@@ -287,7 +247,7 @@ def _texts(value: object) -> list[str | None]:
         return _texts(next((value[name] for name in SAID if value.get(name) is not None), None))
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         turns = [part for part in value if isinstance(part.get("role", part.get("from")), str)]
-        said = [turn for turn in turns if turn.get("role", turn.get("from")).lower() in SPEAKERS]
+        said = [turn for turn in turns if turn.get("role", turn.get("from")).lower() in TABLES["speakers"]]
         if turns:
             return _texts(said[-1].get("content", said[-1].get("value"))) if said else [None]
         kept = [part for part in value if not (part.get("thought") or part.get("type") in THOUGHTS)]
@@ -310,15 +270,10 @@ def _no_answer(answer: str | None, value: Mapping[str, Any], row: dict) -> str:
         finish, said = value.get("finish"), value["answer"] if isinstance(value["answer"], dict) else {}
         if isinstance(finish, str) and finish.lower() not in STOPPED:
             return f"empty, finish reason {quoted(finish, 40)}"
-        if said.get("tool_calls") or said.get("function_call"):
-            return "a tool was called"
-        if said.get("reasoning_content") or said.get("reasoning"):
-            return "reasoning alone"
-        return "null" if answer is None else ""
-    failed = _failed(row, dict | str) or answer.startswith(
-        "Failed to obtain answer via API"
-    )  # as VLMEvalKit writes it
-    return "an error" if failed else ""
+        unsaid = (why for name, why in TABLES["unsaid"].items() if said.get(name))
+        return next(unsaid, "null" if answer is None else "")
+    failed = answer.startswith("Failed to obtain answer via API")  # as VLMEvalKit writes it
+    return "an error" if failed or _failed(row, dict | str) else ""
 
 
 def _text(value: object) -> str:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -126,22 +127,15 @@ def messages(probe: Probe, longest: int = LONGEST) -> list[dict[str, Any]]:
 
 
 class _Session(Session):
-    """A session that also finds what a server says elsewhere than in a chat completion's message."""
+    """A session to which a text completion, a part or a ``function_call`` come as a chat completion has them."""
 
-    async def __aenter__(self) -> "Session":
+    async def __aenter__(self) -> Session:
         await super().__aenter__()
-        self._client = _Client(self._client)
+        self._create, completions = self._client.chat.completions.create, SimpleNamespace(create=self._heard)
+        self._client = SimpleNamespace(chat=SimpleNamespace(completions=completions), close=self._client.close)
         return self
 
-
-class _Client:
-    """The client of a session: a text completion, a part or a ``function_call`` come as a chat completion has them."""
-
-    def __init__(self, client: Any):
-        self._create, self.close = client.chat.completions.create, client.close
-        self.chat = self.completions = self
-
-    async def create(self, **asked: Any) -> Any:
+    async def _heard(self, **asked: Any) -> Any:
         found = await self._create(**asked)
         if not hasattr(found, "model_dump"):  # a stream
             return found

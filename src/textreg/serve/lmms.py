@@ -29,6 +29,7 @@ from textreg.serve.written import annotated
 
 DATA = "floschne/xm3600"
 GROUP = "crossmodal_fidelity"
+_opened = cache(open_identifier)
 METRICS = {"lf": True, "english": False, "scored": True}  # metric -> whether more is better
 MODULE = '''"""Functions of the task files in this folder."""
 
@@ -81,15 +82,10 @@ class Asked:
 
     def results(self, doc: Mapping[str, Any], answers: Sequence[str]) -> dict[str, float]:
         """``lf`` and ``english``, 0 or 1, of an answer that the identifier can place; ``scored``: whether it can."""
-        found = annotated(pd.DataFrame({"answer": [answers[0]], "language": [self.language]}), _identifier(), None)
+        found = annotated(pd.DataFrame({"answer": [answers[0]], "language": [self.language]}), _opened(), None)
         placed = {name: found[name].iloc[0] for name in ("lf", "english")}
         scores = {name: float(value) for name, value in placed.items() if not pd.isna(value)}
         return {**scores, "scored": float("lf" in scores)}
-
-
-@cache
-def _identifier() -> Any:
-    return open_identifier()
 
 
 def task(code: str, arm: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
+from textreg.fidelity.annotation import ENGLISH
 
 UNNAMED = "answers"  # what a file without a system column is called in tables and figures
 MOST_ITEMS = 100_000  # a mean over more items gets no bounds: they would be narrower than a pixel and cost gigabytes
@@ -127,10 +128,15 @@ def means(summary: pd.DataFrame, items: pd.DataFrame, groups: Mapping[str, Seque
 def language_groups(
     languages: Sequence[str], seen: Sequence[str] = (), held_out: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """``all`` and ``without English``; with ``seen`` or ``held_out`` languages also those, and ``unseen``."""
-    groups = dict(measures.language_groups(seen, held_out, languages))
-    wanted = tuple(groups) if seen or held_out else ("all", "without English")
-    return {name: groups[name] for name in wanted if groups[name]}
+    """``all`` and ``without English``; with ``seen`` or ``held_out`` languages (of the text that a model was tuned on)
+    also those, and ``unseen``."""
+    foreign = [code for code in languages if code != ENGLISH]
+    groups = {"all": languages, "without English": foreign}
+    if seen or held_out:
+        groups["seen"] = [code for code in foreign if code in seen and code not in held_out]
+        groups["held out"] = [code for code in foreign if code in held_out]
+        groups["unseen"] = [code for code in foreign if code not in (*seen, *held_out)]
+    return {name: tuple(codes) for name, codes in groups.items() if codes}
 
 
 def names(table: pd.DataFrame) -> pd.Series:

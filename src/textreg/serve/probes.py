@@ -105,7 +105,7 @@ def scene_set(codes: Sequence[str] = (), limit: int = 24, seed: int = 0, side: i
 
 def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> ProbeSet:
     """The images of a folder, by name; the text arm where ``captions.jsonl`` has a caption in the asked language."""
-    codes = _known(codes, _promptable(), "own images")
+    codes = _known(codes, tuple(dict.fromkeys((*languages.codes(), *crossmodal.languages()))), "own images")
     paths = find_images(folder)[:limit]
     captions = _captions(folder / CAPTIONS)
     probes: list[Probe] = []
@@ -185,11 +185,6 @@ def _known(codes: Sequence[str], known: Sequence[str], what: str) -> tuple[str, 
             raise InputError(f"{what}: no prompts in language {code!r}{did_you_mean(read, known)}")
         found.append(spelled[0])
     return tuple(dict.fromkeys(found)) or tuple(known)
-
-
-def _promptable() -> tuple[str, ...]:
-
-    return tuple(dict.fromkeys((*languages.codes(), *crossmodal.languages())))
 
 
 def _prompt(code: str, number: int) -> str:

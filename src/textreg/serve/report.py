@@ -8,7 +8,6 @@ Use: ``print_result(score_file("answers.jsonl"))``.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -21,10 +20,7 @@ from textreg.display import visible_answer
 from textreg.fidelity import judges
 from textreg.fidelity.annotation import FLAGS
 from textreg.fidelity.measures import CLASS_COLUMNS
-
-if TYPE_CHECKING:
-    from textreg.serve.score import Scores
-
+from textreg.serve.score import Scores
 
 UNLIMITED = 1000
 LONGEST_LINE = 5000  # characters of one line below the tables
@@ -49,7 +45,7 @@ KEYS = ("seed", "system", "against", "lambda", "language", "arm", "group")
 ALWAYS = ("class_asked", "class_english", "class_other", "class_mixed")  # the others are shown where there are any
 
 
-def print_result(result: "Scores", console: Console | None = None) -> None:
+def print_result(result: Scores, console: Console | None = None) -> None:
     """The tables, then one line each on the identifier, the judge and on what could not be scored."""
     console = console or Console()
     if not console.is_terminal:
@@ -94,7 +90,7 @@ def _width(console: Console, table: Table) -> int:
     return Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum
 
 
-def fitting_table(result: "Scores", console: Console) -> tuple[Table, list[str]]:
+def fitting_table(result: Scores, console: Console) -> tuple[Table, list[str]]:
     """The summary as far as it fits the console, and the headings of what does not."""
     counted = {*CLASS_COLUMNS, *FLAGS} - {*ALWAYS}
     told = result.summary[list(MEASURES)]

@@ -36,7 +36,7 @@ from textreg.serve.answers import PART, Answers, read_map
 from textreg.serve.written import annotated, read_rules
 
 OUT_SUFFIXES = (".csv", ".json")
-STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with
+STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with (:mod:`textreg.figures.score`)
 SAID = {  # column of a tally -> what its count is called below the tables
     "unscored": "answers without letters or with too few words, not scored",
     "class_empty": "empty answers, counted as wrong and in no language",
@@ -233,41 +233,29 @@ def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: C
     return notes
 
 
-def check_out(out: str | Path) -> None:
-    """Raise InputError unless results can be written in the form that the name asks for."""
-    suffix = Path(out).suffix
-    if suffix not in OUT_SUFFIXES:
-        raise InputError(f"{out}: results are written as .csv or .json{did_you_mean(suffix, OUT_SUFFIXES)}")
-
-
 def check_places(path: str | Path, out: str | Path | None = None, figures: str | Path | None = None) -> None:
     """Raise InputError where results cannot be written, or would take the place of the answers or of each other.
 
     path: the answers; out and figures: as in :func:`score_file`.
     """
-    answers, folder = Path(path), None if figures is None else Path(figures)
     for place in (path, out, figures):
         if "\0" in str(place):
             raise InputError(f"{str(place)!r} is no name of a file: it holds a NUL character")
     if out is not None:
-        check_out(out)
-        if _same(answers, Path(out)):
+        suffix = Path(out).suffix
+        if suffix not in OUT_SUFFIXES:
+            raise InputError(f"{out}: results are written as .csv or .json{did_you_mean(suffix, OUT_SUFFIXES)}")
+        if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
             raise InputError(f"--out {out} is the file of answers itself, which it would replace: name another file")
         if os.path.isdir(out):
             raise InputError(f"--out {out} is a folder: name a file in it")
         _check_writable(Path(out).parent, f"--out {out}")
-    if folder is not None:
-        for used, what in ((answers, "the file of answers"), (None if out is None else Path(out), "--out")):
-            if used is not None and is_drawing(used, folder):
-                raise InputError(f"--figures {folder}: a drawing could replace {what}, {used}: name another folder")
-        _check_writable(folder, f"--figures {folder}")
-
-
-def _same(first: Path, second: Path) -> bool:
-    """Whether two names are one file, by whatever links."""
-    return os.path.realpath(first) == os.path.realpath(second) or (
-        os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
-    )
+    if figures is not None:
+        for used, what in ((Path(path), "the file of answers"), (Path(out or ""), "--out")):
+            ours = used.stem.startswith(STEMS) and used.suffix in SUFFIXES
+            if ours and os.path.realpath(used.parent) == os.path.realpath(figures):
+                raise InputError(f"--figures {figures}: a drawing could replace {what}, {used}: name another folder")
+        _check_writable(Path(figures), f"--figures {figures}")
 
 
 def _check_writable(folder: Path, where: str) -> None:
@@ -281,7 +269,6 @@ def _check_writable(folder: Path, where: str) -> None:
 
 def write(result: Scores, out: str | Path) -> None:
     """Write the table (``.csv``, the columns of ``fidelity.csv``) or everything (``.json``)."""
-    check_out(out)
     with atomic_write(Path(out)) as path:
         if Path(out).suffix == ".csv":
             result.summary.to_csv(path, index=False)
@@ -310,9 +297,3 @@ def to_json(result: Scores) -> str:
         "confusion": {name: json.loads(t.to_json(orient="index")) for name, t in result.confusion.items()},
     }
     return json.dumps(content, ensure_ascii=False, indent=1)
-
-
-def is_drawing(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is a file that drawing into ``folder`` may write (:mod:`textreg.figures.score`)."""
-    ours = path.stem.startswith(STEMS) and path.suffix in SUFFIXES
-    return ours and os.path.realpath(path.parent) == os.path.realpath(folder)
