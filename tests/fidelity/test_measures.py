@@ -218,6 +218,13 @@ def test_line_rules_reach_the_rates(identifier):
     assert annotated["lpr"].notna().all()
 
 
+def test_confusion_counts_asked_by_answered(identifier):
+    annotated = annotate(table(("es", ES), ("es", EN), ("es", EN), ("de", DE), ("de", "ja")), identifier)
+    found = measures.confusion(annotated)
+    assert found.loc["es"].to_dict() == {"de": 0, "en": 2, "es": 1}
+    assert found.loc["de"].sum() == 1
+
+
 def test_visual_accuracy_counts_content_in_any_language_and_only_the_image_arm(identifier):
     answers = pd.concat(
         [

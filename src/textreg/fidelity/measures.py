@@ -144,6 +144,12 @@ def unrestricted_share(counted: pd.DataFrame) -> float:
     return float(counted["disagree"].sum() / identified) if identified else float("nan")
 
 
+def confusion(annotated: pd.DataFrame) -> pd.DataFrame:
+    """Counts of scored answers, asked language (index) by answered language (columns)."""
+    scored = annotated[annotated["answered"].notna()]
+    return pd.crosstab(scored["language"], scored["answered"]).rename_axis(index="asked", columns="answered")
+
+
 def visual_summary(annotated: pd.DataFrame, arm: str = "image") -> pd.DataFrame:
     """``visual.csv``: accuracy of the content, whatever the language it is said in, per task and language.
 
