@@ -1,5 +1,7 @@
 """The book: what staging lets through and what it refuses, the generated tables, and a strict build."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from fontTools import ttLib
 from result_folders import write_run
 
 from textreg.book import build, lighter
@@ -401,6 +404,8 @@ def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(roo
     page = (index.parent / "book/results.html").read_text()
     assert page.count("<figure") == len(FIGURES) and "This run (mine)" in page
     assert "fontawesome" not in page and "icons.css" in page
+    font = re.search(r"base64,([^)]*)", (index.parent / "_static/icons.css").read_text())[1]
+    assert 0xF071 in ttLib.TTFont(io.BytesIO(base64.b64decode(font))).getBestCmap()  # the theme's sign of a warning
 
 
 def test_a_page_with_a_broken_link_fails_the_build(root, tmp_path):

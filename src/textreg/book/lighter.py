@@ -70,10 +70,12 @@ def _icons(font: Path, html: Path, pages) -> str:
     named = {
         name: code for names, code in NAMED.findall(rules) for name in re.findall(r"fa-[\w-]+", names) if name in shown
     }
+    styles = [*html.glob("_static/*.css"), *html.glob("_static/styles/*.css")]
+    text = " ".join(each.read_text(encoding="utf-8") for each in styles if each.name != ICONS)
     themed = {
-        code for style in [*html.glob("_static/*.css"), *html.glob("_static/styles/*.css")]
-        for code in re.findall(r'"\\(f[0-9a-f]{3})"', style.read_text(encoding="utf-8"))
-    }  # fmt: skip
+        *re.findall(r'"\\(f[0-9a-f]{3})"', text),
+        *(f"{ord(sign):x}" for sign in re.findall("[\uf000-\uf8ff]", text)),
+    }
     drawn = ttLib.TTFont(font)
     cutter = subset.Subsetter(subset.Options(desubroutinize=True, notdef_outline=True))
     cutter.populate(unicodes=[int(code, 16) for code in {*named.values(), *themed}])
