@@ -26,10 +26,8 @@ from textreg.fidelity.labels import Identifier
 from textreg.fidelity.linewise import words
 from textreg.fidelity.parts import RULES
 
-_IN = {
-    name: re.compile("".join(pieces))
-    for name, pieces in yaml.safe_load(files(__package__).joinpath("written.yaml").read_text("utf-8")).items()
-}
+_TABLE = files(__package__).joinpath("written.yaml").read_text("utf-8")
+_IN = {name: re.compile("".join(pieces)) for name, pieces in yaml.safe_load(_TABLE).items()}
 #: What nobody reads of a page.
 HIDDEN = ("style", "script", "svg", "template", "function", "tool_call", "tool_response")
 MODELS = {"assistant", "model", "chatbot_token", "/inst", "response"}  # whose turns are answers
@@ -98,9 +96,9 @@ def outer_part(answer: str, rules: Collection[str]) -> tuple[str, tuple[str, ...
     return text, tuple(applied)
 
 
-def without_points(text: str) -> str:
-    """The text without vowel points, breathings, stretched letters and stress marks."""
-    if text.isascii():
+def without_points(text: str, asked: str = "") -> str:
+    """The text without vowel points, breathings, stretched letters and stress marks, unless ``asked`` has them."""
+    if text.isascii() or base_code(asked) in POINTED_LANGUAGES:
         return text
     if _IN["points"].search(text):
         bare, points = _IN["points"].subn("", normalize("NFKC", text))
@@ -108,7 +106,7 @@ def without_points(text: str) -> str:
     if _IN["breathings"].search(text):
         plain = re.sub("[\u0313\u0314\u0345]", "", normalize("NFD", text))
         text = normalize("NFC", re.sub("[\u0300\u0342]", "\u0301", plain))
-    return _IN["marks"].sub("", normalize("NFC", text)) if _IN["marks"].search(text) else text
+    return _IN["marks"].sub("", normalize("NFC", text)) or text if _IN["marks"].search(text) else text
 
 
 def annotated(
@@ -117,10 +115,8 @@ def annotated(
     """``annotate`` of anyone's answers, with :data:`OUTER` among the rules (by default all of them)."""
     rules = rules or read_rules()
     found = [outer_part(text, rules.set_aside) for text in answers["answer"].fillna("").astype(str)]
-    ready = [
-        text if base_code(str(language)) in POINTED_LANGUAGES else without_points(text)
-        for (text, _), language in zip(found, answers["language"], strict=True)
-    ]
+    asked = answers["language"].astype(str)
+    ready = [without_points(text, language) for (text, _), language in zip(found, asked, strict=True)]
     table = annotate(answers.assign(answer=ready), identifier, judge, rules)
     names = [
         " ".join(dict.fromkeys((*taken, *said.split())))
