@@ -157,8 +157,8 @@ NEAR = Annotated[str, typer.Option(help="together or apart: whether near languag
 SET_ASIDE = Annotated[
     str,
     typer.Option(
-        help="parts of an answer that are not judged: turns, reasoning, code, mathematics, addresses, keys, markup, "
-        "quotations, asides, by commas; or all, or none"
+        help="parts of an answer that are not judged: turns, reasoning, metadata, code, mathematics, addresses, keys, "
+        "markup, pictures, quotations, asides, by commas; or all, or none"
     ),
 ]
 IDENTIFIER_MODEL = Annotated[str, typer.Option(help="GlotLID: a hub id or a local .bin file")]
