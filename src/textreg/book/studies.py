@@ -61,6 +61,7 @@ def block(name: str, root: Path, target: Path) -> str:
         drawings.append(draw_line(points_of, asked, name, folder))
     shown = [figure(saved, f"_executed/{FIGURES}/{saved.name}") for saved in drawings]
     said = [rule_in_words(points_of), ""] if len(points_of) else []
+    said += [groups_table(found, list(asked.groups))] if asked.groups else []
     folded = dropdown("Table: every setting", [runs_table(found)])
     return "\n".join([*lines, verdicts_table(found, asked.expects), *said, *shown, folded])
 
@@ -81,7 +82,9 @@ def draw_plane(found: pd.DataFrame, asked: study.Study, name: str, out: Path) ->
     across, down = asked.plane or ("", "")
     drawn = drawing.plane(found, across, down)
     alt = f"Six maps of {across} and {down}, in per cent: {'; '.join(drawing.MAPS)}. The table below has the numbers."
-    caption = f"Study {name}: means over {found['seed'].nunique()} seed(s), foreign captions."
+    seeds = found["seed"].nunique()
+    means = f"means over {seeds} seeds" if seeds > 1 else "one seed"
+    caption = f"Study {name}: {means}, foreign captions; empty where no run has ended."
     return save_figure(drawn, out / name, alt=alt, data=found, caption=caption).paths["svg"]
 
 
@@ -134,6 +137,20 @@ def runs_table(found: pd.DataFrame) -> str:
     names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
     return table(
         ["system", "lambda", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range"
+    )
+
+
+def groups_table(found: pd.DataFrame, groups: list[str]) -> str:
+    """Per system and settings, the asked language under pictures in every group of the study's file."""
+    settings = drawing.varied(found)
+    shown = found[(found["task"] == "caption") & (found["arm"] == "image") & found["group"].isin(groups)]
+    rows = []
+    for values, mine in shown.groupby(["system", *settings], dropna=False, sort=False):
+        means = mine.groupby("group")["asked"].mean()
+        rows.append([*values, *(per_cent(means.get(group, float("nan"))) for group in groups)])
+    names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
+    return table(
+        ["system", *names, *groups], rows, "Asked language under pictures by group, means over seeds in per cent"
     )
 
 

@@ -85,6 +85,7 @@ def plane(table: pd.DataFrame, across: str, down: str) -> Figure:
                 number.set_color("#FAFAFA" if number.get_color() == "w" else ON_COLOUR)
             ax.set_title(title.replace(": ", ":\n"), loc="left")
             ax.set(xlabel=_name(across), ylabel=_name(down))
+            ax.grid(False)
     return fig
 
 
