@@ -160,7 +160,7 @@ def verdicts_table(found: pd.DataFrame, expects: Sequence[study.Expected]) -> st
     for expected in expects:
         seen, word = study_table.verdict(found, expected)
         sign = {"at least": expected.at_least, "at most": expected.at_most, "within ±": expected.within}
-        bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None)
+        bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None).replace("± ", "±")
         measured = per_cent(seen.value, seen.low, seen.high)
         rows.append([verdict(word), expected.says, bound, measured, seen.runs])
     return table(["verdict", "predicted", "bound", "measured", "seeds"], rows, "In per cent or points")
