@@ -100,3 +100,8 @@ def test_the_end_of_the_frontier_is_called_backbone_where_it_is_one(results, tmp
 def test_the_side_file_of_every_figure_has_its_description(drawn):
     for saved in drawn.values():
         assert len(json.loads(saved.paths["json"].read_text())["alt"].split()) > 12
+
+
+def test_a_training_that_ended_before_its_first_line_of_log_has_no_drawing(tmp_path):
+    pd.DataFrame([]).to_csv(tmp_path / "log.csv", index=False)
+    assert book.training(tmp_path / "log.csv", "the tower", tmp_path) is None
