@@ -188,9 +188,7 @@ def answering(profile: str, step: gpu_step.Step, device: str) -> Iterator[dict[s
     """Answers of a fixed length to prompts of one length, by ours and by ``generate``, in batches of 128."""
     tuned, processor = fresh(step, device)
     model, images = tuned.merge_and_unload().eval(), gpu_step.RandomImages(step, True)
-    model.to(
-        model.get_input_embeddings().weight.dtype
-    )  # the projector is trained in float32, and exported like the rest
+    model.to(model.get_input_embeddings().weight.dtype)  # the projector too, as an export has it
     model.generation_config.eos_token_id = [step.llm["vocab_size"] - 1]
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     asked = [Request(f"<image> w{n % 1000} w{n // 1000}", str(n)) for n in range(ASKED)]

@@ -4,7 +4,8 @@ WorldCuisines (Winata et al. 2024; its repository is Apache-2.0, closed models' 
 keeps what each model said to open questions in 30 languages and varieties.  Its small test split is scored by the
 rules of ``textreg score``; answers of fewer than ``LETTERS`` letters are left out, because a dish's name is in no
 language.  Varieties of a language count as one; Sardinian, which the identifiers do not know, is not scored.  Writes
-``cuisines.csv`` (a model in a language, Wilson's bounds at 95 %), ``cuisines.md`` and a map.
+``cuisines.csv`` (a model in a language, Wilson's bounds at 95 %), ``cuisines.md`` and a map.  The code of Min Nan is
+``nan``: read the table with ``keep_default_na=False, na_values=""``.
 
     git clone --depth 1 --filter=blob:none --sparse https://github.com/worldcuisines/worldcuisines
     git -C worldcuisines sparse-checkout set evaluation/result/small
@@ -61,9 +62,14 @@ def long_enough(answers: pd.DataFrame) -> pd.DataFrame:
     return answers[letters >= LETTERS].reset_index(drop=True)
 
 
+def foreign(found: pd.DataFrame) -> pd.DataFrame:
+    """Languages other than English with answers enough."""
+    return found[(found["language"] != "en") & (found["scored"] >= FEWEST)]
+
+
 def page(found: pd.DataFrame) -> str:
     """A line per model: means over the languages other than English."""
-    other = found[(found["language"] != "en") & (found["scored"] >= FEWEST)]
+    other = foreign(found)
     rows = []
     for system, mine in sorted(other.groupby("system"), key=lambda each: -each[1]["english"].mean()):
         worst, least = mine.loc[mine["english"].idxmax()], mine.loc[mine["english"].idxmin()]
@@ -83,7 +89,7 @@ def _name(code: str) -> str:
 
 def drawn(found: pd.DataFrame) -> Figure:
     """English instead of the asked language, by model and language."""
-    other = found[(found["language"] != "en") & (found["scored"] >= FEWEST)]
+    other = foreign(found)
     cells = other.pivot(index="system", columns="language", values="english").dropna(thresh=FEW)
     cells = cells.loc[cells.mean(axis=1).sort_values(ascending=False).index, cells.mean().sort_values().index[::-1]]
     with style():

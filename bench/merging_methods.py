@@ -98,7 +98,7 @@ def page(found: pd.DataFrame) -> str:
         cells = []
         for arm in ("BM", "TR"):
             for task, group, measure in (("caption", "foreign", "asked"), ("questions", "en", "content")):
-                rows = mine[(mine["system"] == arm) & (mine["task"] == task) & (mine["group"] == group)]
+                rows = study_table.rows_of(mine, system=arm, task=task, group=group)
                 cells.append(per_cent(rows[measure].mean(), rows[measure].min(), rows[measure].max()))
         lines.append([name, f"{lam:g}", *cells])
     head = ["merged by", "lambda", "BM: asked language", "BM: English questions", "TR: asked", "TR: questions"]

@@ -208,6 +208,7 @@ FILES = {
     "empty.jsonl": (b"", "no answers"),
     "blank.jsonl": (b"\n\n \n", "no answers"),
     "torn.jsonl": (f"{GOOD_LINE}\n{GOOD_LINE[:20]}".encode(), "line 2"),
+    "list.jsonl": (b"[1, 2]\n", "row 1"),
     "number.jsonl": (b"7\n", "line 1"),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1"),
     "near_column.jsonl": (b'{"answers": "x", "language": "es"}\n', "did you mean|answer"),
@@ -223,9 +224,11 @@ FILES = {
     "torn.json": (b'[{"answer": "x", "language": "es"}, {"ans', "not JSON"),
     "deep.json": (b"[" * 100_000, "not JSON|line 1|row 1"),
     "binary.jsonl": (bytes(range(256)) * 20, "line 1|not a readable"),
+    "header_only.csv": (b"answer,language\n", "no answers"),
     "text.parquet": (b"answer,language\nx,es\n", "not a readable parquet"),
     "zeros.parquet": (b"\x00" * 500, "not a readable parquet"),
     "cut.parquet": (b"PAR1" + b"\x00" * 100 + b"PAR1", "not a readable parquet"),
+    "pickle.pkl": (b"\x80\x04.", "answers are read from"),
     "answers": (GOOD_LINE.encode(), "answers are read from"),
 }
 

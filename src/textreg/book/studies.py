@@ -55,12 +55,13 @@ def block(name: str, root: Path, target: Path) -> str:
             "",
         ]
     folder = target / FIGURES
-    drawings = [draw_plane(found, asked, name, folder) if asked.plane else draw(found, name, folder)]
+    drawings = [draw_plane(found, *asked.plane, name, folder) if asked.plane else draw(found, name, folder)]
     points_of = study_table.law(found, asked.rule) if asked.rule else found[:0]
-    if len(points_of):
-        drawings.append(draw_line(points_of, asked, name, folder))
+    said = []
+    if asked.rule and len(points_of):
+        drawings.append(draw_line(points_of, asked.rule, name, folder))
+        said = [rule_in_words(points_of), ""]
     shown = [figure(saved, f"_executed/{FIGURES}/{saved.name}") for saved in drawings]
-    said = [rule_in_words(points_of), ""] if len(points_of) else []
     said += [groups_table(found, list(asked.groups))] if asked.groups else []
     folded = dropdown("Table: every setting", [runs_table(found)])
     return "\n".join([*lines, verdicts_table(found, asked.expects), *said, *shown, folded])
@@ -77,9 +78,8 @@ def rule_in_words(points_of: pd.DataFrame) -> str:
     )
 
 
-def draw_plane(found: pd.DataFrame, asked: study.Study, name: str, out: Path) -> Path:
+def draw_plane(found: pd.DataFrame, across: str, down: str, name: str, out: Path) -> Path:
     """The map of a study as SVG."""
-    across, down = asked.plane or ("", "")
     drawn = drawing.plane(found, across, down)
     alt = f"Six maps of {across} and {down}, in per cent: {'; '.join(drawing.MAPS)}. The table below has the numbers."
     seeds = found["seed"].nunique()
@@ -88,11 +88,10 @@ def draw_plane(found: pd.DataFrame, asked: study.Study, name: str, out: Path) ->
     return save_figure(drawn, out / name, alt=alt, data=found, caption=caption).paths["svg"]
 
 
-def draw_line(points_of: pd.DataFrame, asked: study.Study, name: str, out: Path) -> Path:
+def draw_line(points_of: pd.DataFrame, rule: study.Rule, name: str, out: Path) -> Path:
     """The rule of a study as SVG."""
     by, of = (
-        f"{side['system']}, {CONTEXTS[side.get('arm', 'image')]}: asked language (%)"
-        for side in (asked.rule.by, asked.rule.of)
+        f"{side['system']}, {CONTEXTS[side.get('arm', 'image')]}: asked language (%)" for side in (rule.by, rule.of)
     )
     told = "; ".join(f"{100 * each.by:.0f} and {100 * each.of:.0f}" for each in points_of.itertuples())
     alt = f"A point for each run and a line through half of them, in per cent, {by} and {of}: {told}."
@@ -130,25 +129,28 @@ def runs_table(found: pd.DataFrame) -> str:
     for values, mine in found.groupby(["system", "lambda", *settings], dropna=False, sort=False):
         cells = []
         for task, arm, group, measure in COLUMNS.values():
-            seeds = mine[(mine["task"] == task) & (mine["arm"] == arm) & (mine["group"] == group)][measure]
+            seeds = study_table.rows_of(mine, task=task, arm=arm, group=group)[measure]
             cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ())))
-        said = (UNDEFINED if pd.isna(value) else value if isinstance(value, str) else f"{value:g}" for value in values)
-        rows.append([*said, mine["seed"].nunique(), *cells])
-    names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
+        rows.append([*map(_setting, values), mine["seed"].nunique(), *cells])
+    names = map(drawing.setting_name, settings)
     return table(
         ["system", "lambda", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range"
     )
 
 
+def _setting(value: Any) -> str:
+    return UNDEFINED if pd.isna(value) else value if isinstance(value, str) else f"{value:g}"
+
+
 def groups_table(found: pd.DataFrame, groups: list[str]) -> str:
     """Per system and settings, the asked language under pictures in every group of the study's file."""
     settings = drawing.varied(found)
-    shown = found[(found["task"] == "caption") & (found["arm"] == "image") & found["group"].isin(groups)]
+    shown = study_table.rows_of(found[found["group"].isin(groups)], task="caption", arm="image")
     rows = []
     for values, mine in shown.groupby(["system", *settings], dropna=False, sort=False):
         means = mine.groupby("group")["asked"].mean()
-        rows.append([*values, *(per_cent(means.get(group, float("nan"))) for group in groups)])
-    names = [name.rpartition(".")[2].replace("_", " ") for name in settings]
+        rows.append([*map(_setting, values), *(per_cent(means.get(group, float("nan"))) for group in groups)])
+    names = map(drawing.setting_name, settings)
     return table(
         ["system", *names, *groups], rows, "Asked language under pictures by group, means over seeds in per cent"
     )

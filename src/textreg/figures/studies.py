@@ -56,7 +56,7 @@ def _setting(values: Iterable[object], names: list[str]) -> str:
         if not pd.isna(value):
             words = str(f"{value:g}" if isinstance(value, float) else value).split()
             text = " ".join(words) if len(words) <= SHOWN else f"{' '.join(words[:SHOWN])} … ({len(words)})"
-            told.append(f"{_name(name)} {text}")
+            told.append(f"{setting_name(name)} {text}")
     return ", ".join(told)
 
 
@@ -84,7 +84,7 @@ def plane(table: pd.DataFrame, across: str, down: str) -> Figure:
             for number in ax.texts:  # ink on colour stays as it is on a dark page
                 number.set_color("#FAFAFA" if number.get_color() == "w" else ON_COLOUR)
             ax.set_title(title.replace(": ", ":\n"), loc="left")
-            ax.set(xlabel=_name(across), ylabel=_name(down))
+            ax.set(xlabel=setting_name(across), ylabel=setting_name(down))
             ax.grid(False)
     return fig
 
@@ -106,7 +106,8 @@ def line(points: pd.DataFrame, by: str, of: str) -> Figure:
     return fig
 
 
-def _name(setting: str) -> str:
+def setting_name(setting: str) -> str:
+    """A setting in words, without its stage: ``text share``."""
     return setting.rpartition(".")[2].replace("_", " ")
 
 
