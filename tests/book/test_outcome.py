@@ -41,3 +41,9 @@ def test_what_comes_out_the_other_way_round_is_told_in_the_same_words(run, tmp_p
 
 def test_a_system_that_was_not_evaluated_has_no_sentence(results):
     assert "cure" in (told := outcome.findings(results)) and "controls" not in told
+
+
+def test_the_first_page_answers_what_was_measured_and_leaves_the_rest_out(results):
+    told = outcome.short(results)
+    assert told["loss"].startswith("*Its English.* Tuning takes 100 of 100 answers")
+    assert told["cure"] == ""  # EN was not asked

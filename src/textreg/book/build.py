@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from textreg.book import explorer, first, lighter, pages, pictures, studies
+from textreg.book import explorer, first, lighter, outcome, pages, pictures, studies
 from textreg.book import results as results_pages
 from textreg.errors import InputError, RunError
 from textreg.evaluation import claims
@@ -288,6 +288,8 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
     shown = first.first(shelf) if shelf else None
     (target / "first.html").write_text(first.html(shown), encoding="utf-8")
     (target / "vlm.html").write_text(first.vlm(shown), encoding="utf-8")
+    for name, told in (outcome.short(_lean(shelf)) if shelf else dict.fromkeys(outcome.SHORT, "")).items():
+        (target / f"short_{name}.md").write_text(told, encoding="utf-8")
     explorer.write(shelf, target / MADE_STATIC, target / "explorer.html")
     nothing = "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (target / "results.md").write_text("\n".join(parts) or nothing, encoding="utf-8")

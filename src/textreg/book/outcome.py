@@ -9,6 +9,7 @@ told in the same words.  Where a system was not evaluated, its sentence is left 
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -83,12 +84,57 @@ def _loss(v: Values, _: Results) -> str:
     )
 
 
-def _document(v: Values, _: Results) -> str:
+def short(results: Results) -> dict[str, str]:
+    """``loss``, ``cure`` and ``price``: answers to the questions of the first page, in means without intervals but in
+    the words that the intervals allow; empty where a system or an arm was not evaluated."""
+    v = Values(verdicts(results))
+    return {name: _where_measured(partial(tell, v)) for name, tell in SHORT.items()}
+
+
+def _short_loss(v: Values) -> str:
+    takes, beyond = _taken(v)
+    lead = "The picture, beside its English" if beyond.low > 0 else "Its English"
+    image, english, own = (f"{round(100 * takes[arm].value)}" for arm in ("image", "text_en", "text"))
+    return (
+        f"*{lead}.* Tuning takes {image} of 100 answers out of the asked language under pictures, {english} under the "
+        f"same content as English text, {own} where the text is in the asked language."
+    )
+
+
+def _short_cure(v: Values) -> str:
+    as_well = v.against("EN", "TR", ASKED) != "below"
+    return (
+        f"*{'As far as these intervals tell' if as_well else 'No'}.* Of the answers to pictures {v.told('TR', ASKED)} "
+        f"are in the asked language with multilingual text, {v.told('EN', ASKED)} with as much English text, "
+        f"{v.told('BM', ASKED)} with none."
+    )
+
+
+def _short_price(v: Values) -> str:
+    cost = v.against("BM+M", "BM", QUESTIONS)
+    lead = {"below": "English answers", "above": "Nothing"}.get(cost, "Nothing that the intervals tell")
+    return (
+        f"*{lead}.* Merged, `BM` keeps {v.told('BM+M', ASKED)} of its answers in the asked language and has "
+        f"{v.told('BM+M', QUESTIONS)} of English questions right, before {v.told('BM', QUESTIONS)}; "
+        f"`TR` needs no merging for {v.told('TR', ASKED)}."
+    )
+
+
+SHORT = {"loss": _short_loss, "cure": _short_cure, "price": _short_price}
+
+
+def _taken(v: Values) -> tuple[dict[str, Estimate], Estimate]:
+    """What tuning took of the asked language by arm, and what under pictures beyond under English text."""
     lost = {
         arm: ((1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))) for arm in ("image", "text_en", "text")
     }
-    takes = {arm: points(v.of(*terms), "") for arm, terms in lost.items()}
     beyond = v.of(*lost["image"], *((-weight, system, point) for weight, system, point in lost["text_en"]))
+    return {arm: v.of(*terms) for arm, terms in lost.items()}, beyond
+
+
+def _document(v: Values, _: Results) -> str:
+    taken, beyond = _taken(v)
+    takes = {arm: points(found, "") for arm, found in taken.items()}
     word = (
         "more than English text does, and so adds something of its own"
         if beyond.low > 0
