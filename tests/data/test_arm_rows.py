@@ -35,23 +35,9 @@ def test_the_base_model_has_no_text_row_whatever_its_text_share_says(run):
     assert order.text_rows == 0
 
 
-def test_a_distractor_is_an_image_of_the_visual_rows(run):
-    rows, _ = mixture.arm_rows(Tune(run=run, text_image="distractor", steps=6, batch_size=4))
-    text = rows[rows["source"] == "text"]
-    assert set(text["image_id"]) <= {f"i{i}" for i in range(20)}
-    assert all(turns[0]["content"] == "<image>\nsay it" for turns in text["messages"])
-
-
 def test_a_text_arm_with_share_zero_is_refused(run):
     with pytest.raises(InputError, match="text_share 0; say text=none"):
         mixture.arm_rows(Tune(run=run, text_share=0.0, steps=6, batch_size=4))
-
-
-def test_text_rows_take_the_place_of_visual_ones_so_that_every_arm_sees_as_many(run):
-    sizes = {"run": run, "steps": 6, "batch_size": 4}
-    orders = [mixture.arm_rows(Tune(**sizes, text=text))[1] for text in ("none", "multilingual", "english")]
-    assert {order.text_rows + order.visual_rows for order in orders} == {24}
-    assert [order.text_rows for order in orders] == [0, 6, 6]
 
 
 def test_the_english_control_differs_from_its_counterpart_in_the_text_rows_alone(run):
@@ -61,10 +47,11 @@ def test_the_english_control_differs_from_its_counterpart_in_the_text_rows_alone
     assert (pool["source"] == other_pool["source"]).sum() == 20
 
 
-def test_a_blank_image_stands_in_front_of_every_text_row(run):
-    rows, _ = mixture.arm_rows(Tune(run=run, text_image="blank", steps=6, batch_size=4))
+@pytest.mark.parametrize(("shown", "images"), [("blank", {"blank"}), ("distractor", {f"i{i}" for i in range(20)})])
+def test_an_image_stands_in_front_of_every_text_row_where_the_arm_asks_for_one(run, shown, images):
+    rows, _ = mixture.arm_rows(Tune(run=run, text_image=shown, steps=6, batch_size=4))
     text = rows[rows["source"] == "text"]
-    assert set(text["image_id"]) == {"blank"}
+    assert set(text["image_id"]) <= images
     assert all(turns[0]["content"] == "<image>\nsay it" for turns in text["messages"])
 
 

@@ -17,28 +17,41 @@ from textreg.errors import InputError
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}
 ASKED = [{"role": "user", "content": "<image> hi"}, {"role": "assistant", "content": "yes"}]
-MALFORMED = {
+
+
+def said(*turns):
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+NO_LIST, NO_PICTURE = "messages that are no list of turns", "an image that is neither a path nor a picture"
+REFUSED = {
     "a list for a row": ([1, 2], "no JSON object"),
-    "a text for turns": ({"messages": "hello"}, "messages that are no list of turns"),
-    "texts for turns": ({"messages": ["hello", "yes"]}, "messages that are no list of turns"),
-    "null for a turn": ({"messages": [None, *GOOD["messages"]]}, "messages that are no list of turns"),
+    "a text for turns": ({"messages": "hello"}, NO_LIST),
+    "texts for turns": ({"messages": ["hello", "yes"]}, NO_LIST),
+    "null for a turn": ({"messages": [None, *GOOD["messages"]]}, NO_LIST),
     "a number for a part": (
-        {"messages": [{"role": "user", "content": [3]}, GOOD["messages"][1]]},
+        said(("user", [3]), ("assistant", "x")),
         "a turn in parts that are neither words nor images",
     ),
     "a list for a language": (GOOD | {"language": ["en"]}, "a language that is no text"),
-    "a number for an image": ({"messages": ASKED, "image": 7}, "an image that is neither a path nor a picture"),
-    "numbers for images": ({"messages": ASKED, "images": [7]}, "an image that is neither a path nor a picture"),
-    "text for a picture's bytes": (
-        {"messages": ASKED, "image": {"bytes": "abc"}},
-        "an image that is neither a path nor a picture",
-    ),
+    "a number for an image": ({"messages": ASKED, "image": 7}, NO_PICTURE),
+    "numbers for images": ({"messages": ASKED, "images": [7]}, NO_PICTURE),
+    "text for a picture's bytes": ({"messages": ASKED, "image": {"bytes": "abc"}}, NO_PICTURE),
     "two images": ({"messages": ASKED, "image": ["a.png", "b.png"]}, "more than one image"),
+    "a placeholder alone": ({"messages": ASKED}, "a placeholder but no image"),
+    "no answer": (said(("user", "hello")), "no user turn answered by the assistant"),
+    "a role that no template knows": (
+        said(("tool", "x"), ("assistant", "x")),
+        "no user turn answered by the assistant",
+    ),
+    "an empty answer": (said(("user", "hi"), ("assistant", "  ")), "an empty turn"),
+    "two questions": (said(("user", "x"), ("user", "x"), ("assistant", "x")), "turns that do not alternate"),
+    "an answer first": (said(("assistant", "x"), ("user", "x"), ("assistant", "x")), "turns that do not alternate"),
 }
 
 
-@pytest.mark.parametrize(("record", "reason"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_row_is_counted_under_its_reason_and_the_next_is_read(tmp_path, record, reason):
+@pytest.mark.parametrize(("record", "reason"), REFUSED.values(), ids=REFUSED)
+def test_an_unusable_row_is_counted_under_its_reason_and_the_next_is_read(tmp_path, record, reason):
     lines = [GOOD, record, GOOD]
     (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps(line) for line in lines), "utf-8")
     source = sources.source(str(tmp_path / "chat.jsonl"))
@@ -100,12 +113,6 @@ def test_a_full_copy_of_a_known_data_set_is_read_from_its_own_file(tmp_path):
     files = hub.data_files(str(folder), folder)
     assert [path.name for path in files] == ["blip_laion_cc_sbu_558k.json"]
     assert len(list(sources.read(str(folder), "visual"))) == 12
-
-
-def test_a_file_that_is_not_the_data_is_refused_with_the_way_to_choose(tmp_path):
-    (tmp_path / "meta.json").write_text('[{"id": "1", "caption": "x"}]', "utf-8")
-    with pytest.raises(InputError, match=r"meta\.json: no column .*choose the files that are by FOLDER:PATTERN"):
-        list(sources.read(str(tmp_path)))
 
 
 def test_visual_rows_that_are_not_english_are_refused_before_anything_is_written(tmp_path):

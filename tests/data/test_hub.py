@@ -15,36 +15,35 @@ from textreg.errors import InputError
 
 RESOLVE = """
 import json, sys
+from huggingface_hub import constants
 from textreg.data import crossmodal, hub
 from textreg.errors import InputError
-found = {}
-for name, kind in json.loads(sys.argv[1]):
-    try:
-        found[name] = str(crossmodal.resolve(name, ["de"]) if "few" in name else hub.resolve(name, kind=kind))
-    except InputError as error:
-        found[name] = f"InputError: {error}"
-print(json.dumps(found))
+for offline, names in enumerate(json.loads(sys.argv[1])):
+    constants.HF_HUB_OFFLINE, found = bool(offline), {}
+    for name, kind in names:
+        try:
+            found[name] = str(crossmodal.resolve(name, ["de"]) if "few" in name else hub.resolve(name, kind=kind))
+        except InputError as error:
+            found[name] = f"InputError: {error}"
+    print(json.dumps(found))
 """
 
 
-def resolve(names, endpoint, store, **environment):
-    """Resolve names in a process of its own, since the hub's address and mode are read when its library is
-    imported.
+def resolve(online, offline, endpoint, store):
+    """Resolve names with a network and then without one, in a process of its own, since the hub's address is read when
+    its library is imported.
     """
-    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(store), "HF_HUB_OFFLINE": "0", **environment}
+    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(store), "HF_HUB_OFFLINE": "0"}
     env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", RESOLVE, json.dumps(names)], env=env, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", RESOLVE, json.dumps([online, offline])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()[-2:]]
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """What one process finds on a hub that holds a data set and a model, and what a later one finds without a
-    network.
-    """
+    """What is found on a hub that holds a data set and a model, and what is found again without a network."""
     root, store = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("store")
     hub_folders.crossmodal(root / "owner" / "captions")
     hub_folders.crossmodal(root / "owner" / "few")
@@ -65,8 +64,7 @@ def hub(tmp_path_factory):
         ("nobody/nothing", "model"),
     ]
     with hub_server.serving(root) as (endpoint, asked):
-        online = resolve(names, endpoint, store)
-    offline = resolve([*names[:4], ("owner/never", "model")], endpoint, store, HF_HUB_OFFLINE="1")
+        online, offline = resolve(names, [*names[:4], ("owner/never", "model")], endpoint, store)
     return online, offline, asked
 
 

@@ -111,48 +111,16 @@ def test_no_row_comes_twice_before_every_row_of_its_pool_came_once():
     assert "33 text rows are repeats (the pool holds 7)" in order.describe()
 
 
-def test_arms_of_a_seed_see_the_same_visual_rows_in_the_same_order():
+def test_arms_of_a_seed_see_the_same_visual_rows_in_the_same_order_and_text_rows_in_the_same_places():
     base = mixture.compose(500, 0, text_share=0.0, steps=40, batch_size=8, seed=3)
-    treated = mixture.compose(500, 90, text_share=0.25, steps=40, batch_size=8, seed=3)
+    treated, control = (
+        mixture.compose(500, texts, text_share=0.25, steps=40, batch_size=8, seed=3) for texts in (300, 120)
+    )
     seen = treated.index[treated.pool == mixture.VISUAL]
     assert base.index[: len(seen)].tolist() == seen.tolist()
-
-
-def test_the_english_control_has_its_text_rows_where_tr_has_them():
-    multilingual = mixture.compose(500, 300, text_share=0.25, steps=40, batch_size=8, seed=3)
-    english = mixture.compose(500, 120, text_share=0.25, steps=40, batch_size=8, seed=3)
-    assert np.array_equal(multilingual.pool, english.pool)
-
-
-def test_another_seed_is_another_order_and_the_same_seed_the_same():
-    orders = [mixture.compose(100, 50, text_share=0.3, steps=9, batch_size=10, seed=s) for s in (1, 1, 2)]
-    assert orders[0].pairs() == orders[1].pairs()
-    assert orders[0].pairs() != orders[2].pairs()
+    assert np.array_equal(treated.pool, control.pool)
 
 
 def test_an_empty_text_pool_that_is_needed_is_an_error():
     with pytest.raises(InputError, match="text pool is empty"):
         mixture.compose(10, 0, text_share=0.5, steps=2, batch_size=4)
-
-
-def rows(name, count, image=None):
-    turns = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": "it"}]
-    return pd.DataFrame(
-        {
-            "row_id": [f"{name}{i}" for i in range(count)],
-            "source": name,
-            "task": name,
-            "language": "en",
-            "image_id": [image] * count,
-            "messages": [turns] * count,
-        }
-    )
-
-
-@pytest.mark.parametrize(("option", "ids"), [("blank", {"blank"}), ("distractor", {"a", "b"})])
-def test_text_rows_behind_an_image_have_its_id_and_one_placeholder(option, ids):
-    text = rows("t", 40)
-    shown = mixture.with_image(text, option, ["a", "b"])
-    assert set(shown["image_id"]) == ids
-    assert all(turns[0]["content"] == "<image>\nsay it" for turns in shown["messages"])
-    assert text["messages"][0][0]["content"] == "say it"
