@@ -32,13 +32,9 @@ def test_the_style_of_a_template_is_found_by_rendering_it():
     assert content_style(accept_both_styles(CHATML)) == "string"
 
 
-def test_a_template_that_takes_lists_is_left_alone():
-    assert accept_both_styles(LISTS) == LISTS
-
-
-def test_extending_a_template_twice_changes_nothing():
-    once = accept_both_styles(CHATML)
-    assert accept_both_styles(once) == once
+@pytest.mark.parametrize("template", [LISTS, accept_both_styles(CHATML)])
+def test_a_template_that_takes_lists_is_left_alone(template):
+    assert accept_both_styles(template) == template
 
 
 @pytest.mark.parametrize("template", [CHATML, accept_both_styles(CHATML), LISTS])

@@ -20,28 +20,17 @@ from textreg.vlm.assembly import assemble
 from textreg.vlm.features import open_features, projected
 
 
-def pixel_logits(model, processor, picture):
-    inputs = processor(images=picture, text="<image>\nWhat?", return_tensors="pt")
-    return inputs["input_ids"], model(**inputs).logits
-
-
 @pytest.mark.parametrize(("tower", "head"), [("siglip", False), ("siglip", True), ("clip", False)])
-@pytest.mark.parametrize("cache", [True, False])
-def test_fetched_features_give_the_logits_of_the_pixels(tmp_path, tiny_llm, tiny_images, tower, head, cache):
+def test_fetched_features_give_the_logits_of_the_pixels(tmp_path, tiny_llm, tiny_images, tower, head):
     model, processor = assemble(str(tiny_llm), str(write_tower(tmp_path / "t", tower, head=head)))
-    features = open_features(model, processor, tiny_images, tmp_path / "kept", cache=cache)
-    ids, expected = pixel_logits(model, processor, tiny_images.image("image-3"))
-    seen = projected(model, features.fetch(["image-3"]))
-    # Several threads add up a batch of nine in another order than a single picture.
-    torch.testing.assert_close(model(input_ids=ids, mm_encoder_outputs=seen).logits, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_second_call_reads_the_file_of_the_first(tmp_path, tiny_vlm, tiny_images, capsys):
-    open_features(*tiny_vlm, tiny_images, tmp_path)
-    assert "9 images" in capsys.readouterr().out
-    open_features(*tiny_vlm, tiny_images, tmp_path)
-    assert capsys.readouterr().out == ""
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    inputs = processor(images=tiny_images.image("image-3"), text="<image>\nWhat?", return_tensors="pt")
+    expected = model(**inputs).logits
+    for cache in (True, False):
+        features = open_features(model, processor, tiny_images, tmp_path / "kept", cache=cache)
+        seen = projected(model, features.fetch(["image-3"]))
+        found = model(input_ids=inputs["input_ids"], mm_encoder_outputs=seen).logits
+        # Several threads add up a batch of nine in another order than a single picture.
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_tower_looks_once_at_a_picture_over_all_arms_and_never_at_text(tmp_path, tiny_vlm, tiny_images, tiny_rows):
@@ -100,8 +89,8 @@ def test_the_blank_image_is_always_there_and_uniform(tiny_images):
     assert np.ptp(np.asarray(tiny_images.image("blank"))) == 0
 
 
-def image_rows(table, images):
-    with RowWriter(table, IMAGES) as writer:
+def image_rows(table, images, **options):
+    with RowWriter(table, IMAGES, **options) as writer:
         for name, image in images.items():
             writer.write({"image_id": name, "split": "train", "image": image, "scene": None})
 
@@ -120,11 +109,8 @@ def test_pictures_are_read_from_bytes_and_from_paths(tmp_path, tiny_images):
 def test_a_large_table_is_mapped_and_gives_the_same_pictures_whatever_it_held_before(tmp_path, monkeypatch):
     path = tmp_path / "images.parquet"
     for shade in (0, 100):
-        with RowWriter(path, IMAGES, group=2) as writer:
-            for number in range(5):
-                image = {"bytes": hub_folders.png(shade + number), "path": None}
-                image = image if number else {"bytes": None, "path": "a.png"}
-                writer.write({"image_id": str(number), "split": "train", "image": image, "scene": None})
+        encoded = {str(number): {"bytes": hub_folders.png(shade + number), "path": None} for number in range(1, 5)}
+        image_rows(path, {"0": {"bytes": None, "path": "a.png"}, **encoded}, group=2)
         held = ImageTable.read(path)
         monkeypatch.setattr(images, "IN_MEMORY", 0)
         mapped = pickle.loads(pickle.dumps(ImageTable.read(path, ids=["0", "3", "4"])))  # as workers receive it
