@@ -326,7 +326,15 @@ def merge(
     untie: Annotated[
         bool, typer.Option(help="give a model that ties head and embedding a head of its own, as the backbone has")
     ] = False,
-    check: Annotated[bool, typer.Option(help="load the merge's class without weights and compare the names")] = True,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="load the merge's class without weights and compare the names [default: from 3 GB on, where that "
+            "costs at most half of the merge]",
+            show_default=False,
+        ),
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="draw the change per layer into PATH.svg, .pdf, .png and .csv")
     ] = None,

@@ -520,7 +520,7 @@ def test_a_killed_merge_leaves_nothing_that_looks_finished_and_a_rerun_finishes(
 def test_a_process_without_transformers_checks_the_reload_in_another_one_once(tmp_path, vlm, backbone, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     code = (
-        "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4]);"
+        "import sys, json; from textreg.merging.merge import merge; r = merge(*sys.argv[1:4], check_reload=True);"
         "assert 'transformers' not in sys.modules; print(json.dumps(r.reload))"
     )
     command = [sys.executable, "-c", code, str(vlm), str(backbone), str(tmp_path / "out")]
@@ -528,7 +528,9 @@ def test_a_process_without_transformers_checks_the_reload_in_another_one_once(tm
     assert json.loads(done.stdout)["class"] == "LlavaForConditionalGeneration"
     monkeypatch.setattr(reload.constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(reload.subprocess, "Popen", None)  # asked again, it answers without a process
-    assert merge(vlm, backbone, tmp_path / "again", 0.3, check_reload=True).reload == json.loads(done.stdout)
+    assert merging.merge(vlm, backbone, tmp_path / "again", 0.3).reload == json.loads(done.stdout)
+    monkeypatch.setattr(reload.constants, "HF_HOME", str(tmp_path / "new"))
+    assert "--check asks" in merging.merge(vlm, backbone, tmp_path / "small", 0.3).reload["reason"]
 
 
 MERGEKIT = {

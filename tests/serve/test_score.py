@@ -10,12 +10,13 @@ import zipfile
 from xml.etree import ElementTree
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from faulty_server import FaultyServer
 from matplotlib.text import Text
 from rich.console import Console
 
-from textreg.data.codes import code_book
+from textreg.data.codes import code_book, named_language
 from textreg.errors import InputError
 from textreg.fidelity.identifiers import open_identifier
 from textreg.fidelity.judges import LLMJudge, Price
@@ -183,6 +184,16 @@ def test_results_are_written_as_csv_and_json(tmp_path, identifier):
     content = json.loads((tmp_path / "f.json").read_text("utf-8"))
     assert content["rows"] == 6 and content["summary"][0]["lf_plus"] is None
     assert content["confusion"]["BM, image"]["es"] == {"en": 1, "es": 1}
+
+
+def test_pandas_reads_back_every_name_or_the_notes_say_which_not(tmp_path, identifier):
+    rows = [{**ROWS[0], "language": "nan", "system": "NA"}, {**ROWS[0], "system": "TR"}]
+    notes = score.score_file(write(tmp_path / "a.jsonl", rows), tmp_path / "f.csv", identifier).notes
+    read = pd.read_csv(tmp_path / "f.csv")
+    assert read["language"].tolist() == ["zh-min-nan", "es"] and named_language("zh-min-nan") == "nan"
+    assert any("'NA' is nothing to many readers of tables" in note for note in notes)
+    read = pd.read_csv(tmp_path / "f.csv", keep_default_na=False, na_values=[""])
+    assert read["system"].tolist() == ["NA", "TR"] and read["lf_plus"].isna().all()
 
 
 def test_an_output_of_another_kind_is_refused_before_anything_is_read(tmp_path):
@@ -569,6 +580,10 @@ PACKED = {  # name of a file -> its bytes
     "array.jsonl": lambda text: f"[{','.join(text.splitlines())}]".encode(),
     "parts.json": lambda text: json.dumps({n: [json.loads(row)] for n, row in enumerate(text.splitlines())}).encode(),
     "archive.zip": lambda text: archive(**{"__MACOSX/._a.jsonl": "x", "a/": "", "a/a.jsonl": text}),
+    "a.jsonl.zst": lambda text: pa.compress(text.encode(), "zstd", asbytes=True),
+    "plain.jsonl.gz": lambda text: text.encode(),
+    "no_suffix": lambda text: text.encode(),
+    "arrays.json": lambda text: f"[[{','.join(text.splitlines())}]]".encode(),
     "by_key.json": lambda text: json.dumps({n: json.loads(row) for n, row in enumerate(text.splitlines())}).encode(),
 }
 
@@ -583,9 +598,15 @@ def test_text_is_read_however_it_is_packed(tmp_path, how):
 
 def test_tables_are_read_by_any_separator_from_excel_arrow_columns_and_folders(tmp_path):
     table = pd.DataFrame(ROWS)
-    for name, mark in (("semicolon.csv", ";"), ("pipe.csv", "|"), ("tab.txt", "\t")):
-        table.to_csv(tmp_path / name, index=False, sep=mark)
+    for name, mark in (("semicolon.csv", ";"), ("pipe.csv", "|"), ("tab.txt", "\t"), ("hat.csv", "^")):
+        table.assign(**{"a, b; c, d, e, f, g": 1}).to_csv(tmp_path / name, index=False, sep=mark)
     table.to_excel(tmp_path / "a.xlsx", index=False)
+    formula, returned = (
+        tmp_path.parent / "formula.xlsx",
+        {"answer": ["=== Un perro", "uno_x000D_\ndos"], "language": "es"},
+    )
+    pd.DataFrame(returned).to_excel(formula, index=False)
+    assert next(iter(Answers(formula)))["answer"].tolist() == ["=== Un perro", "uno\r\ndos"]
     table.to_feather(tmp_path / "a.feather")
     table.to_json(tmp_path / "columns.json")
     table.to_json(tmp_path / "split.json", orient="split")
@@ -619,7 +640,12 @@ def test_any_column_can_be_named_and_a_language_given(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"said": {"out": [ES]}, "where": {"lg": "es"}}, {"said": {"out": [EN]}}])
     (table,) = Answers(path, read_map(["answer=said.out.0", "language=where.lg"]), language="English")
     assert table.to_dict("list") == {"answer": [ES, EN], "language": ["es", "en"]}
-    for words, message in ((["answer"], "expected COLUMN=NAME"), (["anwser=said"], "did you mean 'answer'")):
+    twice = ["answer=said", "answer=told"]
+    for words, message in (
+        (["answer"], "expected COLUMN=NAME"),
+        (["anwser=said"], "did you mean 'answer'"),
+        (twice, "already"),
+    ):
         with pytest.raises(InputError, match=message):
             read_map(words)
     with pytest.raises(InputError, match=r"no 'sayd' in it .did you mean 'said'"):

@@ -1,6 +1,7 @@
 """Answers, names of languages and replies as the world writes them: one table of inputs and right outcomes each."""
 # ruff: noqa: E501
 
+import json
 import unicodedata
 
 import pandas as pd
@@ -54,6 +55,16 @@ ANSWERS = {  # asked language, answer -> class, what was set aside
     "English single quotes": ("es", f"El cartel dice ‘{EN}’, o bien '{EN}', delante de la casa roja.", "asked", "quotations"),
     "apostrophes": ("nl", "'s Avonds loopt de hond in 't park en 's morgens slaapt hij thuis.", "asked", ""),
     "a literal of Python": ("es", "{'description': 'La imagen muestra un perro que corre', 'count': 3}", "asked", ""),
+    "reasoning under a heading": ("es", f"## Thinking\n\n{EN}\n{EN}\n\n## Final Response\n\n{ES}", "asked", "reasoning"),
+    "reasoning before its answer": ("es", f"**Reasoning:** {EN} {EN}\n\n**Answer:** {ES}", "asked", "reasoning"),
+    "a word over the answer": ("es", f"Final answer: {ES}", "asked", "reasoning"),
+    "reasoning that is folded": ("es", f'<details type="reasoning" done="true"><summary>Hm</summary>\n> {EN}\n</details>\n{ES}', "asked", "reasoning"),
+    "MedGemma's thoughts": ("es", f"<unused94>thought\n{EN} {EN}<unused95>{ES}", "asked", "reasoning"),
+    "a translation in brackets": ("es", f"{ES} [{EN}]", "asked", "asides"),
+    "a list of a program": ("es", f'["{ES}", "{ES}"]', "asked", "keys"),
+    "pieces of words": ("es", f" {ES}".replace(" ", "▁"), "asked", "markup"),
+    "letters by number": ("ja", "犬が公園を走っています。子供が見ています。".encode("ascii", "backslashreplace").decode(), "asked", "markup"),
+    "the head of a page": ("es", f"<html><head><title>{EN}</title></head><body><p>{ES}</p></body></html>", "asked", "markup"),
     "code between lines of Windows": ("fr", f"{FR}\r\n```python\r\n# {EN}\r\n```\r\n{FR2}", "asked", "code"),
 }  # fmt: skip
 
@@ -88,6 +99,8 @@ NAMES = {
     "Chinese (Traditional, Hong Kong)": "zh-Hant", "Chinese (Hong Kong SAR China)": "zh-Hant", "Chinese - Simplified": "zh-Hans",
     "Mandarin Chinese (Traditional)": "zh-Hant", "中文（简体）": "zh-Hans", "српски (латиница)": "sr-Latn", "sr_RS@latin": "sr-Latn",
     "zh-CHT": "zh-Hant", "Hindi (Romanized)": "hi-Latn", "Punjabi (Pakistan)": "pa-Arab", "es (Spanish)": "es",
+    "Mongolian (Traditional)": "mn-Mong", "Traditional Mongolian": "mn-Mong", "Roman Urdu": "ur-Latn", "Urdu (Roman)": "ur-Latn",
+    "__label__spa_Latn": "es", "zh-nan": "nan", "zh-min-nan": "nan", "Spanish; Castilian": "es", "Uyghur - Arabic": "ug",
     "Filipino (Tagalog)": "fil", "Basque (Traditional)": "eu", "Arabic (Egypt)": "ar", "Norwegian (Nynorsk)": "nn", "pt-BR": "pt",
 }  # fmt: skip
 
@@ -97,8 +110,19 @@ def test_a_script_beside_the_name_of_a_language_is_kept(name):
     assert named_language(name) == NAMES[name]
 
 
-@pytest.mark.parametrize("name", ["English/Latin", "jp (Japan)", "und (Latin)", "x" * 9000])
-def test_a_script_beside_no_language_makes_none(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "English/Latin",
+        "jp (Japan)",
+        "und (Latin)",
+        "x" * 9000,
+        "English to German",
+        "Arabic-English",
+        "German, English",
+    ],
+)
+def test_a_script_beside_no_language_and_two_languages_make_none(name):
     with pytest.raises(InputError, match="unknown language code"):
         named_language(name)
 
@@ -107,8 +131,12 @@ def choice(**parts) -> dict:
     return {"object": "text_completion", "choices": [{"index": 0, "finish_reason": "stop", **parts}]}
 
 
+CHUNKS = [choice(text=text, finish_reason=None) for text in ("ho", "la")]
+STREAM = "".join(f"data: {chunk}\n\n" for chunk in (*map(json.dumps, CHUNKS), "[DONE]"))
 REPLIES = {  # a reply -> the answer, or why there is none
     "a text completion": (choice(text=" hola "), "hola"),
+    "a stream of texts": (STREAM, "hola"),
+    "a demanded stream of texts": (STREAM, "hola"),
     "a text beside an empty message": (choice(text="hola", message={}), "hola"),
     "an object for content": (completion({"content": {"type": "text", "text": "hola"}}), "hola"),
     "reasoning among parts": (completion({"content": [{"type": "reasoning", "text": EN}, {"text": "hola"}]}), "hola"),
@@ -121,7 +149,13 @@ REPLIES = {  # a reply -> the answer, or why there is none
 @pytest.mark.parametrize("case", REPLIES)
 def test_a_reply_is_an_answer_or_says_why_it_is_none(case, tmp_path):
     reply, right = REPLIES[case]
-    with Server(lambda _: (200, reply)) as server:
+    kind = {"content_type": "text/event-stream"} if reply is STREAM else {}
+
+    def play(body: dict) -> tuple:
+        refused = "demanded" in case and not body["stream"]
+        return (400, {"error": {"message": "stream must be true"}}) if refused else (200, reply, kind)
+
+    with Server(play) as server:
         asked = Service(server.url, "m", attempts=1, timeout=20, failures=99), scene_set(("es",), 1), tmp_path
         if isinstance(right, str):
             assert set(pd.read_parquet(evaluate(*asked, progress=False).answers)["answer"]) == {right}

@@ -71,7 +71,7 @@ def merge(
     adapter_base: str | Path | None = None,
     untie: bool = False,
     overwrite: bool = False,
-    check_reload: bool = True,
+    check_reload: bool | None = None,
     workers: int | None = None,
 ) -> MergeReport:
     """Merges ``tuned`` (one or several VLMs, LLMs or LoRA adapters) with the backbone ``base`` into the folder
@@ -80,7 +80,8 @@ def merge(
     Sources are folders or hub ids; ``lam``, ``method``, ``density``, ``gamma``, ``seed`` and ``patterns`` are those of
     :class:`~textreg.merging.methods.Recipe`; ``keep`` names tensors (patterns) that stay as tuned; ``untie`` gives a
     model that ties head and embedding a head of its own where the backbone has one.  ``overwrite`` replaces an earlier
-    merge in ``out``, nothing else.  ``workers`` None takes a thread per core, four at most.
+    merge in ``out``, nothing else.  ``check_reload`` None asks the class of a model where that is cheap
+    (:mod:`~textreg.merging.reload`).  ``workers`` None takes a thread per core, four at most.
 
     Returns the report, which is also written into ``out``.  Raises :class:`InputError` when the inputs do not fit or
     the disk is too small, and :class:`RunError` when writing or verifying fails; ``out`` is then as it was.
@@ -99,7 +100,7 @@ def merge(
     with building(out, plan.nbytes) as folder:
         outputs = lay_out(plan, models[0].checkpoint, folder)
         copy_side_files(models[0], folder, plan.untied)
-        checker = Check(folder) if check_reload else None
+        checker = Check(folder, bool(check_reload)) if check_reload is not False else None
         try:
             tensors = run(Job(recipe, plan, tuple(models), outputs), workers)
             verify_headers(plan, folder)

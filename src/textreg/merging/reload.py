@@ -1,9 +1,12 @@
 """Would a checkpoint folder load in transformers with every weight in its place?
 
 The model is built on the meta device, so no weight is read; the check costs the import of its class, which is as much
-as merging a gigabyte.  So a merge asks in a process of its own, which works while the merge does and keeps the merge's
-memory small, and a good answer is kept for the next merge of the same configuration, names, shapes and dtypes, until
-transformers is another one:
+as merging a gigabyte, torch being half of it.  So a merge asks in a process of its own, which works while the merge
+does and keeps the merge's memory small; a good answer is kept for the next merge of the same configuration, names,
+shapes and dtypes, until transformers is another one; and a merge of less than :data:`WORTH_IT`, which the check would
+make half as dear again, asks only when it is told to.  Nothing new is unknown then: a merge has the names, shapes and
+dtypes of its tuned model, so it lacks what that one lacked.
+
 
     python -m textreg.merging.reload FOLDER        # prints one JSON object
 """
@@ -23,6 +26,7 @@ from textreg.files import digest, write_json
 from textreg.merging.tensors import open_checkpoint
 
 PROBLEMS = ("missing", "unexpected", "mismatched")
+WORTH_IT = 3 * 10**9  # bytes of a checkpoint, from which the check costs at most half of the merge
 
 
 def reload_keys(folder: str | Path) -> dict[str, Any]:
@@ -51,17 +55,23 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
 
 
 class Check:
-    """:func:`reload_keys` of a folder whose headers and configuration are written, asked for while others work."""
+    """:func:`reload_keys` of a folder whose headers and configuration are written, asked for while others work.
 
-    def __init__(self, folder: Path):
-        config = folder / "config.json"
-        entries = [(entry.name, entry.dtype, entry.shape) for entry in open_checkpoint(folder).tensors.values()]
+    ``always``: also of a small checkpoint whose answer is not known from before.
+    """
+
+    def __init__(self, folder: Path, always: bool):
+        config, tensors = folder / "config.json", open_checkpoint(folder).tensors.values()
+        entries = [(entry.name, entry.dtype, entry.shape) for entry in tensors]
         told = [version("transformers"), config.read_text(encoding="utf-8") if config.exists() else "", entries]
         self._kept = Path(constants.HF_HOME, "textreg", f"{digest(told)}.json")
         self._process: subprocess.Popen[str] | None = None
+        self._known = {"checked": False, "reason": "its class takes longer to import than this merge; --check asks it"}
         try:
             self._known = dict(json.loads(self._kept.read_text(encoding="utf-8")))
         except (OSError, ValueError):
+            if not always and sum(entry.nbytes for entry in tensors) < WORTH_IT:
+                return
             command = [sys.executable, "-m", "textreg.merging.reload", str(folder)]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

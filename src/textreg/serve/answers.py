@@ -45,6 +45,8 @@ def read_map(words: Iterable[str]) -> dict[str, str]:
             raise InputError(
                 f"--map {word!r}: expected COLUMN=NAME, such as answer=prediction{did_you_mean(column, KNOWN)}"
             )
+        if column in chosen:
+            raise InputError(f"--map {word!r}: {column} is {chosen[column]!r} already; name one place")
         chosen[column] = place
     return chosen
 
@@ -88,6 +90,8 @@ class Answers:
     def _checked(self) -> Iterator[dict[str, Any]]:
         source = rows(self.path, self._wanted)
         head = list(islice(source, LOOKED_AT))
+        if head and self.path.is_dir() and (file := head[0][0].rpartition(", ")[0]):
+            self.taken = f"of the folder, only the files *{''.join(Path(file).suffixes[-2:])} were read; "
         found = [row for _, row in head if isinstance(row, dict)]
         if found:
             self._choose(found)
@@ -141,7 +145,7 @@ class Answers:
                 )
         told = [f"{column} from {quoted(self.places[column])}" for column in COLUMNS if column in self.places]
         ours = all(self.places.get(column, column) == column for column in COLUMNS)
-        self.taken = "" if ours else f"taken: {', '.join(told)}"
+        self.taken += "" if ours else f"taken: {', '.join(told)}"
 
     def _read(self, row: dict | str) -> Iterator[dict[str, Any]]:
         if isinstance(row, str):

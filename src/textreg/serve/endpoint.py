@@ -11,8 +11,9 @@ Use: ``evaluate(Service("http://localhost:8000/v1", "my-vlm"), scene_set(), Path
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,13 +138,31 @@ class _Session(Session):
 
     async def _heard(self, **asked: Any) -> Any:
         found = await self._create(**asked)
-        if not hasattr(found, "model_dump"):  # a stream
-            return found
+        if hasattr(found, "__aiter__"):
+            return _streamed(found)
+        if isinstance(found, str):  # a stream that was not asked for
+            return re.sub(
+                r"(?m)^data: *(\{.*\})", lambda line: f"data: {json.dumps(_delta(json.loads(line[1])))}", found
+            )
         whole = found.model_dump(warnings=False)
         for choice in whole.get("choices") or ():
             if isinstance(choice, dict) and isinstance(said := choice.get("message") or {}, dict):
                 choice["message"] = _message(said, choice)
         return f"data: {json.dumps(whole)}"
+
+
+async def _streamed(chunks: Any) -> AsyncIterator[SimpleNamespace]:
+    async for chunk in chunks:
+        told = _delta(chunk.model_dump(warnings=False))
+        yield SimpleNamespace(model_dump=lambda told=told, **_: told)
+
+
+def _delta(chunk: dict[str, Any]) -> dict[str, Any]:
+    """The chunk of a stream, in which a text completion has its text where a chat completion has it."""
+    for choice in chunk.get("choices") or ():
+        if isinstance(choice, dict) and isinstance(choice.get("text"), str) and not choice.get("delta"):
+            choice["delta"] = {"content": choice["text"]}
+    return chunk
 
 
 def _message(said: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:

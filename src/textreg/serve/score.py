@@ -8,6 +8,7 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 """
 
 import gc
+import io
 import json
 import os
 from collections import Counter, deque
@@ -35,6 +36,7 @@ from textreg.serve import paired as by_item
 from textreg.serve.answers import PART, Answers, read_map
 from textreg.serve.written import annotated, read_rules
 
+READ_BACK = {"nan": "zh-min-nan"}  # code -> a tag of the same language that no reader of tables takes for nothing
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with (:mod:`textreg.figures.score`)
 SAID = {  # column of a tally -> what its count is called below the tables
@@ -212,6 +214,13 @@ def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: Counter[str]) -> list[str]:
     notes = [f"not judged as part of an answer: {name} in {count} answers" for name, count in parts.most_common()]
+    named = pd.concat([counted[key].dropna() for key in ("system", "arm") if key in counted] or [pd.Series(dtype=str)])
+    names = named.astype(str).drop_duplicates()
+    read = pd.read_csv(io.StringIO(names.to_csv(index=False, header=["name"])))["name"]
+    notes += [
+        f"{name!r} is nothing to many readers of tables; pandas: read_csv(FILE, keep_default_na=False, na_values='')"
+        for name in names[read.isna().to_numpy()]
+    ]
     languages = sorted(set(counted["language"]))
     unknown = [code for code in languages if not can_tell(code, identifier.candidates, rules.near)]
     if unknown:
@@ -268,10 +277,13 @@ def _check_writable(folder: Path, where: str) -> None:
 
 
 def write(result: Scores, out: str | Path) -> None:
-    """Write the table (``.csv``, the columns of ``fidelity.csv``) or everything (``.json``)."""
+    """Write the table (``.csv``, the columns of ``fidelity.csv``) or everything (``.json``).
+
+    A ``.csv`` calls Min Nan ``zh-min-nan`` (:data:`READ_BACK`), which this command reads as ``nan``.
+    """
     with atomic_write(Path(out)) as path:
         if Path(out).suffix == ".csv":
-            result.summary.to_csv(path, index=False)
+            result.summary.replace({"language": READ_BACK}).to_csv(path, index=False)
         else:
             path.write_text(to_json(result) + "\n", encoding="utf-8")
 

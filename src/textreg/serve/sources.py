@@ -8,39 +8,54 @@ workbook the first sheet is taken that has the columns, with all that have the s
 Use: ``for where, row in rows(Path("answers.jsonl.gz")): ...``; a text in place of a row says what is wrong with it.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from lzma import LZMAError
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.compression import compr
-from fsspec.utils import infer_compression
 
 from textreg.errors import InputError, did_you_mean, quoted
 
+Wanted = Callable[[Sequence[str]], bool]
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 TABLES = (".xlsx", ".xlsm", ".parquet", ".arrow", ".feather")
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+UNPACK: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": lambda file: pa.CompressedInputStream(file, "zstd")
+}  # fmt: skip
+PACKED = (*UNPACK, ".zip")
 LONGEST_CELL = 16 * 2**20  # characters of one CSV cell
 LARGEST = 2 * 2**30  # bytes of a JSON array or object, which is read whole
+SEPARATORS = ",;\t|^~¦:\x01\x1f"  # of cells, where they make columns with answers; else one of the first four
+UNREAD = (None, "#NAME?")  # what Excel makes of a text that begins with "="
 HEAD = 64 * 1024
 _BLANKS = re.compile(r"\s*")
 Row = tuple[str, dict | str]
-BROKEN = (OSError, EOFError, UnicodeError, RuntimeError, pa.ArrowException, zlib.error, LZMAError, zipfile.BadZipFile)
+BROKEN = (
+    OSError,
+    EOFError,
+    UnicodeError,
+    RuntimeError,
+    pa.ArrowException,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
 
 
-def rows(path: Path, wanted: Callable[[Sequence[str]], bool] = bool) -> Iterator[Row]:
+def rows(path: Path, wanted: Wanted = bool) -> Iterator[Row]:
     """(``line 3`` or ``row 3``, row), or in place of the row what is wrong with it.
 
     ``wanted``: whether these names of columns are those of a sheet with answers.  Raises InputError for what is no
@@ -56,16 +71,13 @@ def rows(path: Path, wanted: Callable[[Sequence[str]], bool] = bool) -> Iterator
     try:
         if packed == ".zip":
             with _member(path) as stored:
-                yield from _text(path, Path(stored.name).suffix.lower(), stored)
+                yield from _text(path, Path(stored.name).suffix.lower(), stored, wanted)
         elif suffix in TABLES and not packed:
             yield from _excel(path, wanted) if suffix.startswith(".xls") else _arrow(path, suffix)
         else:
             with open(path, "rb") as stored:
-                named = packed and infer_compression(path.name.lower())
-                kind = "gzip" if stored.peek(2)[:2] == b"\x1f\x8b" else named
-                if kind and kind not in compr:
-                    raise InputError(f"{path}: {kind} is not unpacked here; unpack it, or install zstandard")
-                yield from _text(path, suffix, compr[kind](stored, mode="rb") if kind else stored)
+                how = ".gz" if stored.peek(2)[:2] == b"\x1f\x8b" else packed.replace(".gz", "")
+                yield from _text(path, suffix, UNPACK[how](stored) if how else stored, wanted)
     except BROKEN as failure:
         kind = {".xlsx": "Excel", ".xlsm": "Excel"}.get(suffix, (suffix or packed)[1:])
         reason = (str(failure).splitlines() or [type(failure).__name__])[0][:120]
@@ -81,21 +93,19 @@ def _member(path: Path) -> IO[bytes]:
     return archive.open(named[0])
 
 
-def _text(path: Path, suffix: str, stored: IO[bytes]) -> Iterator[Row]:
+def _text(path: Path, suffix: str, stored: Any, wanted: Wanted) -> Iterator[Row]:
     """Rows of a file that is text, in whatever UTF, and whatever its suffix says of the kind."""
-    if suffix not in TEXTS:
-        raise InputError(
-            f"{path}: answers are read from {', '.join(TEXTS + TABLES)}{did_you_mean(suffix, TEXTS + TABLES)}"
-        )
     file = io.BufferedReader(stored, HEAD)
     encoding = json.detect_encoding(file.peek(4)[:4])
     head = file.peek(HEAD)[:HEAD].decode(encoding, "replace").lstrip()
+    if suffix not in TEXTS and head[:1] not in ("{", "["):
+        raise InputError(f"{path}: no kind of file that answers are read from{did_you_mean(suffix, TEXTS + TABLES)}")
     by_line = suffix in (".jsonl", ".ndjson")
     if by_line or suffix == ".json" or head[:1] in ("{", "["):
         errors = "surrogateescape" if "8" in encoding else "replace"
         yield from _json(path, io.TextIOWrapper(file, encoding, errors, newline="\n"), head, by_line)
     else:
-        yield from _csv(path, io.TextIOWrapper(file, encoding, newline=""), head)
+        yield from _csv(path, io.TextIOWrapper(file, encoding, newline=""), head, wanted)
 
 
 def _lines(lines: Iterable[str], start: int) -> Iterator[Row]:
@@ -133,7 +143,7 @@ def _json(path: Path, text: IO[str], head: str, by_line: bool) -> Iterator[Row]:
             yield from _lines(io.StringIO(data), number)
             return
         raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
-    inner = _records(values[0]) if len(values) == 1 else values
+    inner = _records(values[0] if len(values) == 1 else values)
     if inner is None:
         raise InputError(f"{path}: no list of answers in it; write one JSON object per answer")
     for place, row in enumerate(inner, 1):
@@ -150,9 +160,10 @@ def _values(text: str) -> Iterator[object]:
 
 
 def _records(whole: object) -> list | None:
-    """The rows of a JSON array or object: one of its values, its values by key, its columns, or itself."""
+    """The rows of a JSON array (or of the arrays in it) or object: one of its values, its values by key, its columns,
+    or itself."""
     if isinstance(whole, list):
-        return whole
+        return list(chain(*whole)) if all(isinstance(part, list) for part in whole) else whole
     if not isinstance(whole, dict):
         return None
     if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):  # pandas' orient="split"
@@ -172,10 +183,12 @@ def _records(whole: object) -> list | None:
     return [whole] if whole else None
 
 
-def _csv(path: Path, text: IO[str], head: str) -> Iterator[Row]:
+def _csv(path: Path, text: IO[str], head: str, wanted: Wanted) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
     first = (head.splitlines() or [""])[0]
-    separator = max(",;\t|", key=first.count)
+    often = sorted(SEPARATORS, key=first.count, reverse=True)
+    useful = (mark for mark in often if wanted([name.strip(' "') for name in first.split(mark)]))
+    separator = next(useful, max(SEPARATORS[:4], key=first.count))
     if re.fullmatch("sep=.", first):  # how Excel is told
         separator = text.readline().strip()[-1:]
     reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=True)
@@ -201,12 +214,18 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise InputError(f"{path}: the column name {quoted(twice[0])} appears twice; rename one")
 
 
-def _excel(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row]:
+def _excel(path: Path, wanted: Wanted) -> Iterator[Row]:
     from openpyxl import load_workbook
 
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-        sheets = [(sheet.title, sheet.iter_rows(values_only=True)) for sheet in book.worksheets]
+        computed, typed = (load_workbook(path, read_only=True, data_only=values) for values in (True, False))
+        sheets = [
+            (
+                sheet.title,
+                map(_cells, sheet.iter_rows(values_only=True), typed[sheet.title].iter_rows(values_only=True)),
+            )
+            for sheet in computed.worksheets
+        ]
         headers = [["" if name is None else str(name).strip() for name in next(cells, ())] for _, cells in sheets]
         chosen = next(filter(wanted, headers), headers[0])
         _check_header(path, chosen)
@@ -218,6 +237,14 @@ def _excel(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row]
                     yield f"sheet {title!r}, row {number}", plain
     except (KeyError, ValueError, IndexError) as failure:
         raise InputError(f"{path}: not a readable Excel file ({str(failure)[:80]}): save it again as .xlsx") from None
+
+
+def _cells(computed: Iterable[Any], typed: Iterable[Any]) -> list[Any]:
+    """A row of a sheet, in which a text that was taken for a formula is the text that was written."""
+    from openpyxl.utils.escape import unescape
+
+    values = (written if cell in UNREAD else cell for cell, written in zip(computed, typed, strict=True))
+    return [unescape(value) if isinstance(value, str) else value for value in values]
 
 
 def _arrow(path: Path, suffix: str) -> Iterator[Row]:
@@ -252,7 +279,7 @@ def _bulky(kind: pa.DataType) -> bool:
     return any(pa.types.is_binary(each) or pa.types.is_large_binary(each) for each in inside)
 
 
-def _folder(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row]:
+def _folder(path: Path, wanted: Wanted) -> Iterator[Row]:
     """A data set as ``datasets`` saves it, or every file of one kind in a folder, by name."""
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         from datasets import Dataset, load_from_disk
@@ -265,7 +292,8 @@ def _folder(path: Path, wanted: Callable[[Sequence[str]], bool]) -> Iterator[Row
             raise InputError(f"{path}: not a readable data set ({reason}): save it again") from None
         yield from _batches(chain.from_iterable(split.with_format("arrow").iter(4096) for split in splits))
         return
-    for suffix in (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".xlsx"):
+    kinds = [".parquet", ".arrow", ".feather", *(kind + packed for kind in TEXTS for packed in ("", *PACKED)), ".xlsx"]
+    for suffix in kinds:
         files = [file for file in sorted(path.rglob(f"*{suffix}")) if file.is_file() and not file.name.startswith(".")]
         if files:
             for file in files:

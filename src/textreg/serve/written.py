@@ -9,6 +9,7 @@ the language that is asked for is written with them; Yiddish, which has a point 
 Use: ``annotated(answers, open_identifier())``, with the columns of ``annotate``.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection
 from html import unescape
@@ -19,6 +20,7 @@ import pandas as pd
 import yaml
 
 from textreg.data.codes import base_code
+from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity.annotation import Judge, Rules, annotate
 from textreg.fidelity.asked import TOGETHER
@@ -29,7 +31,7 @@ from textreg.fidelity.parts import RULES
 _TABLE = files(__package__).joinpath("written.yaml").read_text("utf-8")
 _IN = {name: re.compile("".join(pieces)) for name, pieces in yaml.safe_load(_TABLE).items()}
 #: What nobody reads of a page.
-HIDDEN = ("style", "script", "svg", "template", "function", "tool_call", "tool_response")
+HIDDEN = ("head", "style", "script", "svg", "template", "function", "tool_call", "tool_response")
 MODELS = {"assistant", "model", "chatbot_token", "/inst", "response"}  # whose turns are answers
 POINTED = 1 / 3  # points per letter and point from which a text is Hebrew with vowels
 POINTED_LANGUAGES = ("hbo", "yi", "grc", "cu")
@@ -50,7 +52,8 @@ def _turn(text: str) -> str:
 
 
 def _markup(text: str) -> str:
-    text = _IN["entity"].sub(lambda found: unescape(found[0]), text)
+    text = _IN["entity"].sub(lambda found: unescape(found[0]), text.replace("▁", " "))
+    text = _IN["escaped"].sub(lambda found: well_formed(json.loads(f'"{found[0]}"')), text)
     for beginning, ending in (("<!--", "-->"), *((rf"<{tag}\b[^<>]*>", f"</{tag}>") for tag in HIDDEN)):
         head, found, rest = text.rpartition(ending)  # so that no beginning without an end is looked through
         text = re.sub(f"(?s){beginning}.*?{ending}", " ", head + found) + rest
@@ -66,9 +69,13 @@ def _quotations(text: str) -> str:
 #: Name -> marks, one of which a text holds that the rule may change, and the rule.
 OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
     "turns": ("< [INST ##", _turn),
-    "reasoning": ("analysis assistantfinal", lambda text: _IN["channels"].sub("", text)),
+    "reasoning": (
+        "analysis assistantfinal <antT <inner_ <details <unused94> swer ponse SWER PONSE",
+        lambda text: _IN["thoughts"].sub("", _IN["channels"].sub("", text)),
+    ),
     "metadata": ("--- +++", lambda text: _IN["metadata"].sub(r"\1\n", text, count=1)),
-    "markup": ("<! </ &", _markup),
+    "markup": ("<! </ & ▁ \\u", _markup),
+    "asides": ("[", lambda text: _IN["note"].sub(" ", text)),
     "pictures": ("![", lambda text: _IN["picture"].sub(" ", text)),
     "quotations": ("' ‘ ‹ ” »", _quotations),
 }
