@@ -78,27 +78,52 @@ def everything(root):
     return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+RUN = ("run", "--profile", "tiny")
+SCORE = ("score", "none.jsonl")
+EVALUATE = ("evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m")
 WRONG = {
-    "profile": (["--profile", "tinny"], r"unknown profile 'tinny' (did you mean 'tiny'?)"),
-    "stage": (["--only", "tunes"], r"unknown stage 'tunes' (did you mean 'tune'?)"),
-    "first stage": (["--from", "algin"], r"unknown stage 'algin' (did you mean 'align'?)"),
-    "arm": (["--arm", "BN"], r"'BN'"),
-    "parameter": (["-p", "stepz=3"], r"unknown parameter 'stepz' (did you mean 'steps'?)"),
-    "share above one": (["-p", "text_share=1.5"], r"less than or equal to 1"),
-    "jobs": (["--jobs", "0"], r"--jobs 0"),
+    "profile": (("run", "--profile", "tinny"), r"unknown profile 'tinny' (did you mean 'tiny'?)"),
+    "stage": ((*RUN, "--only", "tunes"), r"unknown stage 'tunes' (did you mean 'tune'?)"),
+    "arm": ((*RUN, "--arm", "BN"), r"'BN'"),
+    "parameter": ((*RUN, "-p", "stepz=3"), r"unknown parameter 'stepz' (did you mean 'steps'?)"),
+    "jobs": ((*RUN, "--jobs", "0"), r"--jobs 0"),
     "run folder of another profile": (
-        ["--profile", "other", "--run", "runs/tiny"],
+        ("run", "--profile", "other", "--run", "runs/tiny"),
         r"is the run folder of profile tiny",
     ),
+    "status of no run": (("status", "runs/none"), "runs/none"),
+    "merge of one model": (("merge", "only-one", "--out", "x"), "merge needs TUNED and BASE"),
+    "merge with a broken pattern": (
+        ("merge", "a", "b", "--out", "x", "--pattern", "mlp"),
+        "'mlp' is not PATTERN=NUMBER",
+    ),
+    "export of a system that the run lacks": (
+        ("export", "TR+M", "--out", "x", "--run", "runs/none"),
+        "no tuned arm 'TR' in runs/none",
+    ),
+    "score of no file": (SCORE, "none.jsonl"),
+    "judge without an endpoint": ((*SCORE, "--judge", "llm"), "needs --endpoint URL and --model NAME"),
+    "a price that is none": ((*SCORE, "--price", "cheap"), "expected two prices, READ,WRITTEN"),
+    "a model of an identifier that has none": (
+        (*SCORE, "--identifier-model", "model_v3.bin"),
+        "--identifier-model is for --identifier glotlid",
+    ),
+    "a single candidate": ((*SCORE, "--candidates", "es"), "name at least two"),
+    "a candidate of an evaluation": ((*EVALUATE, "--candidates", "en,jp"), "did you mean 'ja'"),
+    "a GlotLID file that is not there": (
+        (*SCORE, "--identifier", "glotlid", "--identifier-model", "none.bin"),
+        "glotlid",
+    ),
+    "ask about no picture": (("ask", "none.png", "What?", "--model", "x"), "none.png"),
+    "evaluate in an unknown language": ((*EVALUATE, "--languages", "en,xx"), "'xx'"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_request_is_one_line_with_exit_code_2_and_nothing_is_lost(case, repository, monkeypatch, capsys):
+def test_wrong_input_is_one_line_with_exit_code_2_and_nothing_is_lost(case, repository, monkeypatch, capsys):
     words, expected = WRONG[case]
     before = everything(repository)
-    words = words if "--profile" in words else ["--profile", "tiny", *words]
-    code, _, err = call(monkeypatch, capsys, "run", *words)
+    code, _, err = call(monkeypatch, capsys, *words)
     assert code == 2
     assert expected in err
     assert len(err.splitlines()) == 1 and err.startswith("textreg: ")
@@ -112,51 +137,6 @@ def test_an_unknown_option_command_or_type_has_exit_code_2_and_no_traceback(word
     code, _, err = call(monkeypatch, capsys, *words)
     assert code == 2
     assert "Usage" in err and "Traceback" not in err
-
-
-WRONG_ELSEWHERE = {
-    "status of no run": (["status", "runs/none"], "runs/none"),
-    "merge of one model": (["merge", "only-one", "--out", "x"], "merge needs TUNED and BASE"),
-    "merge with a broken pattern": (
-        ["merge", "a", "b", "--out", "x", "--pattern", "mlp"],
-        "'mlp' is not PATTERN=NUMBER",
-    ),
-    "export of a system that the run lacks": (
-        ["export", "TR+M", "--out", "x", "--run", "runs/none"],
-        "no tuned arm 'TR' in runs/none",
-    ),
-    "score of no file": (["score", "none.jsonl"], "none.jsonl"),
-    "judge without an endpoint": (["score", "none.jsonl", "--judge", "llm"], "needs --endpoint URL and --model NAME"),
-    "a price that is none": (["score", "none.jsonl", "--price", "cheap"], "expected two prices, READ,WRITTEN"),
-    "a model of an identifier that has none": (
-        ["score", "none.jsonl", "--identifier-model", "model_v3.bin"],
-        "--identifier-model is for --identifier glotlid",
-    ),
-    "a single candidate": (["score", "none.jsonl", "--candidates", "es"], "name at least two"),
-    "an unknown candidate": (["score", "none.jsonl", "--candidates", "es,jp"], "did you mean 'ja'"),
-    "a candidate of an evaluation": (
-        ["evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--candidates", "en,jp"],
-        "did you mean 'ja'",
-    ),
-    "a GlotLID file that is not there": (
-        ["score", "none.jsonl", "--identifier", "glotlid", "--identifier-model", "none.bin"],
-        "glotlid",
-    ),
-    "ask about no picture": (["ask", "none.png", "What?", "--model", "x"], "none.png"),
-    "evaluate in an unknown language": (
-        ["evaluate", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--languages", "en,xx"],
-        "'xx'",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_ELSEWHERE)
-def test_wrong_input_of_the_other_commands_is_one_line_too(case, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    words, expected = WRONG_ELSEWHERE[case]
-    code, _, err = call(monkeypatch, capsys, *words)
-    assert code == 2
-    assert expected in err and len(err.splitlines()) == 1
 
 
 def test_outside_of_a_repository_run_says_where_it_has_to_be(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,8 @@
-"""Files on disk: whole or absent, inside their folder, and room checked first."""
+"""Files on disk: whole or absent, inside their folder, and room checked first; what the disk refuses is one line."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,50 @@ from hypothesis import strategies as st
 
 from textreg import files
 from textreg.errors import InputError
+from textreg.files import atomic_write
+
+
+def test_a_finished_write_takes_the_place_and_has_ordinary_rights(tmp_path):
+    path = tmp_path / "new" / "t.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".txt" and not path.exists()
+    (tmp_path / "plain").write_text("")
+    assert path.read_text() == "new" and os.listdir(path.parent) == ["t.txt"]
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+PLACES = {
+    "in a file": "file/t.csv",
+    "a folder": "folder",
+    "behind a dead link": "dead/t.csv",
+    "a name without end": "x" * 300 + ".csv",
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path, case):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dead").symlink_to("gone")
+    before = sorted(os.listdir(tmp_path))
+    path = tmp_path / PLACES[case]
+    with pytest.raises(InputError, match="cannot be written") as failure, atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert str(path) in str(failure.value) and "\n" not in str(failure.value)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_full_disk_is_named_with_the_file_and_other_failures_are_the_callers_own(tmp_path):
+    path = tmp_path / "t.csv"
+    with (
+        pytest.raises(InputError, match=r"t\.csv: cannot be written \(No space left.*free some space"),
+        atomic_write(path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), atomic_write(path):
+        (tmp_path / "another").read_text()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
@@ -17,6 +63,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_debris(tmp_path):
         files.write_json(path, {"new": object()})
     with pytest.raises(UnicodeEncodeError):
         files.write_text(path, "\ud800")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
     assert files.read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -48,21 +97,11 @@ def test_whatever_is_accepted_lies_inside(tmp_path_factory, parts):
     assert path.resolve().is_relative_to(folder.resolve())
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):
+def test_a_folder_that_cannot_be_written_and_a_full_disk_are_said_before_anything_starts(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write to .*choose another folder with --run"):
-        files.require_room(tmp_path / "file" / "run", 0)
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs the proc file system")
-def test_a_read_only_file_system_is_said_so():
-    from pathlib import Path
-
-    with pytest.raises(InputError, match="cannot write to"):
-        files.require_room(Path("/proc/self/run"), 0)
-
-
-def test_a_full_disk_is_said_before_anything_starts(tmp_path):
+    for place in (tmp_path / "file" / "run", *([Path("/proc/self/run")] if os.path.isdir("/proc/self") else [])):
+        with pytest.raises(InputError, match=r"cannot write to .*choose another folder with --run"):
+            files.require_room(place, 0)
     with pytest.raises(InputError, match=r"MiB free, this run needs about"):
         files.require_room(tmp_path, 2**62)
 
@@ -113,18 +152,12 @@ def test_a_large_file_is_told_from_one_that_differs_at_either_end_or_in_size(tmp
     assert all(value.startswith("sampled-") for value in found)
 
 
-def test_a_removed_folder_is_gone_at_once(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    files.remove_tree(tmp_path / "a")
-    files.remove_tree(tmp_path / "never")
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_folder_is_removed_whatever_a_killed_removal_left_beside_it(tmp_path):
     left = tmp_path / f".a.removed-{os.getpid()}"
     for folder in (left, tmp_path / "a", tmp_path / ".other.removed-x"):
         (folder / "b").mkdir(parents=True)
     files.remove_tree(tmp_path / "a")
+    files.remove_tree(tmp_path / "never")
     assert sorted(os.listdir(tmp_path)) == [left.name, ".other.removed-x"]
     files.sweep(tmp_path, "a")
     assert os.listdir(tmp_path) == [".other.removed-x"]

@@ -3,7 +3,6 @@
 Each case has its expected outcome; nothing raises anything but ``InputError``, in one line that names the file.
 """
 
-import json
 import os
 import time
 
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from textreg.data.images import ImageTable
-from textreg.data.rows import IMAGES, REQUESTS, ROWS, RowWriter, read_rows
+from textreg.data.rows import IMAGES, ROWS, RowWriter, read_rows
 from textreg.errors import InputError
 from textreg.runs import profiles, strict_yaml
 
@@ -26,70 +25,42 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 PROFILES = {
     "1e-4": ("tune: {learning_rate: 1e-4}", None),
-    "1e-4 in quotes": ("tune: {learning_rate: '1e-4'}", "learning_rate = '1e-4'"),
-    "no rate but a word": ("tune: {learning_rate: 1e-4x}", "learning_rate = '1e-4x'"),
     "1e2 for a whole number": ("tune: {steps: 1e2}", "steps = 100.0"),
     "infinite rate": ("tune: {learning_rate: .inf}", "a finite number is needed"),
-    "infinite rate of an arm": ("arms: [{arm: TR, learning_rate: .inf}]", "a finite number is needed"),
-    "rate that is no number": ("tune: {learning_rate: .nan}", "learning_rate = nan"),
     "no base 8": ("tune: {steps: 010}", None),
     "no base 60": ("tune: {steps: 1:30}", "steps = '1:30'"),
     "1e-1 in a list": ("merge: {lambdas: [1e-1, 1.0]}", None),
     "tag of a number on nothing": ('seed: !!int ""', "a tag does not fit its value"),
-    "tag of a fraction on nothing": ('seed: !!float ""', "a tag does not fit its value"),
-    "tag of a fraction on a word": ("seed: !!float x", "a tag does not fit its value"),
     "tag of yes and no on a word": ("seed: !!bool maybe", "a tag does not fit its value"),
     "tag of a date on a word": ("seed: !!timestamp soon", "not valid YAML in line 1"),
-    "tag of a number on a list": ("seed: !!int [1]", "not valid YAML"),
     "tag of bytes on a word": ("name: !!binary é", "not valid YAML"),
-    "a seed of 5000 digits in base 16": ("seed: 0x" + "f" * 5000, "seed = a number of thousands of digits"),
     "base 16 is what it says": ("tune: {steps: 0x10}", None),
-    "a date for a number": ("tune: {steps: 2026-01-01}", "steps = "),
     "an impossible date": ("name: 2026-13-45", "not valid YAML"),
     "no, which is Norwegian": ("prepare_data: {languages: [en, no]}", "unknown language 'no'"),
     "yes for a word": ("name: yes", None),
     "null for a section": ("tune: null", None),
     "key twice": ("seed: 1\nseed: 2", "line 2 (found duplicate key \"seed\""),
     "key twice in a section": ("tune: {steps: 1, rank: 2, steps: 3}", "found duplicate key \"steps\""),
-    "key twice in an arm": ("arms: [{arm: TR, arm: BM}]", "found duplicate key \"arm\""),
-    "section twice": ("tune: {steps: 1}\ntune: {rank: 2}", "found duplicate key \"tune\""),
     "number as key": ("1: 2", "unknown key 1"),
-    "list as key": ("[a, b]: 2", "unknown key ('a', 'b')"),
     "mapping as key": ("{a: b}: 2", "not valid YAML"),
     "merge key": ("tune: {<<: {steps: 3}}", None),
     "key of another stage": ("align: {rank: 3}", "unknown parameter 'rank'"),
     "object": ("name: !!python/object:os.system {}", "not valid YAML in line 1"),
-    "call": ("name: !!python/object/apply:os.system ['true']", "not valid YAML in line 1"),
-    "name of Python": ("name: !!python/name:os.system", "not valid YAML in line 1"),
-    "module of Python": ("name: !!python/module:os", "not valid YAML in line 1"),
     "tag of one's own": ("name: !mine x", "not valid YAML in line 1"),
     "binary for a name": ("name: !!binary aGVsbG8=", "name = b'hello'"),
-    "set for a section": ("tune: !!set {steps}", "tune is a mapping"),
     "billion laughs": (BOMB, "aliases are not accepted"),
-    "alias to itself": ("arms: &a [*a]", "aliases are not accepted"),
     "anchor alone": ("name: &a x", None),
     "two documents": ("name: a\n---\nname: b", "not valid YAML"),
     "list": ("- name: x", "a profile is a mapping"),
-    "text": ("just words", "a profile is a mapping"),
-    "number": ("7", "a profile is a mapping"),
     "nothing but comments": ("# name: x", "a profile is a mapping"),
     "100,000 brackets": ("name: " + "[" * 100_000, "nested too deeply"),
-    "one bracket": ("arms: [", "not valid YAML"),
     "tabs": ("tune:\n\tsteps: 3", "not valid YAML in line 2"),
     "control characters": ("name: a\x07b", "not valid YAML"),
-    "null byte": ("name: a\x00b", "not valid YAML"),
     "300 kB": ("name: x\n" + "#" * 300_000, "over 256 kB"),
-    "long value": ("tune: {precision: " + "x" * 200_000 + "}", "precision = 'xxx"),
-    "line break in an arm": ('arms: [{arm: "TR\\n"}]', "arm = 'TR\\n'"),
     "nothing, whose systems no arm makes": ("{}", "evaluate.systems names arm 'BM'"),
     "endless seed": ("seed: " + "9" * 5000, "not valid YAML"),
     "stage that is a list": ("stages: [[tune]]", "unknown stage"),
-    "stage that is a mapping": ("stages: [{tune: 1}]", "unknown stage"),
     "arm that is a word": ("arms: [TR]", "arms is a list of mappings"),
-    "credential": (
-        "stages: [evaluate]\nevaluate: {systems: [backbone], judge_model: hf_abcdefghijklmnopqrst}",
-        "looks like a credential",
-    ),
 }  # fmt: skip
 
 
@@ -109,7 +80,6 @@ def test_a_profile_is_read_or_refused_in_one_line(case, tmp_path):
         assert expected in message
         assert str(path) in message
         assert "\n" not in message and len(message) < 600
-        assert "hf_abc" not in message
     assert time.monotonic() - clock < 30
 
 
@@ -201,12 +171,8 @@ ROW_FILES = {
     "a folder of parquet files": (_replaced_by_a_folder, "is a folder"),
     "empty file": (_bytes(lambda data: b""), "not a readable Parquet file"),
     "without its end": (_bytes(lambda data: data[: len(data) // 2]), "not a readable Parquet file"),
-    "without its last byte": (_bytes(lambda data: data[:-1]), "not a readable Parquet file"),
-    "without its beginning": (_bytes(lambda data: data[200:]), "not a readable Parquet file"),
     "zeros in its pages": (_bytes(lambda data: data[:4] + bytes(300) + data[304:]), "not a readable Parquet file"),
     "text": (_bytes(lambda data: b"row_id,source\n1,2\n"), "not a readable Parquet file"),
-    "JSON": (_bytes(lambda data: json.dumps([ROW]).encode()), "not a readable Parquet file"),
-    "pickle": (_bytes(lambda data: b"\x80\x04\x95" + data), "not a readable Parquet file"),
     "a footer longer than the file": (
         _bytes(lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1"),
         "not a readable Parquet file",
@@ -218,9 +184,7 @@ ROW_FILES = {
         "column 'language' is missing (did you mean 'langauge'?)",
     ),
     "a column of numbers": (_with("language", [1, 2, 3, 4, 5]), "column 'language' holds int64, expected is string"),
-    "a column of bytes": (_with("task", [b"x"] * 5), "column 'task' holds binary"),
     "a column of nothing": (_with("language", [None] * 5), "column 'language' holds null"),
-    "messages that are text": (_with("messages", ["hello"] * 5), "column 'messages' holds string"),
     "messages of other fields": (
         _with("messages", [[{"from": "human", "value": "x"}]] * 5),
         "column 'messages' holds list",
@@ -237,12 +201,6 @@ ROW_FILES = {
     ),
     "a row without an id": (_with("row_id", ["a", None, "c", "d", "e"]), "column 'row_id' is empty in row 2"),
     "one column more": (_rewritten(lambda table: table.append_column("note", pa.array(["x"] * 5))), None),
-    "requests under the name of rows": (
-        lambda path: pq.write_table(
-            pa.Table.from_pylist([dict.fromkeys(REQUESTS.names, "x")], REQUESTS), path
-        ),
-        "column 'row_id' is missing",
-    ),
 }  # fmt: skip
 
 
@@ -294,10 +252,7 @@ def test_a_column_name_that_is_no_text_is_refused_in_one_line(tmp_path):
 
 def test_a_row_that_does_not_fit_is_refused_before_it_is_written(tmp_path):
     for row in ({**ROW, "extra": 1}, {"row_id": "x"}, {}):
-        with (
-            pytest.raises(InputError, match="do not fit"),
-            RowWriter(tmp_path / "x.parquet", ROWS) as w,
-        ):
+        with pytest.raises(InputError, match="do not fit"), RowWriter(tmp_path / "x.parquet", ROWS) as w:
             w.write(row)
     assert list(tmp_path.iterdir()) == []
 

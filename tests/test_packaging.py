@@ -40,15 +40,11 @@ def make_targets():
     return set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_conda_brings_python_and_pip_which_installs_the_package_with_its_pins():
+def test_conda_and_binder_install_the_package_with_its_pins():
     *own, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert own == ["python=3.11", "pip"]
     assert pip == {"pip": ["-c constraints.txt", "-e .[book,dev]"]}
-
-
-def test_binder_installs_the_package_with_its_pins():
-    folder = ROOT / "binder"
-    assert {"-c ../constraints.txt", "-e .[book]"} <= set((folder / "requirements.txt").read_text().splitlines())
+    assert {"-c ../constraints.txt", "-e .[book]"} <= set((ROOT / "binder/requirements.txt").read_text().splitlines())
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]),
@@ -75,28 +71,18 @@ def test_every_direct_dependency_is_pinned_within_its_declared_range():
         assert pin.operator == "==" and specifier.contains(Version(pin.version), prereleases=True), name
 
 
-def test_constraints_name_no_host_and_no_local_build():
+def test_torch_and_the_book_tool_are_capped_and_constraints_name_no_host_and_no_local_build():
+    assert any(part.operator == "<" for part in declared()["torch"][0])
+    assert not declared("book")["jupyter-book"][0].contains(Version("2.0"))
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text and "+" not in text and " @ " not in text
 
 
-def test_torch_is_capped_and_torchvision_is_not_asked_for():
-    assert any(part.operator == "<" for part in declared()["torch"][0])
-    assert "torchvision" not in declared("book", "dev")
-
-
-def test_the_book_tool_is_held_below_version_two():
-    assert not declared("book")["jupyter-book"][0].contains(Version("2.0"))
-
-
-def test_every_make_target_the_pages_name_exists():
+def test_every_make_target_the_pages_name_exists_and_help_lists_them_all():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "book").glob("*.md")]
     command = re.compile(r"(?:`|^)make ([a-z]+)", re.MULTILINE)
     named = {target for page in pages for target in command.findall(page.read_text())}
     assert named and named <= make_targets()
-
-
-def test_make_help_lists_every_target():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in shown for target in make_targets())
 

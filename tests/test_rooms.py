@@ -14,15 +14,11 @@ MOST_IMPORTS_IN_FUNCTIONS = 60
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
-def test_a_room_says_what_lives_there_and_imports_nothing(room):
+def test_a_room_says_what_lives_there_and_imports_nothing_and_every_file_opens_with_its_purpose(room):
     tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
     assert len(tree.body) == 1
     lines = [line for line in (ast.get_docstring(tree) or "").splitlines() if line.strip()]
     assert 5 <= len(lines) <= 15
-
-
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
-def test_every_file_of_a_room_opens_with_its_purpose(room):
     without = [p.name for p in room.glob("*.py") if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
     assert without == []
 

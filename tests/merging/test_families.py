@@ -62,11 +62,7 @@ def write_language_model(family: str, vlm: Path, folder: Path) -> transformers.P
 
 
 @pytest.mark.parametrize(
-    "family",
-    [
-        *UNLIKE,
-        *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in UNLIKE),
-    ],
+    "family", [*UNLIKE, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in UNLIKE)]
 )
 def test_at_lambda_zero_a_vlm_of_every_family_speaks_like_its_backbone(tmp_path, family):
     write = FAMILIES.get(family) or {"idefics3": idefics3, "mllama": mllama}[family]

@@ -1,5 +1,6 @@
 """Whole merges of tiny checkpoints of every layout, against arithmetic by hand, peft, mergekit and transformers."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from merge_checkpoints import (
     EXTRA,
     VOCABULARY,
@@ -23,8 +25,11 @@ from merge_checkpoints import (
     write_backbone,
     write_vlm,
 )
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from textreg.errors import InputError, RunError
+from textreg.figures.merge import change_table, draw_changes
 from textreg.merging import merge as merging
 from textreg.merging import reload
 from textreg.merging.methods import METHODS, Recipe, merge_tensors
@@ -58,6 +63,15 @@ def by_hand(tuned: Path, base: Path, lam: float) -> dict[str, torch.Tensor]:
             before, after = other[:rows].float(), value[:rows].float()
             merged[name][:rows] = (before + lam * (after - before)).to(value.dtype)
     return merged
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor], config: str = "") -> Path:
+    """A checkpoint of these tensors, in one file."""
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    if config:
+        (folder / "config.json").write_text(config)
+    return folder
 
 
 def same_bytes(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -96,13 +110,11 @@ def test_half_precision_is_merged_in_float32_and_rounded_once_whatever_the_backb
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
-def test_lambda_one_is_the_tuned_model_byte_for_byte(tmp_path, vlm, backbone, method):
-    merge(vlm, backbone, tmp_path / "out", 1.0, method)
-    assert same_bytes(stored(tmp_path / "out"), stored(vlm))
-
-
-@pytest.mark.parametrize("method", ["linear", "slerp"])
-def test_lambda_zero_is_the_backbone_byte_for_byte_in_every_row_it_has(tmp_path, vlm, backbone, method):
+def test_lambda_one_is_the_tuned_model_and_zero_the_backbone_in_every_row_it_has_byte_for_byte(
+    tmp_path, vlm, backbone, method
+):
+    merge(vlm, backbone, tmp_path / "one", 1.0, method)
+    assert same_bytes(stored(tmp_path / "one"), stored(vlm))
     merge(vlm, backbone, tmp_path / "out", 0.0, method)
     merged, base, tuned = stored(tmp_path / "out"), stored(backbone), stored(vlm)
     for name, value in merged.items():
@@ -125,13 +137,6 @@ def test_shards_of_either_side_change_nothing(tmp_path, backbone):
     assert same_bytes(stored(tmp_path / "a"), stored(tmp_path / "b"))
 
 
-def test_merged_shards_keep_the_names_of_the_tuned_shards(tmp_path, vlm, backbone):
-    merge(vlm, backbone, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in vlm.iterdir()} | {
-        "merge_report.json"
-    }
-
-
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_streamed_merge_equals_the_pure_function_of_each_method(tmp_path, backbone, method):
     tuned = [write_backbone(tmp_path / f"tuned-{seed}", seed=seed) for seed in (5, 6)]
@@ -152,26 +157,18 @@ def test_a_pattern_gives_its_layers_their_own_lambda(tmp_path, vlm, backbone):
     assert torch.equal(merged[f"language_model.{up}"], base[up])
     assert torch.equal(merged[f"language_model.{query}"], tuned[f"language_model.{query}"])
     assert {tensor.lam for tensor in report.tensors if tensor.name.endswith("0.mlp.up_proj.weight")} == {0.5}
-
-
-def test_a_pattern_that_matches_nothing_is_refused(tmp_path, vlm, backbone):
     with pytest.raises(InputError, match="matches no tensor"):
-        merge(vlm, backbone, tmp_path / "out", patterns={"layer.1.*": 0.0})
+        merge(vlm, backbone, tmp_path / "none", patterns={"layer.1.*": 0.0})
 
 
 def test_names_as_they_are_in_memory_match_the_backbone_too(tmp_path, vlm, backbone):
-    from safetensors.torch import save_file
-
-    renamed = tmp_path / "renamed"
-    renamed.mkdir()
     spelling = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
     spelling |= {part: f"model.{part}" for part in ("vision_tower.", "multi_modal_projector.")}
     tensors = {}
     for name, value in stored(vlm).items():
         prefix = next(prefix for prefix in spelling if name.startswith(prefix))
         tensors[name.replace(prefix, spelling[prefix], 1)] = value
-    save_file(tensors, renamed / "model.safetensors", {"format": "pt"})
-    (renamed / "config.json").write_text((vlm / "config.json").read_text())
+    renamed = write(tmp_path / "renamed", tensors, (vlm / "config.json").read_text())
     merge(renamed, backbone, tmp_path / "out", 0.5)
     merge(vlm, backbone, tmp_path / "reference", 0.5)
     merged = {canonical(name): value for name, value in stored(tmp_path / "out").items()}
@@ -207,8 +204,6 @@ def test_a_tied_vlm_and_a_backbone_with_a_head_of_its_own_are_refused(tmp_path):
 
 
 def test_a_tied_vlm_gets_a_head_of_its_own_when_asked_and_then_speaks_like_its_backbone(tmp_path):
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     base = write_backbone(tmp_path / "base", tied=False)
     tuned = write_vlm(tmp_path / "tuned", tied=True)
     report = merge(tuned, base, tmp_path / "out", 0.0, untie=True)
@@ -235,12 +230,7 @@ def test_a_backbone_with_more_rows_lends_the_rows_that_the_vlm_has(tmp_path):
 
 
 def test_an_unknown_tensor_beside_the_decoder_is_an_error_and_kept_only_when_asked(tmp_path, vlm, backbone):
-    from safetensors.torch import save_file
-
-    odd = tmp_path / "odd"
-    odd.mkdir()
-    more = {"language_model.model.gate.weight": torch.ones(3)}
-    save_file(stored(vlm) | more, odd / "model.safetensors", {"format": "pt"})
+    odd = write(tmp_path / "odd", stored(vlm) | {"language_model.model.gate.weight": torch.ones(3)})
     with pytest.raises(InputError, match=r"gate\.weight.*--keep"):
         merge(odd, backbone, tmp_path / "out")
     merge(odd, backbone, tmp_path / "out", keep=["*gate.weight"])
@@ -255,38 +245,25 @@ def test_a_deeper_backbone_is_not_the_backbone_of_this_model(tmp_path, vlm):
 
 @pytest.mark.slow
 def test_a_tuned_model_without_one_of_its_tensors_leaves_nothing_behind(tmp_path, vlm, backbone):
-    from safetensors.torch import save_file
-
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text((vlm / "config.json").read_text())
     tensors = stored(vlm)
     del tensors["multi_modal_projector.linear_1.weight"]
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    broken = write(tmp_path / "broken", tensors, (vlm / "config.json").read_text())
     with pytest.raises(RunError, match=r"1 missing.*linear_1.*--no-check"):
         merge(broken, backbone, tmp_path / "out", check_reload=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
 
 
 def test_not_finite_weights_are_refused_and_named(tmp_path, backbone):
-    from safetensors.torch import save_file
-
-    bad = tmp_path / "bad"
-    bad.mkdir()
     tensors = stored(backbone)
     tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
-    save_file(tensors, bad / "model.safetensors", {"format": "pt"})
     with pytest.raises(RunError, match=r"layers\.1\.mlp\.up_proj\.weight.*not finite"):
-        merge(bad, backbone, tmp_path / "out")
+        merge(write(tmp_path / "bad", tensors), backbone, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_merge_that_leaves_the_range_of_float16_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     for folder, value in (("tuned", 6e4), ("base", -6e4)):
-        (tmp_path / folder).mkdir()
-        save_file({"model.norm.weight": torch.full((4,), value).half()}, tmp_path / folder / "model.safetensors")
+        write(tmp_path / folder, {"model.norm.weight": torch.full((4,), value).half()})
     with pytest.raises(RunError, match="range of float16"):
         merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 1.5)
     merge(tmp_path / "tuned", tmp_path / "base", tmp_path / "out", 0.5)
@@ -318,8 +295,6 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("kind", list(ADAPTERS))
 def test_an_adapter_gives_the_logits_that_peft_gives_or_is_refused_by_name(tmp_path, kind):
-    from transformers import AutoModelForImageTextToText
-
     options = {"projector": False} | ADAPTERS[kind]
     refused = options.pop("refused", None)
     model = build_vlm(tied=options.pop("tied", False))
@@ -355,6 +330,8 @@ def test_an_adapter_at_half_lambda_keeps_its_projector_at_full_strength(tmp_path
 
 def test_report_says_what_was_done_and_reads_back(tmp_path, vlm, backbone):
     report = merge(vlm, backbone, tmp_path / "out", 0.5)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {path.name for path in vlm.iterdir()} | {"merge_report.json"}  # the shards have their names
     assert read_report(tmp_path / "out").layer_norms() == report.layer_norms()
     assert report.counts() == {"merged": 19, "resized": 2, "kept": len(stored(vlm)) - 21, "replaced": 0}
     one, two = stored(vlm), stored(backbone)
@@ -363,15 +340,9 @@ def test_report_says_what_was_done_and_reads_back(tmp_path, vlm, backbone):
     row = next(row for row in report.layer_norms() if (row["layer"], row["module"]) == (0, "mlp"))
     assert row["change"] == pytest.approx(change, rel=1e-5)
     assert report.reload == {"checked": False, "reason": "not asked for"}
-
-
-def test_hashes_in_the_report_are_those_of_the_bytes_on_disk(tmp_path, vlm, backbone):
-    import xxhash
-
-    report = merge(vlm, backbone, tmp_path / "out", 0.5)
-    tensors = stored(tmp_path / "out")
+    merged = stored(tmp_path / "out")
     for tensor in report.tensors:
-        assert tensor.xxh3_128 == xxhash.xxh3_128_hexdigest(tensors[tensor.name].numpy().tobytes())
+        assert tensor.xxh3_128 == xxhash.xxh3_128_hexdigest(merged[tensor.name].numpy().tobytes())
 
 
 def test_an_earlier_merge_is_replaced_only_when_asked_and_nothing_else_ever(tmp_path, vlm, backbone):
@@ -387,11 +358,14 @@ def test_an_earlier_merge_is_replaced_only_when_asked_and_nothing_else_ever(tmp_
         merge(vlm, backbone, vlm, overwrite=True)
 
 
-def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, vlm, backbone, monkeypatch):
+def test_a_place_or_a_disk_that_will_not_do_is_said_before_anything_is_written(tmp_path, vlm, backbone, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot write to .*file"):
+        merge(vlm, backbone, tmp_path / "file" / "out")
     monkeypatch.setattr(merging, "SPARE", 2**60)
     with pytest.raises(InputError, match=r"MiB free, this run needs about.*choose another disk"):
         merge(vlm, backbone, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == ["file"]
 
 
 ELSEWHERE = {  # where other models keep tower, projector and decoder; most of these names are in no list
@@ -406,14 +380,10 @@ ELSEWHERE = {  # where other models keep tower, projector and decoder; most of t
 def test_what_stands_beside_the_module_that_holds_the_decoder_is_kept_by_whatever_name(
     tmp_path, vlm, backbone, family
 ):
-    from safetensors.torch import save_file
-
     called = dict(zip(("vision_tower", "multi_modal_projector", "language_model"), ELSEWHERE[family], strict=True))
     tensors = {".".join([called[n.split(".")[0]], *n.split(".")[1:]]): tensor for n, tensor in stored(vlm).items()}
-    (tmp_path / "vlm").mkdir()
-    save_file(tensors, tmp_path / "vlm" / "model.safetensors", {"format": "pt"})
     config = {"model_type": family.lower()} | ({"llm_config": {"model_type": "llama"}} if family == "InternVL" else {})
-    (tmp_path / "vlm" / "config.json").write_text("\ufeff" + json.dumps(config))
+    write(tmp_path / "vlm", tensors, "\ufeff" + json.dumps(config))
     report = merge(tmp_path / "vlm", backbone, tmp_path / "out", 0.0)
     assert report.counts() == merge(vlm, backbone, tmp_path / "plain", 0.0).counts()
     kept = {tensor.name.split(".")[0] for tensor in report.tensors if tensor.action == "kept"}
@@ -435,21 +405,15 @@ def test_a_model_with_itself_is_refused_and_one_with_its_copy_is_said_to_be_no_m
 
 @pytest.mark.parametrize(("ending", "dtype"), [(".qweight", torch.int32), (".weight", torch.uint8)])
 def test_packed_weights_are_named_on_either_side(tmp_path, vlm, backbone, ending, dtype):
-    from safetensors.torch import save_file
-
     for number, whole in enumerate((vlm, backbone)):
         tensors = {n.replace(".weight", ending) if "mlp" in n else n: v.to(dtype) if "mlp" in n else v
                    for n, v in stored(whole).items()}  # fmt: skip
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        save_file(tensors, folder / "model.safetensors")
+        folder = write(tmp_path / str(number), tensors)
         with pytest.raises(InputError, match="merge the unquantised checkpoint"):
             merge(*((folder, backbone) if number == 0 else (vlm, folder)), tmp_path / "out")
 
 
 def test_the_output_has_its_place_on_the_disk_before_the_first_tensor_is_written(tmp_path, monkeypatch):
-    import errno
-
     def full(handle: int, offset: int, nbytes: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -472,15 +436,7 @@ def test_every_file_is_forced_to_disk_before_the_folder_gets_its_name(tmp_path, 
     assert forced[-1] == (tmp_path.name, True)
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path, vlm, backbone):
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match=r"cannot write to .*file"):
-        merge(vlm, backbone, tmp_path / "file" / "out")
-
-
 def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
-    from textreg.figures.merge import change_table, draw_changes
-
     report = merge(vlm, backbone, tmp_path / "out")
     saved = draw_changes(report, tmp_path / "changes")
     assert all(path.stat().st_size for path in saved.paths.values())

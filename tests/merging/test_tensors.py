@@ -10,7 +10,9 @@ from merge_checkpoints import adapted, build_vlm, stored, write_backbone
 from safetensors.torch import save_file
 
 from textreg.errors import InputError
-from textreg.merging.tensors import header_bytes, open_checkpoint, read_header
+from textreg.merging.methods import Recipe
+from textreg.merging.plan import plan_merge
+from textreg.merging.tensors import header_bytes, narrow, open_checkpoint, read_header, widen
 from textreg.merging.weights import Reader, open_weights
 from textreg.vlm.layouts import canonical, is_language, layer_and_module, parse_patterns
 
@@ -46,15 +48,11 @@ def test_a_header_written_here_is_read_by_the_safetensors_library(tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_truncated_shard_is_named(sharded):
+def test_a_truncated_and_a_missing_shard_are_named(sharded):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.write_bytes(shard.read_bytes()[:-8])
     with pytest.raises(InputError, match=rf"{shard.name} is not a complete safetensors file.*download"):
         open_checkpoint(sharded)
-
-
-def test_a_missing_shard_is_named(sharded):
-    shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(InputError, match=rf"{shard.name} is missing"):
         open_checkpoint(sharded)
@@ -127,21 +125,8 @@ def test_layers_and_modules_are_read_from_names():
 def test_the_same_weight_in_two_layouts_is_refused(tmp_path):
     tensors = {"model.norm.weight": torch.ones(2), "language_model.model.norm.weight": torch.ones(2)}
     save_file(tensors, tmp_path / "model.safetensors")
-    from textreg.merging.methods import Recipe
-    from textreg.merging.plan import plan_merge
-
     weights = open_weights(tmp_path)
     with pytest.raises(InputError, match="twice"):
-        plan_merge([weights], weights.checkpoint, Recipe())
-
-
-def test_quantised_weights_are_refused(tmp_path):
-    from textreg.merging.methods import Recipe
-    from textreg.merging.plan import plan_merge
-
-    save_file({"model.norm.weight": torch.ones(2, dtype=torch.int8)}, tmp_path / "model.safetensors")
-    weights = open_weights(tmp_path)
-    with pytest.raises(InputError, match="unquantised"):
         plan_merge([weights], weights.checkpoint, Recipe())
 
 
@@ -190,3 +175,34 @@ def test_adapters_that_are_no_plain_sum_are_refused(tmp_path, option, value):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"only LoRA|more than W"):
         open_weights(tmp_path)
+
+
+TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def every_pattern() -> torch.Tensor:
+    return torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+
+
+def awkward_floats() -> torch.Tensor:
+    """Every bfloat16 but NaN, with each kind of lower half: exact, just below, at and just above a tie."""
+    upper = torch.arange(1 << 16, dtype=torch.int64).repeat_interleave(6) << 16
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF]).repeat(1 << 16)
+    values = (upper + lower).to(torch.uint32).view(torch.float32)
+    return values[~values.isnan()]
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_every_value_of_a_half_precision_dtype_widens_as_in_torch(dtype):
+    stored = every_pattern().view(TORCH[dtype])
+    stored = stored[~stored.isnan()]  # of NaN, only that it stays NaN is anyone's promise
+    raw = stored.view(torch.uint8).numpy().view(np.uint16 if dtype == "BF16" else np.float16)
+    assert np.array_equal(widen(raw, dtype).view(np.uint32), stored.float().numpy().view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", sorted(TORCH))
+def test_values_are_rounded_once_to_the_nearest_even_as_in_torch(dtype):
+    values = awkward_floats()
+    with np.errstate(over="ignore"):
+        rounded = narrow(values.numpy().copy(), dtype)
+    assert np.array_equal(rounded.view(np.uint8), values.to(TORCH[dtype]).view(torch.uint8).numpy())

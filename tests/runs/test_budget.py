@@ -16,6 +16,7 @@ from textreg.data import hub
 from textreg.errors import InputError
 from textreg.runs import budget, plan, profiles, runner
 from textreg.runs.budget import Budget, Need
+from textreg.runs.stages import Unit
 from textreg.settings import Evaluate, Merge, Tune
 
 ROOT, MIB = Path(__file__).parents[2], 2**20
@@ -50,19 +51,14 @@ def test_models_are_counted_to_the_last_weight_and_adapters_as_peft_makes_them(p
     assert sizes(found.disk)["merged checkpoints"] == 2 * sizes(found.memory)["weights"] / 2
 
 
-def test_a_published_model_is_counted_from_its_configuration_alone(parts, reached, tiny_vlm, tmp_path):
-    tiny_vlm[0].config.save_pretrained(tmp_path / "vlm")
-    found = budget.estimate(profiles.load("gpu", ROOT), [*parts, f"align.vlm={tmp_path / 'vlm'}", "align.steps=0"])
-    model = AutoModelForImageTextToText.from_config(tiny_vlm[0].config)
-    assert sizes(found.memory)["weights"] == 2 * sum(p.numel() for p in model.parameters())
-
-
-def test_a_published_model_asks_for_no_data_to_align_on_and_one_that_cannot_be_tuned_ends_the_dry_run(
+def test_a_published_model_is_counted_and_has_no_data_to_align_on_and_one_that_cannot_be_tuned_ends_the_dry_run(
     reached, tmp_path, tiny_vlm
 ):
     tiny_vlm[0].config.save_pretrained(tmp_path / "vlm")
     overrides = [f"align.vlm={tmp_path / 'vlm'}", "identifier=py3langid"]
     found = budget.estimate(profiles.load("cure", ROOT), overrides)
+    model = AutoModelForImageTextToText.from_config(tiny_vlm[0].config)
+    assert sizes(found.memory)["weights"] == 2 * sum(p.numel() for p in model.parameters())
     assert "liuhaotian/LLaVA-Pretrain" not in sizes(found.downloads) and "lmms-lab/POPE" in sizes(found.downloads)
     assert sizes(found.disk)["pictures"] == sizes(found.disk)["pictures, mapped"]
     (tmp_path / "vlm" / "config.json").write_text('{"model_type": "paligemma"}')
@@ -173,15 +169,15 @@ def nothing_optional(monkeypatch):
 
 def test_a_missing_package_is_one_line_with_the_unit_and_what_to_install(nothing_optional):
     settings = {
-        "tune[TR]": Tune(precision="4bit"),
-        "merge[TR]": Merge(precision="4bit"),
-        "evaluate": Evaluate(identifier="glotlid"),
+        Unit("tune", "TR"): Tune(precision="4bit"),
+        Unit("merge", "TR"): Merge(precision="4bit"),
+        Unit("evaluate"): Evaluate(identifier="glotlid"),
     }
     assert plan.missing_packages(settings) == [
         "tune[TR]: precision = 4bit needs a package: pip install 'textreg[gpu]', or change precision",
         "evaluate: identifier = glotlid needs a package: pip install 'textreg[glotlid]', or change identifier",
     ]
-    assert plan.missing_packages({"evaluate": Evaluate()}) == []
+    assert plan.missing_packages({Unit("evaluate"): Evaluate()}) == []
 
 
 def test_a_run_without_its_package_ends_before_its_first_stage_and_a_dry_run_says_so(

@@ -153,16 +153,11 @@ def test_what_may_change_a_result_changes_the_print_of_its_definition_alone(pack
     assert {key for key in before | after if before.get(key) != after.get(key)} == {part}
 
 
-def test_what_python_compiles_beside_a_module_that_names_the_folder_counts_nothing(package):
-    path = package / "steps.py"
-    path.write_text(path.read_text().replace("def offset():", 'def offset():\n    assert "__pycache__"'))
+def test_a_new_data_file_in_a_claimed_folder_counts_and_what_python_compiles_beside_a_module_does_not(package):
+    edited(package, "steps.py", "def offset():", 'def offset():\n    assert "__pycache__"')
     before = print_of(package)
     (package / "__pycache__").mkdir()
     assert print_of(package) == before
-
-
-def test_a_new_data_file_in_a_claimed_folder_counts(package):
-    before = print_of(package)
     (package / "tables" / "more.yaml").write_text("b: 1")
     assert print_of(package)["data tables"] != before["data tables"]
 
@@ -183,22 +178,21 @@ def test_only_code_cells_count_and_only_their_meaning(package, cells, same):
     assert (print_of(package, *cells)[name] == print_of(package)[name]) is same
 
 
-def test_a_name_looked_up_at_run_time_makes_its_whole_module_count(package):
-    edited(package, "models.py", "return [advance", "return globals()['never' + '_called'](1) or [advance")
-    before = print_of(package)
-    edited(package, "models.py", "return x", "return x + 1")
-    assert print_of(package) != before
+WHOLE = {
+    "a name looked up at run time": ("return globals()['never' + '_called'](1) or", ("models.py", "x", "x + 1")),
+    "a module that is handed on": (
+        "from pack import other\n    return getattr(other, 'n' + 'o') or",
+        ("other.py", "1", "2"),
+    ),
+}
 
 
-def test_a_module_that_is_handed_on_counts_whole(package):
-    edited(
-        package,
-        "models.py",
-        "return [advance",
-        "from pack import other\n    return getattr(other, 'n' + 'o') or [advance",
-    )
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_module_counts_whole_where_nobody_can_say_what_of_it_is_used(package, case):
+    new, (name, old, other) = WHOLE[case]
+    edited(package, "models.py", "return [advance", f"{new} [advance")
     before = print_of(package)
-    edited(package, "other.py", "return 1", "return 2")
+    edited(package, name, f"return {old}", f"return {other}")
     assert print_of(package) != before
 
 

@@ -31,50 +31,29 @@ def written(folder, outputs=None):
     )
 
 
-def test_a_manifest_has_under_forty_keys_and_no_absolute_path(tmp_path):
-    content = written(tmp_path)
-    assert len(content) < 40
-    assert not re.search(r'"(/|[A-Z]:\\)', json.dumps(content))
-    assert str(tmp_path) not in json.dumps(content)
-
-
-def test_a_manifest_never_reads_the_environment(tmp_path, monkeypatch):
+def test_a_manifest_is_read_again_and_holds_no_absolute_path_and_nothing_of_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "fake-key-0123456789")
-    written(tmp_path)
-    assert "fake-key" not in (tmp_path / "manifest.json").read_text()
-
-
-def test_what_is_written_is_read_again(tmp_path):
     assert manifest.read(tmp_path) is None
-    written(tmp_path)
+    text = json.dumps(written(tmp_path))
     assert manifest.read(tmp_path)["unit"] == "tune[TR]"
-
-
-def _without(key):
-    return lambda content: content.pop(key)
+    assert not re.search(r'"(/|[A-Z]:\\)', text) and str(tmp_path) not in text and "fake-key" not in text
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        _without("outputs"),
-        _without("code"),
+        lambda content: content.pop("code"),
         lambda content: content.update(outputs=[]),
         lambda content: content.update(format=99),
         lambda content: content["outputs"].update({"../../outside": "1"}),
-        lambda content: content["outputs"].update({"/etc/passwd": "1"}),
     ],
 )
-def test_a_damaged_or_hostile_manifest_is_refused(tmp_path, spoil):
+def test_a_damaged_torn_or_hostile_manifest_is_refused(tmp_path, spoil):
     content = written(tmp_path)
     spoil(content)
     write_json(tmp_path / "manifest.json", content)
     with pytest.raises(InputError):
         manifest.read(tmp_path)
-
-
-def test_a_torn_manifest_is_refused_with_the_cure(tmp_path):
-    written(tmp_path)
     text = (tmp_path / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(text[: len(text) // 2])
     with pytest.raises(InputError, match="run the stage again"):

@@ -113,7 +113,7 @@ def test_weights_that_were_gathered_from_shards_make_a_whole_adapter(run, tmp_pa
     assert not (out / checkpoints.GATHERED).exists()
 
 
-def test_every_process_takes_the_gpu_of_its_number(monkeypatch):
+def test_every_process_takes_the_gpu_of_its_number_and_more_processes_than_gpus_are_refused(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -123,17 +123,12 @@ def test_every_process_takes_the_gpu_of_its_number(monkeypatch):
     assert chosen == [3]
     compute.set_up(1, precision="bf16", device="cpu")
     assert chosen == [3]
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(InputError, match=r"process 5 .* finds 4 GPUs.*nproc-per-node=4"):
+        compute.set_up(1, precision="bf16")
     monkeypatch.delenv("LOCAL_RANK")
     compute.set_up(1, precision="bf16")
     assert chosen == [3]
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match=r"process 3 .* finds 2 GPUs.*nproc-per-node=2"):
-        compute.set_up(1, precision="bf16")
 
 
 def agree():

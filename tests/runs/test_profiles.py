@@ -21,16 +21,12 @@ def profile(**content):
     return profiles.parse({"name": "p", "arms": ARMS, **content}, Path("p.yaml"))
 
 
-def test_every_profile_of_the_repository_is_valid():
+def test_every_profile_of_the_repository_is_valid_and_probes_no_more_images_than_it_keeps_for_validation():
     names = profiles.available(ROOT)
     assert {"smoke", "laptop"} <= set(names)
     for name in names:
-        assert profiles.load(name, ROOT).name == name
-
-
-def test_no_profile_probes_more_images_than_it_keeps_for_validation():
-    for name in profiles.available(ROOT):
         chosen = profiles.load(name, ROOT)
+        assert chosen.name == name
         kept = profiles.resolve(chosen, "prepare_data").validation_images
         assert profiles.resolve(chosen, "mechanism").probe_images <= kept, name
 
@@ -39,6 +35,8 @@ def test_the_laptop_profile_is_the_defaults_of_the_settings_classes():
     laptop = profiles.load("laptop", ROOT)
     for stage in ("prepare_data", "align", "evaluate", "figures"):
         assert profiles.resolve(laptop, stage) == config.stage_classes()[stage]()
+    with pytest.raises(InputError, match="did you mean 'laptop'"):
+        profiles.load("labtop", ROOT)
 
 
 def test_an_override_is_stronger_than_the_arm_the_arm_than_the_section_the_section_than_the_default():
@@ -94,41 +92,24 @@ def test_evaluation_waits_for_the_systems_it_names_and_no_others():
 
 REFUSED = {
     "unknown key": ({"seeds": 1}, "unknown key 'seeds' (did you mean 'seed'?)"),
-    "unknown section": ({"tuen": {}}, "did you mean 'tune'?"),
     "unknown parameter": ({"tune": {"step": 3}}, "unknown parameter 'step' (did you mean 'steps'?)"),
-    "section is a list": ({"tune": [1]}, "tune is a mapping"),
     "word for a whole number": ({"tune": {"steps": "50"}}, "steps = '50'"),
-    "half a step": ({"tune": {"steps": 1.5}}, "steps = 1.5"),
     "true for a whole number": ({"tune": {"steps": True}}, "steps = True"),
-    "no steps": ({"tune": {"steps": 0}}, "steps = 0"),
     "share over one": ({"tune": {"text_share": 1.5}}, "text_share = 1.5"),
-    "share below zero": ({"tune": {"text_share": -0.1}}, "text_share = -0.1"),
     "share not a number": ({"tune": {"text_share": float("nan")}}, "text_share = nan"),
-    "learning rate zero": ({"tune": {"learning_rate": 0}}, "learning_rate = 0"),
-    "learning rate a word": ({"tune": {"learning_rate": "fast"}}, "learning_rate = 'fast'"),
-    "word for yes or no": ({"tune": {"cache_features": "yes"}}, "cache_features = 'yes'"),
     "unknown choice": ({"tune": {"precision": "fp8"}}, "precision = 'fp8'"),
     "lambda over one": ({"merge": {"lambdas": [0.5, 2]}}, "lambdas[1] = 2"),
     "lambda twice": ({"merge": {"lambdas": [0.5, 1.0, 0.5]}}, "lambdas names 0.5 twice"),
     "no lambda": ({"merge": {"lambdas": []}}, "lambdas = []"),
     "no number among lambdas": ({"merge": {"lambdas": ["1e-1x", 1.0]}}, "lambdas[0] = '1e-1x'"),
-    "no end among lambdas": ({"merge": {"lambdas": ["nan", 1.0]}}, "lambdas[0] = "),
     "no system": ({"evaluate": {"systems": []}}, "systems = []"),
-    "system twice": ({"evaluate": {"systems": ["BM", "BM"]}}, "systems names 'BM' twice"),
     "no arm of requests": ({"evaluate": {"arms": []}}, "arms = []"),
-    "no language": ({"prepare_data": {"languages": []}}, "languages = []"),
-    "no language for the text": ({"prepare_data": {"text_languages": []}}, "text_languages = []"),
-    "no arm to look into": ({"mechanism": {"arms": []}}, "arms = []"),
     "a row too short for an image": ({"tune": {"max_length": 8}}, "max_length = 8"),
     "a seed that no generator takes": ({"seed": 2**32}, "seed = 4294967296"),
     "a seed of thousands of digits": ({"seed": 10**5000}, "seed = a number of thousands of digits"),
     "zero for a section": ({"tune": 0}, "tune is a mapping of parameters, not 0"),
-    "no for a section": ({"tune": False}, "tune is a mapping of parameters, not False"),
-    "no text for a section": ({"tune": ""}, "tune is a mapping of parameters, not ''"),
-    "empty list for a section": ({"tune": []}, "tune is a mapping of parameters, not []"),
     "endless key": ({"x" * 100_000: 1}, "unknown key 'xxx"),
     "endless parameter": ({"tune": {"x" * 100_000: 1}}, "unknown parameter 'xxx"),
-    "endless stage": ({"stages": ["x" * 100_000]}, "unknown stage 'xxx"),
     "one word for a list": ({"prepare_data": {"languages": "en"}}, "languages = 'en'"),
     "yaml's norwegian": ({"prepare_data": {"languages": ["en", False]}}, "languages[1] = False"),
     "unknown language": ({"prepare_data": {"languages": ["en", "xx"]}}, "unknown language 'xx'"),
@@ -138,23 +119,19 @@ REFUSED = {
     "judge without model": ({"evaluate": {"judge": "llm", "judge_endpoint": "u"}}, "judge = llm needs judge_model"),
     "text without share": ({"tune": {"text_share": 0.0}}, "tune[TR]: text = multilingual with text_share 0"),
     "uneven micro-batch": ({"align": {"micro_batch": 5, "batch_size": 16}}, "align: batch_size 16 is no multiple of"),
-    "language twice": ({"prepare_data": {"languages": ["en", "en"]}}, "languages names 'en' twice"),
     "held out and in the text": (
         {"prepare_data": {"held_out": ["sv"], "text_languages": ["sv"]}},
         "sv is in held_out and in text_languages",
     ),
     "unknown scale": ({"scale": "huge"}, "scale = 'huge'"),
     "seed below zero": ({"seed": -1}, "seed = -1"),
-    "seed a word": ({"seed": "one"}, "seed = 'one'"),
     "stages no list": ({"stages": "tune"}, "stages is a list"),
     "unknown stage": ({"stages": ["tune", "mergee"]}, "unknown stage 'mergee' (did you mean 'merge'?)"),
     "arms no list": ({"arms": {"arm": "TR"}}, "arms is a list"),
     "arm without a name": ({"arms": [{"text": "none"}]}, "arm = None"),
     "arm that is a path": ({"arms": [{"arm": "../TR"}]}, "arm = '../TR'"),
-    "arm that is absolute": ({"arms": [{"arm": "/etc"}]}, "arm = '/etc'"),
     "arm that looks merged": ({"arms": [{"arm": "TR+M"}]}, "arm = 'TR+M'"),
     "arm named as the reference": ({"arms": [{"arm": "backbone"}]}, "not 'backbone'"),
-    "arm with an endless name": ({"arms": [{"arm": "x" * 200}]}, "arm = 'xxx"),
     "arm twice": ({"arms": [{"arm": "TR"}, {"arm": "tr"}]}, "'tr' is there twice"),
     "unknown key of an arm": (
         {"arms": [{"arm": "TR", "txt": "none"}]},
@@ -192,26 +169,17 @@ OVERRIDES = {
     "seeds=1": "unknown parameter 'seeds' (did you mean 'seed'?)",
     "tuen.steps=1": "'tuen' is no stage and no arm (did you mean 'tune'?)",
     "tune.steps=fifty": "steps = 'fifty'",
-    "tune.steps=1.5": "steps = '1.5'",
     "text_share=2": "text_share = '2'",
     "tune.learning_rate=inf": "learning_rate = inf: a finite number is needed",
-    "tune.weight_decay=inf": "weight_decay = inf: a finite number is needed",
-    "tune.weight_decay=nan": "weight_decay = ",
-    "seed=99999999999999999999999": "seed = '99999999999999999999999'",
-    "merge.lambdas=0.5,inf": "lambdas[1] = ",
     "evaluate.frontier_lambdas=0.5,0.50": "frontier_lambdas names 0.5 twice",
     "languages=": "languages = []",
     ".steps=1": "expected key=value",
-    "tune..steps=1": "'tune.' is no stage",
     f"{'x' * 100_000}=1": "unknown parameter 'xxx",
-    f"{'x' * 100_000}.steps=1": "is no stage and no arm",
     "judge_endpoint=https://h/v1?key=abcdefgh12345678": "looks like a credential",
     "judge_model=my-abcdefgh12345678": "looks like a credential",
     "jugde_model=abcdefgh12345678": "looks like a credential",
     "steps": "expected key=value",
-    "=5": "expected key=value",
     "run=elsewhere": "run cannot be overridden",
-    "arm=XX": "arm cannot be overridden",
     "tune.lambdas=0.5": "unknown parameter 'lambdas'",
     "prepare_data.languages=en,xx": "unknown language 'xx'",
     "evaluate.systems=BM,XX": "names arm 'XX'",
@@ -253,11 +221,6 @@ def test_an_override_is_read_as_the_type_of_its_field(text, stage, expected):
     value = getattr(settings, text.partition("=")[0].split(".")[1])
     assert value == expected
     assert type(value) is type(expected)
-
-
-def test_an_unknown_profile_gets_a_suggestion():
-    with pytest.raises(InputError, match="did you mean 'laptop'"):
-        profiles.load("labtop", ROOT)
 
 
 def test_a_notebook_collects_its_settings_and_refuses_a_cell_that_leaves_one_out():

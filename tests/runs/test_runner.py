@@ -13,10 +13,9 @@ import pytest
 import tiny_chain
 from tiny_chain import quiet
 
-from textreg import settings
 from textreg.errors import InputError, RunError
 from textreg.files import HashCache
-from textreg.runs import children, execution, manifest, notebooks, plan, profiles, report, runner, shipping, stages
+from textreg.runs import children, execution, manifest, notebooks, plan, profiles, report, runner, shipping
 from textreg.runs.stages import Unit
 
 KEY = "fake-key-0123456789abcdef"
@@ -138,48 +137,31 @@ def test_what_follows_a_rerun_that_left_the_same_bytes_is_kept_after_all(reposit
     assert result.states[Unit("figures")].reasons[0].startswith("follows")
 
 
-SPOILT = {
-    "edited": lambda path: path.write_text("another"),
-    "lost": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("another"), lambda path: path.unlink()])
 @pytest.mark.parametrize("options", [{"only": ["figures"], "force": True}, {"start": "figures"}])
-def test_nothing_is_computed_from_files_that_differ_from_what_was_recorded(repository, how, options):
-    SPOILT[how](repository / "runs/tiny/tune/TR/adapter/adapter.safetensors")
+def test_nothing_is_computed_from_files_that_differ_from_what_was_recorded(repository, spoil, options):
+    spoil(repository / "runs/tiny/tune/TR/adapter/adapter.safetensors")
     before = (repository / "runs/tiny/figures/figure.svg").read_bytes()
     with pytest.raises(InputError, match=r"figures reads tune\[TR\], of which adapter/adapter.safetensors (was|is) "):
         runner.run("tiny", root=repository, report=quiet(), **options)
     assert (repository / "runs/tiny/figures/figure.svg").read_bytes() == before
 
 
-def test_an_upstream_result_of_other_code_is_told_and_used(repository):
+def test_an_upstream_result_of_other_code_is_told_and_used_and_what_a_killed_removal_left_goes(repository):
     edit(repository, "tune", "7919", "7907")
+    left = repository / "runs" / "tiny" / "tune" / ".TR.removed-x"
+    left.mkdir()
     result = runner.run("tiny", root=repository, only=["figures"], force=True, report=quiet())
-    assert result.units("ran") == ("figures",)
+    assert result.units("ran") == ("figures",) and not left.exists()
 
 
-def test_a_run_clears_what_a_killed_removal_left(repository):
-    run = repository / "runs" / "tiny"
-    left = [run / ".align.removed-1", run / "tune" / ".TR.removed-x"]
-    for folder in left:
-        folder.mkdir()
-    runner.run("tiny", root=repository, report=quiet())
-    assert not any(folder.exists() for folder in left)
-
-
-@pytest.mark.parametrize("stage", [stage for stage in settings.stage_classes() if stage != "backbone"])
-def test_a_folder_with_nothing_but_the_note_of_an_attempt_lacks_its_artefacts(tmp_path, stage):
-    (tmp_path / execution.ATTEMPT).write_text("a digest")
-    assert stages.missing_artefacts(Unit(stage), tmp_path) == list(stages.ARTEFACTS[stage])
-
-
-def test_a_dry_run_tells_and_touches_nothing(repository):
+def test_a_dry_run_tells_and_touches_nothing_and_another_seed_has_another_folder(repository):
     edit(repository, "figures", "<svg>", "<svg >")
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
     result = runner.run("tiny", root=repository, dry_run=True, report=quiet())
     assert result.states[Unit("figures")].reasons == ("code 06_figures.ipynb changed",)
+    other = runner.run("tiny", root=repository, dry_run=True, report=quiet(), overrides=["seed=4"])
+    assert other.run.name == "tiny-seed-4"
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
 
@@ -218,10 +200,12 @@ def test_the_kernel_is_the_running_interpreter_and_says_nothing_about_tcp(finish
         ({"only": ["tune"], "start": "align"}, "--only cannot be combined"),
         ({"run_dir": "runs/elsewhere", "only": ["figures"]}, "figures needs prepare_data, which has not run"),
         ({"overrides": ["seed=3"], "run_dir": "runs/tiny"}, "is the run folder of profile tiny, scale scenes, seed 0"),
+        ({"run_dir": "file", "dry_run": True}, "file cannot be a run folder"),
     ],
 )
 def test_a_wrong_request_is_refused_before_a_kernel_starts(repository, monkeypatch, options, expected):
     monkeypatch.chdir(repository)
+    (repository / "file").write_text("")
     monkeypatch.setattr(children, "launch", lambda *given, **named: pytest.fail("a kernel was started"))
     with pytest.raises(InputError) as caught:
         runner.run("tiny", root=repository, report=quiet(), **options)
@@ -265,39 +249,19 @@ def test_an_empty_folder_and_one_that_an_early_kill_left_are_accepted(repository
         assert json.loads((tmp_path / name / "run.json").read_text())["profile"] == "tiny"
 
 
-def test_a_file_in_place_of_the_run_folder_is_named(repository, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file cannot be a run folder"):
-        runner.run("tiny", tmp_path / "file", root=repository, dry_run=True, report=quiet())
+NOTE = {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": ["seed=1"]}
 
 
-DAMAGED_NOTES = {
-    "a list": "[1]",
-    "torn": '{"profile": ',
-    "a missing field": '{"profile": "tiny", "scale": "scenes", "seed": 0, "overrides": []}',
-    "a word for overrides": json.dumps(
-        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": "seed=1"}
-    ),
-    "a number among overrides": json.dumps(
-        {"profile": "tiny", "scale": "scenes", "seed": 0, "file": "profiles/tiny.yaml", "overrides": [1]}
-    ),
-}
-
-
-@pytest.mark.parametrize("case", [*DAMAGED_NOTES, "a folder"])
-def test_a_damaged_note_of_a_run_is_named_by_every_command(repository, case):
+@pytest.mark.parametrize("note", ["[1]", '{"profile": ', json.dumps(NOTE | {"overrides": [1]}), None])
+def test_a_damaged_note_of_a_run_is_named_by_every_command(repository, note):
     run = repository / "runs" / "tiny"
     (run / "run.json").unlink()
-    if case == "a folder":
-        (run / "run.json").mkdir()
-    else:
-        (run / "run.json").write_text(DAMAGED_NOTES[case])
-    for command in (
-        lambda: runner.run("tiny", root=repository, report=quiet()),
-        lambda: report.collect(run, repository),
-    ):
-        with pytest.raises(InputError, match=r"run\.json is not as it should be .*choose another folder with --run"):
-            command()
+    (run / "run.json").write_text(note) if note else (run / "run.json").mkdir()
+    said = r"run\.json is not as it should be .*choose another folder with --run"
+    with pytest.raises(InputError, match=said):
+        runner.run("tiny", root=repository, report=quiet())
+    with pytest.raises(InputError, match=said):
+        report.collect(run, repository)
 
 
 def test_a_run_of_a_profile_outside_the_repository_is_found_from_everywhere(repository, tmp_path, monkeypatch):
@@ -316,24 +280,13 @@ def test_a_run_of_a_profile_outside_the_repository_is_found_from_everywhere(repo
     assert plan.remembered(tmp_path / "shipped", repository)[0].name == "tiny"
 
 
-def test_another_seed_gets_a_run_folder_of_its_own(finished):
-    profile = profiles.load("tiny", finished)
-    assert runner.default_folder(profile, ("seed=4",), finished).name == "tiny-seed-4"
-
-
-def test_a_notebook_that_lost_a_parameter_is_refused(repository):
+def test_what_cannot_work_is_said_before_anything_starts(repository, monkeypatch):
     edit(repository, "tune", "rank = 16", "rang = 16")
     with pytest.raises(InputError, match=r"03_tune\.ipynb: the parameters cell lacks rank and has unknown rang"):
         runner.run("tiny", root=repository, report=quiet())
-
-
-def test_a_missing_notebook_is_named(repository):
-    (repository / "notebooks" / "06_figures.ipynb").unlink()
-    with pytest.raises(InputError, match=r"06_figures\.ipynb does not exist"):
+    (repository / "notebooks" / "03_tune.ipynb").unlink()
+    with pytest.raises(InputError, match=r"03_tune\.ipynb does not exist"):
         runner.run("tiny", root=repository, report=quiet())
-
-
-def test_a_full_disk_is_said_before_anything_starts(repository, monkeypatch):
     monkeypatch.setattr(runner, "ROOM", 2**62)
     with pytest.raises(InputError, match="MiB free"):
         runner.run("tiny", root=repository, report=quiet())
@@ -371,32 +324,22 @@ def test_a_finished_unit_is_resumed_from_whole_files_and_made_anew_from_edited_o
     assert (run / "tune" / "TR" / "adapter" / "adapter.safetensors").read_bytes() == expected
 
 
-def test_shipped_results_stand_until_their_code_changes_and_the_cure_is_named(repository):
+def test_shipped_results_stand_until_a_file_or_their_code_changes_and_the_cure_is_named(repository):
     target = repository / "results" / "tiny" / "seed-0"
     copies = shipping.ship(repository / "runs/tiny", target, repository)
     assert all(path.is_file() for path in copies)
     assert target / "prepare_data/mixture.csv" in copies
     assert shipping.stale(repository / "results", repository) == []
+    (target / "prepare_data/mixture.csv").write_text("better,numbers")
+    assert shipping.stale(repository / "results", repository)[0].reasons == ("mixture.csv was changed",)
+    (target / "old.csv").write_text("of another time")
+    shipping.ship(repository / "runs/tiny", target, repository)
+    assert not (target / "old.csv").exists()  # a shipment is replaced as a whole
     edit(repository, "tune", "7919", "7907")
     found = shipping.stale(repository / "results", repository)
     assert [item.unit for item in found] == ["tune[BM]", "tune[TR]"]
     assert found[0].reasons == ("code 03_tune.ipynb changed",)
     assert found[0].cure.startswith("textreg run --profile tiny --run runs/tiny-seed-0 && ")
-
-
-def test_a_shipped_file_that_was_edited_by_hand_is_named(repository):
-    target = repository / "results" / "tiny" / "seed-0"
-    shipping.ship(repository / "runs/tiny", target, repository)
-    (target / "prepare_data/mixture.csv").write_text("better,numbers")
-    assert shipping.stale(repository / "results", repository)[0].reasons == ("mixture.csv was changed",)
-
-
-def test_results_shipped_before_are_replaced_as_a_whole(repository):
-    target = repository / "results" / "tiny" / "seed-0"
-    shipping.ship(repository / "runs/tiny", target, repository)
-    (target / "old.csv").write_text("of another time")
-    shipping.ship(repository / "runs/tiny", target, repository)
-    assert not (target / "old.csv").exists()
 
 
 @pytest.mark.parametrize("target", ["foreign", "runs/other", "runs/tiny", "runs/tiny/shipped", "runs", "file"])

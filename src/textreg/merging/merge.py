@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from textreg.errors import InputError, RunError
 from textreg.files import remove_tree, require_room, sweep, trouble
-from textreg.merging.methods import BLOCK, Read, Recipe, merged_blocks, spans
+from textreg.merging.methods import BLOCK, Recipe, merged_blocks, spans
 from textreg.merging.plan import MergePlan, Step, plan_merge
 from textreg.merging.reload import Check
 from textreg.merging.report import REPORT, MergeReport, TensorReport, written_by_a_merge
@@ -102,7 +102,7 @@ def merge(
         copy_side_files(models[0], folder, plan.untied)
         checker = Check(folder, bool(check_reload)) if check_reload is not False else None
         try:
-            tensors = run(Job(recipe, plan, tuple(models), outputs), workers)
+            tensors = run(Worker(recipe, models, outputs), plan, workers)
             verify_headers(plan, folder)
             answer = checker.answer() if checker else {"checked": False, "reason": "not asked for"}
         finally:
@@ -140,10 +140,9 @@ def check_place(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     ours = written_by_a_merge(out) if out.is_dir() else set()
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in ours) if ours else []
     if not ours:
         raise InputError(f"{out} exists and is no earlier merge; choose another folder or remove it")
-    if foreign:
+    if foreign := sorted({path.name for path in out.iterdir()} - ours):
         raise InputError(f"{out} holds {foreign[0]}, which no merge wrote; move it away, or choose another folder")
     if not overwrite:
         raise InputError(f"{out} already holds a merge; choose another folder, or --force to replace it")
@@ -242,53 +241,44 @@ def verify_headers(plan: MergePlan, folder: Path) -> None:
         raise RunError(f"the merged checkpoint lacks {odd[0]} as planned; this is a defect, please report it")
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the workers share; nothing in it changes."""
-
-    recipe: Recipe
-    plan: MergePlan
-    models: tuple[Weights, ...]
-    outputs: Mapping[str, Entry]
-
-
-def run(job: Job, workers: int | None) -> tuple[TensorReport, ...]:
-    """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one worker."""
-    stop = threading.Event()
+def run(worker: "Worker", plan: MergePlan, workers: int | None) -> tuple[TensorReport, ...]:
+    """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one thread."""
     done: dict[str, TensorReport] = {}
-    bar = tqdm(total=job.plan.nbytes, unit="B", unit_scale=True, disable=None)  # None: on a terminal
+    bar = tqdm(total=plan.nbytes, unit="B", unit_scale=True, disable=None)  # None: on a terminal
     with bar, ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
         # the largest first, so that none is left to the end
-        steps = sorted(job.plan.steps, key=lambda step: -step.target.nbytes)
-        futures = {pool.submit(Worker(job, stop).write, step): step for step in steps}
+        steps = sorted(plan.steps, key=lambda step: -step.target.nbytes)
+        futures = {pool.submit(worker.write, step): step for step in steps}
         try:
             for future in as_completed(futures):
                 done[futures[future].name] = future.result()
                 bar.update(futures[future].target.nbytes)
         finally:
-            stop.set()
+            worker.stop.set()
             pool.shutdown(cancel_futures=True)
-    return tuple(done[step.name] for step in job.plan.steps)
+    return tuple(done[step.name] for step in plan.steps)
 
 
+@dataclass(frozen=True)
 class Worker:
-    """Writes one tensor; several at a time share nothing but the job and the order to stop."""
+    """Writes tensors to ``outputs``, several at a time in threads of their own, until ``stop`` is set."""
 
-    def __init__(self, job: Job, stop: threading.Event):
-        self.job, self.stop = job, stop
-        self.readers = [Reader(model) for model in job.models]
+    recipe: Recipe
+    models: Sequence[Weights]
+    outputs: Mapping[str, Entry]
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def write(self, step: Step) -> TensorReport:
         """Writes the tensor, reads it back, compares the hashes, and says what was done."""
-        entry, digest = self.job.outputs[step.name], xxhash.xxh3_128()
+        entry, digest = self.outputs[step.name], xxhash.xxh3_128()
         change = base = 0.0
         with entry.file.open("r+b") as file, np.errstate(all="ignore"):  # what is not finite is refused in words
             file.seek(entry.start)
-            for block in self.blocks(step):
+            for block, changed, had in self.blocks(step, [Reader(model) for model in self.models]):
                 if self.stop.is_set():
                     raise RunError("the merge was stopped")
-                change, base = change + block.change, base + block.base
-                stored = block.stored.view(np.uint8)
+                change, base = change + changed, base + had
+                stored = block.view(np.uint8)
                 digest.update(stored)
                 file.write(stored)
         written = xxhash.xxh3_128()
@@ -303,70 +293,48 @@ class Worker:
             base_norm=math.sqrt(base) if compared else None, xxh3_128=digest.hexdigest(),
         )  # fmt: skip
 
-    def blocks(self, step: Step) -> Iterator["Block"]:
-        """The tensor's blocks in order: merged ones, then what the backbone does not reach."""
+    def blocks(self, step: Step, readers: Sequence[Reader]) -> Iterator[tuple[np.ndarray, float, float]]:
+        """The tensor's blocks in order, as they are stored, with the squared norms of change and base that each adds:
+        merged ones (stored bytes at the end points of an interpolation), then the first tuned model's own where the
+        backbone does not reach."""
+        name, first = step.tuned[0], readers[0]
+        own = first.weights.stored(name)
+        as_stored = own.dtype == step.target.dtype and name not in first.weights.changes
         if step.base is not None:
-            read = self.reading(step)
-            for merged in merged_blocks(read, step.merged, len(self.readers), self.job.recipe, step.lam, step.key):
+
+            def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
+                base = read_floats(step.base, start, stop)
+                tuned = [reader.floats(name, start, stop) for reader, name in zip(readers, step.tuned, strict=True)]
+                return base, [values - base for values in tuned]
+
+            ends = {1.0: own} if as_stored else {}
+            ends |= {0.0: step.base} if step.base.dtype == step.target.dtype else {}
+            exact = self.recipe.method in {"linear", "slerp"} and len(readers) == 1 and step.lam in ends
+            for merged in merged_blocks(read, step.merged, len(readers), self.recipe, step.lam, step.key):
+                start, stop = merged.start, merged.stop
                 if not math.isfinite(merged.change + merged.base):
                     raise RunError(
                         f"{step.name} holds values that are not finite, in the tuned model or in the backbone"
                     )
-                stored = self.final(step, merged.start, merged.stop, merged.values)
-                yield Block(stored, merged.change, merged.base)
+                stored = read_raw(ends[step.lam], start, stop) if exact else rounded(step, merged.values)
+                yield stored, merged.change, merged.base
         if step.target.dtype not in WIDTH:
-            stored = self.readers[0].weights.stored(step.tuned[0])
-            for start, stop in spans(stored.nbytes, 4 * BLOCK):
-                yield Block(read_bytes(stored, start, stop))
+            for start, stop in spans(own.nbytes, 4 * BLOCK):
+                yield read_bytes(own, start, stop), 0.0, 0.0
             return
         for start, stop in spans(step.target.count - step.merged):
-            yield Block(self.kept(step, step.merged + start, step.merged + stop))
-
-    def reading(self, step: Step) -> Read:
-        """The ``read(start, stop)`` of :func:`~textreg.merging.methods.merged_blocks` for one tensor."""
-
-        def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
-            base = read_floats(step.base, start, stop)
-            tuned = [reader.floats(name, start, stop) for reader, name in zip(self.readers, step.tuned, strict=True)]
-            return base, [values - base for values in tuned]
-
-        return read
-
-    def final(self, step: Step, start: int, stop: int, values: np.ndarray) -> np.ndarray:
-        """One merged block as it is stored; the stored bytes at the end points of an interpolation."""
-        if self.job.recipe.method in {"linear", "slerp"} and len(self.readers) == 1:
-            stored = self.readers[0].weights.stored(step.tuned[0])
-            if step.lam == 0 and step.base.dtype == step.target.dtype:
-                return read_raw(step.base, start, stop)
-            changed = step.tuned[0] in self.readers[0].weights.changes
-            if step.lam == 1 and stored.dtype == step.target.dtype and not changed:
-                return read_raw(stored, start, stop)
-        return self.rounded(step, values)
-
-    def kept(self, step: Step, start: int, stop: int) -> np.ndarray:
-        """One block of a tensor that is not merged, as it is stored: the first tuned model's own."""
-        name, reader = step.tuned[0], self.readers[0]
-        stored = reader.weights.stored(name)
-        if stored.dtype == step.target.dtype and name not in reader.weights.changes:
-            return read_raw(stored, start, stop)
-        return self.rounded(step, reader.floats(name, start, stop))
-
-    def rounded(self, step: Step, values: np.ndarray) -> np.ndarray:
-        """A block [n] float32 in the output dtype, rounded once; RunError where it does not fit or is not finite."""
-        stored = narrow(values, step.target.dtype)
-        if not np.isfinite(values).all():
-            raise RunError(f"{step.name} at lambda {step.lam:g} is not finite; take a smaller lambda")
-        if step.target.dtype == "F16" and np.isinf(stored).any():
-            raise RunError(
-                f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
-            )
-        return stored
+            start, stop = step.merged + start, step.merged + stop
+            kept = read_raw(own, start, stop) if as_stored else rounded(step, first.floats(name, start, stop))
+            yield kept, 0.0, 0.0
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block as it is stored, and the squared norms that it adds."""
-
-    stored: np.ndarray
-    change: float = 0.0
-    base: float = 0.0
+def rounded(step: Step, values: np.ndarray) -> np.ndarray:
+    """A block [n] float32 in the output dtype, rounded once; RunError where it does not fit or is not finite."""
+    stored = narrow(values, step.target.dtype)
+    if not np.isfinite(values).all():
+        raise RunError(f"{step.name} at lambda {step.lam:g} is not finite; take a smaller lambda")
+    if step.target.dtype == "F16" and np.isinf(stored).any():
+        raise RunError(
+            f"{step.name} at lambda {step.lam:g} leaves the range of float16; convert the models to bfloat16"
+        )
+    return stored

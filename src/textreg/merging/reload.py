@@ -21,7 +21,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from textreg.errors import InputError, RunError
+from textreg.errors import RunError
 from textreg.files import digest, write_json
 from textreg.merging.tensors import open_checkpoint
 
@@ -104,6 +104,4 @@ class Check:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise InputError("usage: python -m textreg.merging.reload FOLDER")
     print(json.dumps(reload_keys(sys.argv[1])))

@@ -10,7 +10,7 @@ on, meant against accidents and not against forgers.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,11 @@ class MergeReport(BaseModel):
         Columns: layer, module, elements, change (norm of tuned - base), base (norm), relative (their quotient; None
         where the base is zero).
         """
-        groups: dict[tuple[int | None, str], list[TensorReport]] = {}
+        groups: dict[tuple[int | None, str], list[TensorReport]] = defaultdict(list)
         for tensor in self.tensors:
             if tensor.change_norm is not None:
                 layer, module = layer_and_module(tensor.key)
-                groups.setdefault((layer, f"layer {layer}" if whole and layer is not None else module), []).append(
-                    tensor
-                )
+                groups[layer, f"layer {layer}" if whole and layer is not None else module].append(tensor)
         rows = []
         for (layer, module), members in sorted(groups.items(), key=lambda item: (item[0][0] is None, *item[0])):
             change = math.hypot(*(member.change_norm or 0.0 for member in members))

@@ -122,7 +122,12 @@ def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
     since is made from nothing, because a stage that resumes would take the change for work of its own.
     """
     attempt = folder / ATTEMPT
-    if _spoilt(folder):
+    try:
+        content = manifest.read(folder)
+        spoilt = content is not None and bool(manifest.damage(folder, content, HashCache()))
+    except InputError:
+        spoilt = True
+    if spoilt:
         attempt.unlink(missing_ok=True)
     (folder / manifest.NAME).unlink(missing_ok=True)
     same = attempt.is_file() and attempt.read_text(encoding="utf-8").strip() == identity.digest
@@ -135,14 +140,6 @@ def prepare(folder: Path, identity: Identity, fresh: bool) -> bool:
     folder.mkdir(parents=True)
     write_text(attempt, identity.digest + "\n")
     return False
-
-
-def _spoilt(folder: Path) -> bool:
-    try:
-        content = manifest.read(folder)
-    except InputError:
-        return True
-    return content is not None and bool(manifest.damage(folder, content, HashCache()))
 
 
 def execute(job: Job, tell: Tell = lambda event: None) -> Failure | None:

@@ -9,7 +9,7 @@ what it refers to (pictures) is not looked at.  Versions, times and hardware are
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,10 @@ class Identity:
 
 def parameters(settings: Stage) -> dict[str, Any]:
     """The settings that change results, as JSON values; a local folder is shown by its name alone."""
-    values: dict[str, Any] = {}
-    for field in fields(settings):
-        if field.name in WITHOUT_EFFECT:
-            continue
-        value = getattr(settings, field.name)
-        if field.name in LOCAL_DATA:
-            value = [_place(word) for word in value] if isinstance(value, list) else _place(value)
-        values[field.name] = value
+    values = {key: value for key, value in asdict(settings).items() if key not in WITHOUT_EFFECT}
+    for key in LOCAL_DATA & values.keys():
+        value = values[key]
+        values[key] = [_place(word) for word in value] if isinstance(value, list) else _place(value)
     return values
 
 
@@ -87,18 +83,13 @@ def _place(word: str) -> str:
 def local_data(settings: Stage, hashes: HashCache) -> dict[str, str]:
     """Setting -> hash of the local file or folder that it names."""
     found: dict[str, str] = {}
-    for field in fields(settings):
-        if field.name not in LOCAL_DATA:
-            continue
-        value = getattr(settings, field.name)
-        for word in value if isinstance(value, list) else [value]:
-            parts = _local(word)
-            if parts is None:
-                continue
-            key = f"{field.name}:{parts.short}"
-            while key in found:  # another folder of that name
-                key += "'"
-            found[key] = digest(_content(parts, hashes))[:LENGTH]
+    for name, value in asdict(settings).items():
+        for word in (value if isinstance(value, list) else [value]) if name in LOCAL_DATA else ():
+            if parts := _local(word):
+                key = f"{name}:{parts.short}"
+                while key in found:  # another folder of that name
+                    key += "'"
+                found[key] = digest(_content(parts, hashes))[:LENGTH]
     return found
 
 
@@ -117,14 +108,9 @@ def of(settings: Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashC
     """Identity of the unit that runs ``notebook`` with ``settings`` on ``inputs`` (upstream unit -> hash of its
     files)."""
     # Reading the package takes most of a second, and a run asks for every unit; the cure is to ask once.
-    prints = hashes.kept(
-        f"code of {notebook}", stamp(notebook), lambda: code(notebook, drawing=notebook.name in DRAWING)
-    )
-    return Identity(
-        parameters(settings),
-        prints,
-        {**inputs, **local_data(settings, hashes)},
-    )
+    drawing = notebook.name in DRAWING
+    prints = hashes.kept(f"code of {notebook}", stamp(notebook), lambda: code(notebook, drawing=drawing))
+    return Identity(parameters(settings), prints, {**inputs, **local_data(settings, hashes)})
 
 
 def differences(old: Mapping[str, Any], new: Identity) -> list[str]:

@@ -63,7 +63,7 @@ def parameters(path: Path) -> dict[str, Any]:
     Raises :class:`InputError` when there is not exactly one such cell, or when it holds anything but plain
     assignments.
     """
-    tagged = [cell for cell in _code_cells(read(path)) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in _code_cells(read(path)["cells"]) if "parameters" in _tags(cell)]
     if len(tagged) != 1:
         raise InputError(f"notebook {path}: {len(tagged)} code cells are tagged 'parameters', one is needed")
     try:
@@ -72,30 +72,28 @@ def parameters(path: Path) -> dict[str, Any]:
         raise InputError(f"notebook {path}: the parameters cell is not valid Python (line {error.lineno})") from None
     values: dict[str, Any] = {}
     for statement in statements:
-        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            target: ast.expr = statement.target
-            value = statement.value
-        elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-            target, value = statement.targets[0], statement.value
-        else:
-            raise InputError(f"notebook {path}: line {statement.lineno} of the parameters cell is no plain assignment")
+        where = f"notebook {path}: line {statement.lineno} of the parameters cell"
+        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or not statement.value or len(targets) != 1:
+            raise InputError(f"{where} is no plain assignment")
         try:
-            values[target.id] = ast.literal_eval(value)  # type: ignore[attr-defined]
+            values[targets[0].id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError):
-            raise InputError(
-                f"notebook {path}: line {statement.lineno} of the parameters cell is no literal"
-            ) from None
+            raise InputError(f"{where} is no literal") from None
     return values
 
 
-def _code_cells(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [cell for cell in content["cells"] if cell.get("cell_type") == "code"]
+def _code_cells(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def computing_cells(path: Path) -> list[dict[str, Any]]:
+def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def computing_cells(path: Path) -> list[Mapping[str, Any]]:
     """The code cells of a notebook in order, without the ``parameters`` cell.  Raises what :func:`read` does."""
-    cells = _code_cells(read(path))
-    return [cell for cell in cells if "parameters" not in cell.get("metadata", {}).get("tags", [])]
+    return [cell for cell in _code_cells(read(path)["cells"]) if "parameters" not in _tags(cell)]
 
 
 def require_parameters(path: Path, settings: Stage) -> None:
@@ -117,10 +115,8 @@ def unfinished(content: Mapping[str, Any]) -> Failure | None:
             name, value = output.get("ename", "Error"), " ".join(str(output.get("evalue", "")).split())
             if name == "SystemExit":
                 return Failure(f"cell {number} left the notebook by sys.exit({value}); the rest did not run", number)
-            if name == "InputError":
-                return Failure(f"{value} (cell {number})", number, user=True)
-            if name == "RunError":
-                return Failure(f"{value} (cell {number})", number)
+            if name in ("InputError", "RunError"):
+                return Failure(f"{value} (cell {number})", number, user=name == "InputError")
             return Failure(f"cell {number} raised {name}: {value}"[:500], number)
         if source(cell).strip() and cell.get("execution_count") is None:
             return Failure(f"cell {number} did not run", number)
@@ -134,11 +130,7 @@ def cell_number(content: Mapping[str, Any], place: int) -> int:
 
 def _numbered(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The code cells that the source notebook has too: papermill's injected parameters are not counted."""
-    return [
-        cell
-        for cell in cells
-        if cell.get("cell_type") == "code" and "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
-    ]
+    return [cell for cell in _code_cells(cells) if "injected-parameters" not in _tags(cell)]
 
 
 def secrets(environment: Mapping[str, str]) -> list[str]:

@@ -86,44 +86,32 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
         inputs[other.name] = content["outputs_digest"] if content else "missing"
     now = identity.of(settings, notebook, inputs, hashes)
     folder = place.run / unit.folder
-    reasons = [f"follows {other.name}" for other in upstream if other in before and before[other].state != "done"]
+    follows = [f"follows {other.name}" for other in upstream if other in before and before[other].state != "done"]
     try:
         content = manifest.read(folder)
     except InputError as error:
         return State(unit, "stale", (str(error),), settings, now)
-    failure = _failure(place.run, unit)
     if content is None:
-        if failure is not None:
+        if failure := _failure(place.run, unit):
             return State(unit, "failed", (failure,), settings, now)
-        return State(
-            unit, "missing", ("has not run", *reasons) if not folder.is_dir() else ("did not finish",), settings, now
-        )
-    changed = identity.differences(content, now)
-    reasons = changed + [reason for reason in reasons if reason not in changed]
+        reasons = ["did not finish"] if folder.is_dir() else ["has not run", *follows]
+        return State(unit, "missing", tuple(reasons), settings, now)
+    reasons = identity.differences(content, now) + follows
     reasons += manifest.damage(folder, content, hashes, shipped=place.shipped)
     executed = f"notebooks/{unit.stem}.ipynb"
     # An arm that was tuned on several GPUs has no notebook, and its manifest names none.
     if content.get("notebook") == executed and not place.shipped:
         reasons += _lacking_notebook(place.run / executed)
-    return State(
-        unit,
-        "stale" if reasons else "done",
-        tuple(reasons),
-        settings,
-        now,
-        content.get("seconds"),
-        content.get("peak_memory_mb"),
-    )
+    took = content.get("seconds"), content.get("peak_memory_mb")
+    return State(unit, "stale" if reasons else "done", tuple(reasons), settings, now, *took)
 
 
 def _lacking_notebook(path: Path) -> list[str]:
     """The executed notebook is what a reader of the run is shown, so a unit without one is not done."""
-    if not path.is_file():
-        return ["its executed notebook is missing"]
     try:
         notebooks.read(path)
     except InputError:
-        return ["its executed notebook is damaged"]
+        return [f"its executed notebook is {'damaged' if path.is_file() else 'missing'}"]
     return []
 
 
@@ -167,12 +155,9 @@ def select(
     for arm in arms:
         if arm not in known_arms:
             raise InputError(f"--arm: unknown arm {arm!r} in profile {profile.name}{did_you_mean(arm, known_arms)}")
-    if only:
-        chosen: Sequence[str] = [stage for stage in stages if stage in only]
-    else:
-        first = stages.index(start) if start else 0
-        last = stages.index(stop) if stop else len(stages) - 1
-        chosen = [stage for stage in stages[first : last + 1] if stage in profile.stages]
+    first = stages.index(start) if start else 0
+    last = stages.index(stop) if stop else len(stages) - 1
+    chosen = only or [stage for stage in stages[first : last + 1] if stage in profile.stages]
     found = graph.units(chosen, profile.arms)
     units = tuple(unit for unit in found if not arms or unit.arm is None or unit.arm in arms)
     if not units:
@@ -212,7 +197,14 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
             raise InputError(f"{relative(place.run)} is the run folder of {text}; choose another one with --run")
         return mine
     # Hidden names are left alone by a run, and a start that was killed early has left some.
-    foreign = sorted(path.name for path in _entries(place.run) if not path.name.startswith("."))
+    try:
+        foreign = sorted(name for name in os.listdir(place.run) if not name.startswith("."))
+    except FileNotFoundError:
+        return mine
+    except OSError as error:
+        raise InputError(
+            f"{relative(place.run)} cannot be a run folder ({error.strerror}); choose another with --run"
+        ) from None
     if foreign:
         some = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(
@@ -222,28 +214,16 @@ def require_own(profile: Profile, place: Place, root: Path) -> dict[str, Any]:
     return mine
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(
-            f"{relative(folder)} cannot be a run folder ({error.strerror}); choose another with --run"
-        ) from None
-
-
 def claim(profile: Profile, place: Place, root: Path) -> None:
     """Note in the run folder which profile it belongs to.  Raises what :func:`require_own` does.
 
     A profile outside the repository is noted by its full path, and copied beside the note for the day it is gone.
     """
     mine = require_own(profile, place, root)
-    path = profile.path.resolve()
+    path, source = profile.path.resolve(), str(profile.path.resolve())
     if path.is_relative_to(root.resolve()):
         source = path.relative_to(root.resolve()).as_posix()
     else:
-        source = str(path)
         write_text(place.run / PROFILE_COPY, path.read_text(encoding="utf-8"))
     write_json(place.run / RUN_FILE, {**mine, "file": source, "overrides": list(place.overrides)})
 
@@ -273,13 +253,12 @@ def _note(run: Path) -> _Note:
     return read_as(run / RUN_FILE, _Note, "put a whole one back, or choose another folder with --run")
 
 
-def missing_packages(settings: Mapping[str, Stage]) -> list[str]:
-    """One line per optional package that is not installed; ``settings``: unit name -> its settings."""
+def missing_packages(settings: Mapping[Unit, Stage]) -> list[str]:
+    """One line per optional package that units with these settings need and that is not installed."""
     found: dict[str, str] = {}
     for unit, chosen in settings.items():
         for (key, value), (module, extra) in PACKAGES.items():
             if getattr(chosen, key, None) == value and importlib.util.find_spec(module) is None:
-                found.setdefault(
-                    module, f"{unit}: {key} = {value} needs a package: pip install 'textreg[{extra}]', or change {key}"
-                )
+                cure = f"pip install 'textreg[{extra}]', or change {key}"
+                found.setdefault(module, f"{unit.name}: {key} = {value} needs a package: {cure}")
     return list(found.values())

@@ -22,18 +22,7 @@ from textreg.errors import InputError, did_you_mean, quoted
 from textreg.runs import notebooks, stages, strict_yaml
 from textreg.runs.stages import Unit
 from textreg.scenes import languages
-from textreg.settings import (
-    Evaluate,
-    Mechanism,
-    Merge,
-    PrepareData,
-    Stage,
-    Training,
-    Tune,
-    build,
-    stage_classes,
-    value_of,
-)
+from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune, build, stage_classes, value_of
 
 PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
@@ -166,11 +155,7 @@ def known_stage(stage: Any, where: str) -> str:
 
 
 def resolve(
-    profile: Profile,
-    stage: str,
-    arm: str | None = None,
-    overrides: Sequence[str] = (),
-    run: str | None = None,
+    profile: Profile, stage: str, arm: str | None = None, overrides: Sequence[str] = (), run: str | None = None
 ) -> Stage:
     """Settings of ``stage`` (of ``arm`` where the stage runs once per arm) as a frozen settings object.
 
@@ -229,25 +214,33 @@ def check(profile: Profile, overrides: Sequence[str] = ()) -> None:
             if scope in (None, stage) and key in {field.name for field in fields(cls)}:
                 value_of(cls, key, word, f"-p {text[:80]}", text=True)
     for unit in profile.units:
-        settings = resolve(profile, unit.stage, unit.arm, overrides)
-        where = f"{profile.path}: {unit.name}"
-        check_settings(settings, where)
+        check_settings(resolve(profile, unit.stage, unit.arm, overrides), f"{profile.path}: {unit.name}")
         upstream(profile, unit, overrides)
 
 
 def upstream(profile: Profile, unit: Unit, overrides: Sequence[str] = ()) -> tuple[Unit, ...]:
-    """The units whose files ``unit`` reads, by the resolved systems and arms of its stage."""
-    known = stages.units(tuple(stage_classes()), profile.arms)
-    systems: Sequence[str] = ()
-    arms: Sequence[str] = ()
-    if unit.stage == "evaluate":
-        settings = resolve(profile, "evaluate", overrides=overrides)
-        systems = settings.systems if isinstance(settings, Evaluate) else ()
+    """The units whose files ``unit`` reads, in running order: an arm that no evaluated system uses is not waited for,
+    and ``TR+M`` needs the merge of ``TR``.
+
+    Raises :class:`InputError` for a system or an arm that the profile does not train or merge.
+    """
+    known = stages.units(stages.order(), profile.arms)
+    if unit.stage == "figures":  # loss curves and sweeps of every arm are drawn beside the scores
+        drawn = {"prepare_data", "tune", "merge", "evaluate"} & set(profile.stages)
+        return tuple(other for other in known if other.stage in drawn)
+    number = stages.order().index(unit.stage)
+    wanted = [Unit(stage) for stage in ("prepare_data", "align") if stages.order().index(stage) < number]
+    settings: Any = resolve(profile, unit.stage, unit.arm, overrides)
+    if unit.stage == "merge":
+        wanted.append(Unit("tune", unit.arm))
     elif unit.stage == "mechanism":
-        settings = resolve(profile, "mechanism", overrides=overrides)
-        arms = settings.arms if isinstance(settings, Mechanism) else ()
-    found = stages.upstream(unit, known, systems, arms)
-    return tuple(other for other in found if other.stage in profile.stages or unit.stage != "figures")
+        wanted += [stages.require_known(Unit("tune", arm), known, "mechanism.arms") for arm in settings.arms]
+    elif unit.stage == "evaluate":
+        for system in (system for system in settings.systems if system != "backbone"):
+            arm = system.removesuffix("+M")
+            for stage in ("tune", "merge") if system != arm else ("tune",):
+                wanted.append(stages.require_known(Unit(stage, arm), known, "evaluate.systems"))
+    return tuple(other for other in known if other in wanted)
 
 
 def check_settings(settings: Stage, where: str) -> None:

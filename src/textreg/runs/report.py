@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -35,29 +34,24 @@ class Report:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=False, soft_wrap=True, highlight=False)
         self._tasks: dict[Unit, Any] = {}
-        self._bars: Progress | None = None
-        if self.console.is_terminal:
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
-                TimeElapsedColumn(),
-                TextColumn("[dim]{task.fields[line]}", markup=True),
-                console=self.console,
-                transient=True,
-            )
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[line]}", markup=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
 
     def __enter__(self) -> "Report":
-        if self._bars is not None:
-            self._bars.start()
+        self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
 
     def say(self, text: str, style: str = "") -> None:
         """One line."""
@@ -65,14 +59,11 @@ class Report:
 
     def start(self, state: State) -> None:
         """A unit starts, for these reasons."""
-        self.say(f"{time.strftime('%H:%M:%S')} {state.unit.name}: runs ({_reasons(state.reasons)})")
-        if self._bars is not None:
-            self._tasks[state.unit] = self._bars.add_task(state.unit.name, total=1, line="")
+        self.say(f"{time.strftime('%H:%M:%S')} {state.unit.name}: runs ({shortened(state.reasons) or 'asked for'})")
+        self._tasks[state.unit] = self._bars.add_task(state.unit.name, total=1, line="")
 
     def event(self, unit: Unit, event: Mapping[str, Any]) -> None:
         """A cell started, or a line was printed."""
-        if self._bars is None or unit not in self._tasks:
-            return
         if "cell" in event:
             self._bars.update(self._tasks[unit], completed=event["cell"], total=event["cells"])
         elif "line" in event:
@@ -80,21 +71,18 @@ class Report:
 
     def finish(self, unit: Unit, text: str, *, ok: bool) -> None:
         """A unit ended."""
-        if self._bars is not None and unit in self._tasks:
-            self._bars.remove_task(self._tasks.pop(unit))
+        self._bars.remove_task(self._tasks.pop(unit))
         self.say(f"{time.strftime('%H:%M:%S')} {unit.name}: {text}", style="" if ok else "bold red")
 
     def close(self, outcomes: Mapping[Unit, Any], seconds: float) -> None:
         """The closing table: per unit what happened, its seconds and its peak memory in MiB."""
-        table = _table("unit", "", right=("seconds", "peak MiB"))
+        table = plain_table("unit", "", right=("seconds", "peak MiB"))
         for unit, outcome in outcomes.items():
             time_s = f"{outcome.seconds:.1f}" if outcome.seconds is not None else ""
             memory = f"{outcome.peak_memory_mb:.0f}" if outcome.peak_memory_mb else ""
             table.add_row(unit.name, outcome.what, time_s, memory)
         self.console.print(table)
-        count = {
-            what: sum(outcome.what == what for outcome in outcomes.values()) for what in ("ran", "kept", "failed")
-        }
+        count = Counter(outcome.what for outcome in outcomes.values())
         failed = f", {count['failed']} failed" if count["failed"] else ""
         self.say(f"{count['ran']} ran, {count['kept']} up to date{failed}, {seconds:.1f} s")
 
@@ -124,7 +112,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _table(*left: str, right: Sequence[str] = ()) -> Table:
+def plain_table(*left: str, right: Sequence[str] = ()) -> Table:
+    """A table without lines, of columns of words and of columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in left:
         table.add_column(heading, overflow="fold", no_wrap=heading != "why")
@@ -133,29 +122,28 @@ def _table(*left: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def _reasons(reasons: Sequence[str]) -> str:
-    kept = list(reasons[:3]) + ([f"and {len(reasons) - 3} more"] if len(reasons) > 3 else [])
-    return "; ".join(kept) or "asked for"
+def shortened(reasons: Sequence[str]) -> str:
+    """The first three reasons, and how many more there are."""
+    return "; ".join([*reasons[:3], *([f"and {len(reasons) - 3} more"] if len(reasons) > 3 else [])])
 
 
 def states(found: Mapping[Unit, State]) -> Table:
     """The table of ``textreg status`` and ``--dry-run``: unit, state, why, time of its last run."""
     colours = {"done": "green", "stale": "yellow", "failed": "bold red", "missing": "dim"}
-    table = _table("unit", "state", "why", right=("seconds",))
+    table = plain_table("unit", "state", "why", right=("seconds",))
     for unit, state in found.items():
-        why = _reasons(state.reasons) if state.state != "done" else ""
         seconds = f"{state.seconds:.1f}" if state.seconds is not None else ""
-        table.add_row(unit.name, Text(state.state, style=colours[state.state]), Text(why), seconds)
+        word, why = Text(state.state, style=colours[state.state]), Text(shortened(state.reasons))
+        table.add_row(unit.name, word, why, seconds)
     return table
 
 
-def collect(run: str | Path, root: Path | None = None) -> dict[Unit, State]:
+def collect(run: Path, root: Path | None = None) -> dict[Unit, State]:
     """State of every unit of the run in ``run``, in running order.
 
     Raises :class:`textreg.errors.InputError` when there is no run or its ``run.json`` is damaged.
     """
     root = root or graph.repository()
-    run = Path(run)
     profile, overrides = plan.remembered(run, root)
     hashes = HashCache(run / ".runner" / "hashes.json")
     found = plan.survey(profile, Place(run, root / "notebooks", overrides), hashes)
@@ -164,11 +152,9 @@ def collect(run: str | Path, root: Path | None = None) -> dict[Unit, State]:
     return found
 
 
-def show(run: str | Path, root: Path | None = None, console: Console | None = None) -> dict[Unit, State]:
-    """Print the table of :func:`collect` and return its data."""
-    found = collect(run, root)
-    (console or Console(soft_wrap=True, highlight=False)).print(states(found))
-    return found
+def show(run: Path) -> None:
+    """Print the table of :func:`collect`."""
+    Console(soft_wrap=True, highlight=False).print(states(collect(run)))
 
 
 def require_standing(run: Path, arm: str) -> None:

@@ -101,11 +101,12 @@ def run(
     if planned is not None:
         report.console.print(*budget.tables(planned), sep="\n")
     if dry_run:
-        states = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
-        report.console.print(reporting.states({unit: states[unit] for unit in units}))
-        for line in _missing_packages(states, units, force):
+        found = plan.survey(chosen, place, HashCache(), plan.with_upstream(chosen, place, units))
+        states = {unit: found[unit] for unit in units}
+        report.console.print(reporting.states(states))
+        for line in _missing_packages(states, force):
             report.say(f"not yet: {line}", "yellow")
-        return Result(folder, {unit: states[unit] for unit in units})
+        return Result(folder, states)
     if planned is None:
         require_room(folder, ROOM)
     else:
@@ -121,10 +122,11 @@ def run(
         raise RunError(trouble(error, relative(folder))) from None
 
 
-def _missing_packages(states: Mapping[Unit, State], units: Sequence[Unit], force: bool) -> list[str]:
+def _missing_packages(states: Mapping[Unit, State], force: bool) -> list[str]:
     """Lines about the packages that the units still to run need and that are not installed."""
-    waiting = [unit for unit in units if force or states[unit].state != "done"]
-    return plan.missing_packages({unit.name: states[unit].settings for unit in waiting})
+    return plan.missing_packages(
+        {unit: state.settings for unit, state in states.items() if force or state.state != "done"}
+    )
 
 
 def default_folder(profile: Profile, overrides: Sequence[str], root: Path) -> Path:
@@ -194,34 +196,27 @@ class _Run:
         self.ready: dict[Unit, State] = {}
         self.ended: dict[Unit, Outcome] = {}
         self._require_upstream()
-        missing = _missing_packages(self.states, self.units, force)
-        if missing:
+        if missing := _missing_packages({unit: self.states[unit] for unit in units}, force):
             raise InputError("; ".join(missing))
 
     def _require_upstream(self) -> None:
         for unit in self.units:
             for other in (other for other in self.upstream[unit] if other not in self.units):
-                state = self.states[other]
-                self._require_undamaged(unit, other)
+                state, folder = self.states[other], self.place.run / other.folder
+                content = manifest.read(folder)
+                # What is computed from files that no notebook wrote would be noted as the result of those it did.
+                if found := manifest.damage(folder, content, self.hashes) if content else []:
+                    raise InputError(
+                        f"{unit.name} reads {other.name}, of which {found[0]}; leave --only, --from and --arm out to "
+                        "make it anew, or put the file back"
+                    )
                 if state.state in ("missing", "failed"):
                     raise InputError(
                         f"{unit.name} needs {other.name}, which has not run; leave --only, --from and --arm out"
                     )
                 if state.state == "stale":
-                    self.report.say(
-                        f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})", "yellow"
-                    )
-
-    def _require_undamaged(self, unit: Unit, other: Unit) -> None:
-        """What is computed from files that no notebook wrote would be noted as the result of those it did write."""
-        folder = self.place.run / other.folder
-        content = manifest.read(folder)
-        found = manifest.damage(folder, content, self.hashes) if content else []
-        if found:
-            raise InputError(
-                f"{unit.name} reads {other.name}, of which {found[0]}; leave --only, --from and --arm out to make it "
-                "anew, or put the file back"
-            )
+                    told = f"note: {other.name}, read by {unit.name}, is stale ({state.reasons[0]})"
+                    self.report.say(told, "yellow")
 
     def execute(self, width: int) -> Result:
         """Run until nothing waits; ``width`` cores at a time."""

@@ -26,6 +26,7 @@ from textreg.files import HashCache, read_json, remove_tree, write_json
 from textreg.runs import manifest, plan
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place
+from textreg.runs.report import shortened
 
 #: What is shipped, below the run folder.
 FILES = (
@@ -58,7 +59,7 @@ class Stale:
     cure: str
 
 
-def ship(run: Path, target: Path, root: Path | None = None, files: Sequence[str] = FILES) -> list[Path]:
+def ship(run: Path, target: Path, root: Path | None = None) -> list[Path]:
     """Copy the files of a finished run to ``target`` (replaced as a whole) and return their new paths.
 
     Raises :class:`RunError` when a unit of the run does not stand, so that no half or stale result is shipped, and
@@ -71,9 +72,8 @@ def ship(run: Path, target: Path, root: Path | None = None, files: Sequence[str]
     bad = [f"{unit.name} is {state.state}" for unit, state in states.items() if state.state != "done"]
     if bad:
         raise RunError(f"{run} cannot be shipped: {', '.join(bad)}; bring it up to date with textreg run")
-    chosen = sorted(
-        {path for pattern in files for path in run.glob(pattern) if path.parts[len(run.parts)] not in REDRAWN}
-    )
+    found = {path for pattern in FILES for path in run.glob(pattern)}
+    chosen = sorted(path for path in found if path.relative_to(run).parts[0] not in REDRAWN)
     for path in chosen:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(
@@ -81,15 +81,19 @@ def ship(run: Path, target: Path, root: Path | None = None, files: Sequence[str]
             )
     fresh = target.with_name(f".{target.name}.new")
     remove_tree(fresh)
-    copies = []
-    for path in chosen:
-        copy = fresh / path.relative_to(run)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-        copies.append(target / path.relative_to(run))
+    _copied(chosen, run, fresh)
     _ship_note(run, fresh)
     remove_tree(target)
     fresh.rename(target)
+    return [target / path.relative_to(run) for path in chosen]
+
+
+def _copied(files: Sequence[Path], run: Path, target: Path) -> list[Path]:
+    """Copies of files of a run at the same places below ``target``."""
+    copies = [target / path.relative_to(run) for path in files]
+    for path, copy in zip(files, copies, strict=True):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     return copies
 
 
@@ -127,7 +131,10 @@ def stale(results: Path, root: Path | None = None) -> list[Stale]:
     for path in sorted(results.rglob(plan.RUN_FILE)):
         folder = path.parent
         profile, overrides = plan.remembered(folder, root)
-        cure = _cure(folder, path, overrides)
+        again = f"runs/{profile.name}-{folder.name}"
+        options = "".join(f" -p {shlex.quote(word)}" for word in overrides)
+        start = f"textreg run --profile {profile.name} --run {again}{options}"
+        cure = f"{start} && python -m textreg.runs.shipping ship {again} {graph.relative(folder)}"
         there = [unit for unit in profile.units if unit.stage not in REDRAWN]
         place = Place(folder, root / "notebooks", overrides, shipped=True)
         for unit, state in plan.survey(profile, place, HashCache(), there).items():
@@ -136,14 +143,6 @@ def stale(results: Path, root: Path | None = None) -> list[Stale]:
             elif state.state != "done":
                 found.append(Stale(folder, unit.name, state.reasons, cure))
     return found
-
-
-def _cure(folder: Path, path: Path, overrides: Sequence[str]) -> str:
-    content = read_json(path)
-    run = f"runs/{content.get('profile')}-{folder.name}"
-    words = [f"-p {shlex.quote(word)}" for word in overrides]
-    start = " ".join(["textreg run --profile", shlex.quote(str(content.get("profile"))), f"--run {run}", *words])
-    return f"{start} && python -m textreg.runs.shipping ship {run} {graph.relative(folder)}"
 
 
 def ship_systems(run: Path, target: Path) -> list[Path]:
@@ -160,11 +159,7 @@ def ship_systems(run: Path, target: Path) -> list[Path]:
     first = asked.iloc[0]
     pictures = pd.read_parquet(run / "prepare_data/images.parquet", filters=[("image_id", "==", first["image_id"])])
     remove_tree(target)
-    copies = []
-    for path in found:
-        copies.append(target / path.relative_to(run))
-        copies[-1].parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copies[-1])
+    copies = _copied(found, run, target)
     (target / "sample.png").write_bytes(pictures["image"].iloc[0]["bytes"])
     write_json(target / "sample.json", {"scene": json.loads(first["reference"])[0]})
     return [*copies, target / "sample.png", target / "sample.json"]
@@ -178,8 +173,7 @@ def check_command(results: Path) -> None:
     """Name every stale result under RESULTS with the command that refreshes it; exit code 1 if there is one."""
     found = stale(results)
     for item in found:
-        why = "; ".join(item.reasons[:3]) + (f"; and {len(item.reasons) - 3} more" if len(item.reasons) > 3 else "")
-        typer.echo(f"stale: {graph.relative(item.folder)} {item.unit}: {why}")
+        typer.echo(f"stale: {graph.relative(item.folder)} {item.unit}: {shortened(item.reasons)}")
     for cure in sorted({item.cure for item in found}):
         typer.echo(f"refresh with: {cure}")
     if found:

@@ -18,13 +18,7 @@ PER_ARM = ("tune", "merge")
 
 #: Files (patterns below the unit's folder) without which a notebook that ended well still counts as failed.
 ARTEFACTS: Mapping[str, tuple[str, ...]] = {
-    "prepare_data": (
-        "visual.parquet",
-        "text.parquet",
-        "images.parquet",
-        "requests.parquet",
-        "mixture.csv",
-    ),
+    "prepare_data": ("visual.parquet", "text.parquet", "images.parquet", "requests.parquet", "mixture.csv"),
     "align": ("projector.safetensors", "base.json"),
     "tune": ("adapter/*.safetensors", "log.csv", "shown.csv"),
     "merge": ("sweep.csv", "choice.json", "model/*.safetensors"),
@@ -85,40 +79,8 @@ def units(stages: Sequence[str], arms: Sequence[Mapping[str, Any]]) -> tuple[Uni
     return tuple(found)
 
 
-def upstream(
-    unit: Unit, known: Sequence[Unit], systems: Sequence[str] = (), mechanism_arms: Sequence[str] = ()
-) -> tuple[Unit, ...]:
-    """The units whose files ``unit`` reads, in running order.
-
-    ``systems`` are those of the evaluate stage: an arm that no system uses is not waited for; ``TR+M`` needs the
-    merge of ``TR``.  Raises :class:`InputError` for a system or an arm that the profile does not train or merge.
-    """
-    data, align = Unit("prepare_data"), Unit("align")
-    if unit.stage in ("backbone", "prepare_data"):
-        return ()
-    if unit.stage == "align":
-        return (data,)
-    if unit.stage == "tune":
-        return (data, align)
-    if unit.stage == "merge":
-        return (data, align, Unit("tune", unit.arm))
-    if unit.stage == "mechanism":
-        return (data, align, *(_wanted(Unit("tune", arm), known, "mechanism.arms") for arm in mechanism_arms))
-    if unit.stage == "evaluate":
-        wanted: list[Unit] = [data, align]
-        for system in systems:
-            if system == "backbone":
-                continue
-            arm = system.removesuffix("+M")
-            wanted.append(_wanted(Unit("tune", arm), known, "evaluate.systems"))
-            if system != arm:
-                wanted.append(_wanted(Unit("merge", arm), known, "evaluate.systems"))
-        return tuple(other for other in known if other in wanted)
-    # Figures draw loss curves and sweeps of every arm beside the scores.
-    return tuple(other for other in known if other.stage in ("prepare_data", "tune", "merge", "evaluate"))
-
-
-def _wanted(unit: Unit, known: Sequence[Unit], where: str) -> Unit:
+def require_known(unit: Unit, known: Sequence[Unit], where: str) -> Unit:
+    """``unit``, which ``where`` names; raises :class:`InputError` when the profile does not train or merge it."""
     if unit in known:
         return unit
     merging = unit.stage == "merge"

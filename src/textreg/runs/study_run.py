@@ -28,6 +28,7 @@ from textreg.files import read_json, write_json, write_text
 from textreg.runs import manifest, plan, study, study_table
 from textreg.runs import stages as graph
 from textreg.runs.plan import Place
+from textreg.runs.report import plain_table
 from textreg.runs.runner import clean_ending, cores, sole
 from textreg.runs.study import POINTS, Job, Point
 
@@ -175,9 +176,7 @@ def _follow(words: Sequence[str], planned: Sequence[Job], folder: Path) -> int:
 
 def _overview(planned: Sequence[Job], seconds: Mapping[str, float]) -> Table:
     """Per stage: units, those that stand, those that another makes too, those to make, and what these cost."""
-    table = Table("stage", box=None, pad_edge=False, header_style="bold")
-    for heading in ("units", "done", "shared", "to make", "minutes"):
-        table.add_column(heading, justify="right")
+    table = plain_table("stage", right=("units", "done", "shared", "to make", "minutes"))
     for stage in [*dict.fromkeys(job.state.unit.stage for job in planned), "all"]:
         mine = [job for job in planned if stage in (job.state.unit.stage, "all")]
         done = sum(job.state.state == "done" for job in mine)
