@@ -288,7 +288,6 @@ ADAPTERS = {
     "bias of the pair": {"lora_bias": True, "refused": "lora_bias"},
     "dora": {"use_dora": True, "refused": "use_dora"},
     "pissa": {"init_lora_weights": "pissa", "refused": "init_lora_weights"},
-    "olora": {"init_lora_weights": "olora", "refused": "init_lora_weights"},
     "tokens": {"trainable_token_indices": {"embed_tokens": [1, 2]}, "refused": "trainable_token_indices"},
 }
 

@@ -160,8 +160,6 @@ def test_an_adapter_of_another_width_is_refused(tmp_path):
     ("option", "value"),
     [
         ("peft_type", "IA3"),
-        ("peft_type", "LOHA"),
-        ("bias", "all"),
         ("fan_in_fan_out", True),
         ("layer_replication", [[0, 2], [1, 2]]),
         ("alora_invocation_tokens", [1]),

@@ -14,14 +14,6 @@ def hashed(**settings):
     return identity.local_data(PrepareData(scale="hub", **settings), HashCache())
 
 
-def test_a_changed_visual_check_is_another_input(tmp_path):
-    path = tmp_path / "check.jsonl"
-    path.write_text("a", "utf-8")
-    first = hashed(visual_check=str(path))
-    path.write_text("b", "utf-8")
-    assert first.keys() == {"visual_check:check.jsonl"} and first != hashed(visual_check=str(path))
-
-
 def test_data_chosen_by_a_glob_counts_by_content_and_what_the_glob_leaves_out_does_not(tmp_path):
     aya = hub_folders.aya(tmp_path / "aya")
     name = f"{aya}:data/train*.parquet"
@@ -46,7 +38,7 @@ def test_data_below_the_home_folder_counts_by_content(tmp_path, monkeypatch):
     hub_folders.messages(tmp_path / "chat.jsonl")
     first = hashed(text_data=["~/chat.jsonl"])
     hub_folders.messages(tmp_path / "chat.jsonl", rows=7)
-    assert first and hashed(text_data=["~/chat.jsonl"]) != first
+    assert first.keys() == {"text_data:chat.jsonl"} and hashed(text_data=["~/chat.jsonl"]) != first
     place = identity.parameters(PrepareData(text_data=["~/chat.jsonl"]))["text_data"]
     assert place == ["local:chat.jsonl"]
 
