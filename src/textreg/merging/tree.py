@@ -11,6 +11,7 @@ without them.
     Tree.of(checkpoint, like=backbone_tree).names["layers.3.mlp.up_proj.weight"]
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -54,9 +55,7 @@ class Tree:
             def likeness(place: tuple[str, str]) -> tuple[int, int]:
                 held = [(rest, shape[name]) for layer in lists[place].values() for rest, name in layer.items()]
                 alike = sum(like.inner.get(rest) == size for rest, size in held) if like else 0
-                return alike, sum(
-                    checkpoint.tensors[n].count for layer in lists[place].values() for n in layer.values()
-                )
+                return alike, sum(math.prod(size) for _, size in held)
 
             root, kind = max(lists, key=likeness)
             layers = lists[root, kind]

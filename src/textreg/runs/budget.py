@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import constants
 from rich.table import Table
 
 from textreg.data import hub
@@ -197,8 +198,6 @@ def require_disk(budget: Budget, run: Path, stages: Iterable[str], least: int) -
 
     ``least``: bytes asked for in any case.  Raises :class:`InputError` naming the folder, what is free and the cure.
     """
-    from huggingface_hub import constants
-
     stages = set(stages)
     models = bool(stages - {"prepare_data", "figures"})
     stages |= {"features"} if stages & {"align", "tune"} else set()

@@ -239,8 +239,13 @@ class _Run:
         outcomes = {unit: self.ended[unit] for unit in self.units}
         result = Result(self.place.run, {unit: self.states[unit] for unit in self.units}, outcomes)
         self.report.close(outcomes, time.monotonic() - clock)
-        self._raise_failures(outcomes)
-        return result
+        failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}
+        if not failures:
+            return result
+        text = "; ".join(f"{unit.name}: {failure.message}" for unit, failure in failures.items())
+        if all(failure.user for failure in failures.values()):
+            raise InputError(text)
+        raise RunError(f"{text} (the failed notebook is in {relative(self.place.run / 'notebooks')})")
 
     def _start_ready(self, width: int) -> None:
         for unit in list(self.waiting):
@@ -273,15 +278,6 @@ class _Run:
             self.ended[child.unit] = Outcome("failed" if failure else "ran", seconds, peak, failure)
             text = f"failed after {seconds:.1f} s: {failure.message}" if failure else f"done in {seconds:.1f} s"
             self.report.finish(child.unit, text, ok=failure is None)
-
-    def _raise_failures(self, outcomes: Mapping[Unit, Outcome]) -> None:
-        failures = {unit: outcome.failure for unit, outcome in outcomes.items() if outcome.failure is not None}
-        if not failures:
-            return
-        text = "; ".join(f"{unit.name}: {failure.message}" for unit, failure in failures.items())
-        if all(failure.user for failure in failures.values()):
-            raise InputError(text)
-        raise RunError(f"{text} (the failed notebook is in {relative(self.place.run / 'notebooks')})")
 
 
 def cores(settings: Stage) -> int:

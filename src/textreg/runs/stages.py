@@ -106,11 +106,7 @@ def repository() -> Path:
     """
     here = Path(__file__).resolve()
     for folder in (*(Path.cwd() / "x").parents, *here.parents):
-        if (
-            (folder / "notebooks").is_dir()
-            and (folder / "profiles").is_dir()
-            and (folder / "pyproject.toml").is_file()
-        ):
+        if all((folder / name).exists() for name in ("notebooks", "profiles", "pyproject.toml")):
             return folder
     raise InputError("no notebooks and profiles here; run the command inside a clone of the repository")
 
