@@ -100,7 +100,7 @@ def first(results: Results) -> First | None:
     found = pictures(results, int(seed), [item])
     if item not in found:
         return None
-    values = Values(answers)
+    values = Values(results)
     told = asked.loc[item]
     prompt = told["prompt"].iloc[0].replace("<image>", "").strip()
     return First(

@@ -12,11 +12,10 @@ from contextlib import suppress
 from functools import partial
 
 import numpy as np
-import pandas as pd
 
-from textreg.fidelity.estimates import Estimate, Point, estimate
+from textreg.fidelity.estimates import Estimate, Point
 from textreg.figures.style import language_names
-from textreg.figures.tables import Results, verdicts
+from textreg.figures.tables import Results
 
 ASKED = ("image", "asked")
 ENGLISH = ("image", "english")
@@ -29,20 +28,17 @@ NEVER_SHOWN = ("image", "content", "where", "en")
 
 
 class Values:
-    """Estimates over everything that was drawn, each computed once."""
+    """Estimates over everything that was drawn, in words."""
 
-    def __init__(self, answers: pd.DataFrame) -> None:
-        self._answers = answers
-        self._found: dict[tuple, Estimate] = {}
+    def __init__(self, results: Results) -> None:
+        self._results = results
 
     def of(self, *terms: tuple[float, str, tuple]) -> Estimate:
         """The weighted sum of (weight, system, point); raises KeyError where it is undefined or was not evaluated."""
-        if terms not in self._found:
-            points = [(weight, Point(system, *point)) for weight, system, point in terms]
-            self._found[terms] = estimate(self._answers, points)
-        if np.isnan(self._found[terms].value):
+        found = self._results.estimate(*((weight, Point(system, *point)) for weight, system, point in terms))
+        if np.isnan(found.value):
             raise KeyError(f"{terms} was not measured")
-        return self._found[terms]
+        return found
 
     def told(self, system: str, point: tuple) -> str:
         """The mean in per cent: ``"66.6 %"``."""
@@ -66,10 +62,9 @@ def points(found: Estimate, sign: str = "+") -> str:
 
 def findings(results: Results) -> dict[str, str]:
     """Name of a finding -> Markdown sentences with the numbers it rests on (per cent; differences in points)."""
-    answers = verdicts(results)
-    if answers.empty or "class" not in answers:
+    if results.answers.empty or "class" not in results.answers:
         return {}
-    values, told = Values(answers), {}
+    values, told = Values(results), {}
     for tell in (_loss, _document, _cure, _controls, _content, _seeing, _alone, _price, _left_out):
         with suppress(KeyError):  # a profile without this system, arm or question
             told[tell.__name__.strip("_")] = tell(values, results)
@@ -87,7 +82,7 @@ def _loss(v: Values, _: Results) -> str:
 def short(results: Results) -> dict[str, str]:
     """``loss``, ``cure`` and ``price``: answers to the questions of the first page, in means without intervals but in
     the words that the intervals allow; empty where a system or an arm was not evaluated."""
-    v = Values(verdicts(results))
+    v = Values(results)
     return {name: _where_measured(partial(tell, v)) for name, tell in SHORT.items()}
 
 

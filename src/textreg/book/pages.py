@@ -19,17 +19,16 @@ import pandas as pd
 from langcodes import Language
 
 from textreg import settings
+from textreg.fidelity.estimates import Point
 from textreg.figures import predictions, published
 from textreg.figures.style import language_names, language_order
 from textreg.figures.tables import (
     Results,
-    estimates,
     headline,
     losses_by_arm,
     per_language,
     questions_by_task,
     system_order,
-    verdicts,
 )
 from textreg.micro import assets
 
@@ -105,7 +104,7 @@ def arms_table(results: Results) -> str:
 def losses_table(results: Results) -> str:
     """What tuning took of the asked language, by arm, against the untuned model on the same requests."""
     names = {"image": "pictures", "text_en": "English text", "text": "text", "beyond": "pictures beyond English text"}
-    answers = verdicts(results)
+    answers = results.measured
     if answers.empty:
         return ""
     found = losses_by_arm(answers).set_index(["system", "arm"])
@@ -116,14 +115,17 @@ def losses_table(results: Results) -> str:
 
 
 def _by_system(results: Results, columns: Mapping[str, Sequence[str]], title: str) -> str:
-    answers = verdicts(results)
+    answers = results.measured
     if answers.empty:
         return ""
-    found = estimates(answers, columns)
-    measured = [name for name in columns if any(found[key].runs for key in found if key[1] == name)]
+    systems = system_order(answers["system"])
+    found = {
+        name: [results.estimate((1.0, Point(system, *point))) for system in systems] for name, point in columns.items()
+    }
+    measured = {name: cells for name, cells in found.items() if any(each.runs for each in cells)}
     rows = [
-        [system, *(per_cent(each.value, each.low, each.high) for each in (found[system, name] for name in measured))]
-        for system in system_order(answers["system"])
+        [system, *(per_cent(each.value, each.low, each.high) for each in row)]
+        for system, *row in zip(systems, *measured.values(), strict=True)
     ]
     return table(["system", *measured], rows, f"{title}; {_spread(answers)}")
 

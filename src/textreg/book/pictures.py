@@ -33,6 +33,12 @@ CAPTION = (
 NOTHING = "No run of this scale is shipped with this commit; `textreg run --profile pictures` makes one.\n"
 
 
+def write(results: Path, target: Path) -> None:
+    """What the pages include: the page of this scale and the sentence of the introduction."""
+    (target / "pictures.md").write_text(page(results, target), encoding="utf-8")
+    (target / "pictures_line.md").write_text(line(results), encoding="utf-8")
+
+
 def page(results: Path, target: Path) -> str:
     """All of it in Markdown, the figure below ``target``; one sentence where no run is there."""
     folder = results / "pictures"

@@ -20,7 +20,7 @@ from textreg.book import outcome, pages
 from textreg.evaluation.claims import Claim, judge
 from textreg.figures import book
 from textreg.figures.predictions import VERDICTS, about
-from textreg.figures.tables import Results, verdicts
+from textreg.figures.tables import Results
 
 EVIDENCE = ("csv", "pdf")
 FIGURES = "06_figures"
@@ -90,9 +90,7 @@ def page(
     """
     told, cells = outcome.findings(results), cells or {}
     answered = {"measured": results, **(others or {})} if promised and told else {}
-    judged = {
-        name: judge(verdicts(each), tuple(promised)) for name, each in answered.items() if not each.answers.empty
-    }
+    judged = {name: judge(each.measured, tuple(promised)) for name, each in answered.items() if not each.answers.empty}
     parts = [f"*Below: {origin}.*{_counted(judged)}\n"]
     for question in QUESTIONS:
         lines = [told[name] for name in question.told if name in told]

@@ -338,9 +338,9 @@ def captions(results: Results, systems: Sequence[str] = PAPER_SYSTEMS) -> pd.Dat
     answers that were written without their verdicts."""
     if not {"answered", "grounded"} <= set(results.answers):
         return results.answers.iloc[:0]
-    answers = headline(results.answers, results.chosen)
+    answers = results.answers
     wanted = (answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(systems)
-    return answers[wanted].reset_index(drop=True)
+    return headline(answers[wanted], results.chosen)
 
 
 def _verdict(row: pd.Series) -> str:

@@ -10,14 +10,15 @@ as these estimates do (:func:`over_runs`), so that a figure and the table beside
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import binomtest
 
 from textreg.errors import InputError
-from textreg.fidelity.estimates import CAPTION, CLASSES, Estimate, Point, estimate
+from textreg.fidelity.estimates import CAPTION, CLASSES, KEYS, Estimate, Point, estimate
 
 ENGLISH = "en"
 #: Rows of every table and figure; further arms of a profile follow.
@@ -58,6 +59,20 @@ class Results:
     sweep: pd.DataFrame
     frontier: pd.DataFrame
     chosen: pd.DataFrame
+    _known: dict[tuple, Estimate] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """The answers of :func:`verdicts` without their texts: an estimate selects among all, and copies."""
+        answers, words = verdicts(self), ["system", "arm", "task", "class"]
+        texts = answers.select_dtypes(exclude=["number", "bool"]).columns.difference([*KEYS, *words])
+        return answers.drop(columns=texts).astype({name: "category" for name in words if name in answers})
+
+    def estimate(self, *terms: tuple[float, Point]) -> Estimate:
+        """The weighted sum of points over everything that was drawn, computed once."""
+        if terms not in self._known:
+            self._known[terms] = estimate(self.measured, terms)
+        return self._known[terms]
 
     @property
     def seeds(self) -> int:
@@ -137,21 +152,6 @@ def system_order(systems: Iterable[str]) -> list[str]:
     """Each system once: those of :data:`SYSTEM_ORDER` in that order, then others as they come."""
     given = list(dict.fromkeys(systems))
     return [*(name for name in SYSTEM_ORDER if name in given), *(name for name in given if name not in SYSTEM_ORDER)]
-
-
-def estimates(
-    answers: pd.DataFrame, columns: Mapping[str, Sequence[str]], resamples: int = 1000
-) -> dict[tuple[str, str], Estimate]:
-    """(system, column) -> mean and interval, over backbones, seeds, scenes and languages.
-
-    ``columns``: name -> (arm, measure), maybe with task and languages (:class:`textreg.fidelity.estimates.Point`).
-    """
-    systems = system_order(answers["system"])
-    return {
-        (system, name): estimate(answers, [(1.0, Point(system, *point))], resamples=resamples)
-        for system in systems
-        for name, point in columns.items()
-    }
 
 
 def losses_by_arm(
