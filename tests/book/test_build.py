@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from fontTools import ttLib
 from result_folders import write_run
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 from textreg.book import build, lighter
 from textreg.book import pages as book_pages
@@ -114,14 +115,14 @@ def test_without_a_run_every_page_says_that_it_was_not_executed(root):
 
 
 def test_a_run_shows_executed_notebooks_without_that_note(root, run):
-    pages = build.stage(root, run).pages
+    pages = build.stage(root, run)
     assert pages["00_backbone"] is None and pages["01_prepare_data"] is not None
     text = json.dumps(staged(root, "01_prepare_data"))
     assert "Not executed" not in text and '"text": "2"' in text
 
 
 def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
-    assert build.stage(root, run).pages["03_tune"].name == "03_tune-TR.ipynb"
+    assert build.stage(root, run)["03_tune"].name == "03_tune-TR.ipynb"
     assert any("`BM`" in note for note in notes(root, "03_tune"))
 
 
@@ -423,17 +424,9 @@ def test_the_inspection_finds_missing_pages_silent_pictures_and_foreign_scripts(
     assert all(each in problems for each in said)
 
 
-def test_every_page_of_the_table_of_contents_has_a_source():
-    for page in build.toc_pages(ROOT):
-        if not page.startswith("book/_executed/"):
-            assert (ROOT / f"{page}.md").is_file(), page
-        else:
-            assert Path(page).name in PAGES
-
-
-def test_no_page_is_left_out_of_the_table_of_contents():
-    listed = {Path(page).name for page in build.toc_pages(ROOT)}
-    assert {path.stem for path in (ROOT / "book").glob("*.md")} <= listed
+def test_the_table_of_contents_lists_every_page_and_notebook_and_nothing_else():
+    pages = {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")}
+    assert set(parse_toc_yaml(ROOT / "book/_toc.yml")) == pages | {f"book/_executed/{page}" for page in PAGES}
 
 
 def test_pages_hold_no_typed_measurement():

@@ -21,10 +21,12 @@ def drawn(results, tmp_path_factory):
     return {saved.stem.name: saved for saved in book.draw_all(results, tmp_path_factory.mktemp("figures"))}
 
 
-def test_every_figure_is_drawn_from_result_files_alone(drawn):
+def test_every_figure_is_drawn_from_result_files_alone_with_a_caption_beside_its_description(drawn):
     assert len(drawn) == len(book.ALL)
     for saved in drawn.values():
         assert all(path.stat().st_size > 50 for path in saved.paths.values())
+        about = json.loads(saved.paths["json"].read_text())
+        assert len(about["alt"].split()) > 12 and about["caption"] and about["caption"] not in about["alt"]
 
 
 def test_a_description_holds_the_number_that_the_table_holds(results, drawn):
@@ -84,22 +86,11 @@ def test_a_run_whose_answers_were_all_too_short_to_identify_has_no_frontier(resu
     assert book.frontier(empty, tmp_path) is None
 
 
-def test_the_caption_of_every_figure_is_short_and_not_its_description(drawn):
-    for saved in drawn.values():
-        about = json.loads(saved.paths["json"].read_text())
-        assert about["caption"] and about["caption"] not in about["alt"]
-
-
 def test_the_end_of_the_frontier_is_called_backbone_where_it_is_one(results, tmp_path):
     ends = results.sweep.query("`lambda` == 1").assign(**{"lambda": 0.0, "split": "test"})
     with_backbone = replace(results, frontier=pd.concat([results.sweep.assign(split="test"), ends]))
     assert "system backbone" in book.frontier(with_backbone, tmp_path).alt
     assert "backbone" not in book.frontier(results, tmp_path).alt
-
-
-def test_the_side_file_of_every_figure_has_its_description(drawn):
-    for saved in drawn.values():
-        assert len(json.loads(saved.paths["json"].read_text())["alt"].split()) > 12
 
 
 def test_a_training_that_ended_before_its_first_line_of_log_has_no_drawing(tmp_path):

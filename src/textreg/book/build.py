@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -25,7 +25,6 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from textreg.book import explorer, first, lighter, outcome, pages, pictures, studies
 from textreg.book import results as results_pages
@@ -35,6 +34,7 @@ from textreg.figures import book
 from textreg.figures.tables import Results, load_results
 from textreg.processes import die_with_parent
 from textreg.runs import notebooks, plan, report
+from textreg.runs.stages import repository
 from textreg.settings import stage_classes
 
 STAGED = Path("book/_executed")
@@ -57,41 +57,10 @@ NOTE = "```{{admonition}} {title}\n:class: warning\n\n{text}\n```\n"
 CURE = "`textreg run` brings it up to date."
 
 
-@dataclass(frozen=True)
-class Staged:
-    """What staging did: page -> run notebook it shows, or None where the source stands in."""
-
-    pages: dict[str, Path | None]
-
-
-def find_root(start: Path | None = None) -> Path:
-    """The repository: the first folder from ``start`` (default: here) upward that holds the book's configuration."""
-    start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents, Path(__file__).resolve().parents[3]):
-        if (folder / "_config.yml").is_file() and (folder / "book" / "_toc.yml").is_file():
-            return folder
-    raise InputError(
-        f"{start}: no _config.yml and book/_toc.yml here or above; run this inside a clone of the repository"
-    )
-
-
-def toc_pages(root: Path) -> list[str]:
-    """Every page of ``book/_toc.yml`` in reading order, without suffix, relative to the repository."""
-
-    def files(node: Any) -> Iterator[str]:
-        if isinstance(node, dict):
-            yield from (node[key] for key in ("root", "file") if key in node)
-            for key in ("parts", "chapters", "sections"):
-                yield from files(node.get(key, []))
-        elif isinstance(node, list):
-            for item in node:
-                yield from files(item)
-
-    return list(files(yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))))
-
-
-def stage(root: Path, run: Path | None = None, results: Path | None = None) -> Staged:
+def stage(root: Path, run: Path | None = None, results: Path | None = None) -> dict[str, Path | None]:
     """Fill ``book/_executed`` anew from a run folder and a folder of shipped results; both may be absent.
+
+    Returns page -> run notebook it shows, or None where the source stands in.
 
     Raises :class:`InputError` for a run folder that does not exist and a notebook with a failed or unexecuted cell.
     """
@@ -119,7 +88,7 @@ def stage(root: Path, run: Path | None = None, results: Path | None = None) -> S
         content["metadata"] = {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
         (target / f"{page}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     _stage_pages(root, run, results, standing.scores())
-    return Staged(staged)
+    return staged
 
 
 def staged_notebook(content: dict[str, Any], source: Path, others: list[str], run: Path | None) -> dict[str, Any]:
@@ -154,7 +123,7 @@ def build(
     (default: the repository).  Raises :class:`InputError` when Jupyter Book 1 is not installed, :class:`RunError` when
     the build has a warning, misses a page, shows a picture without alternative text or loads from another host.
     """
-    root = root or find_root()
+    root = root or repository()
     out = out or root
     try:
         version = metadata.version("jupyter-book")
@@ -162,6 +131,8 @@ def build(
         raise InputError("jupyter-book is not installed; pip install -e '.[book]'") from None
     if int(version.split(".")[0]) >= 2:
         raise InputError(f"jupyter-book {version} reads no _config.yml; pip install 'jupyter-book>=1.0.4.post1,<2'")
+    from sphinx_external_toc.parsing import parse_toc_yaml
+
     stage(root, run, results)
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "--path-output", str(out)]
     command += ["--config", str(root / "_config.yml"), "--toc", str(root / "book" / "_toc.yml")]
@@ -172,13 +143,13 @@ def build(
         report = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
         raise RunError("the book did not build: " + (" | ".join(report[:5]) or text.strip()[-500:]))
     lighter.lighten(html)
-    problems = check_pages(html, toc_pages(root))
+    problems = check_pages(html, parse_toc_yaml(root / "book" / "_toc.yml"))
     if problems:
         raise RunError("the book was built but is not fit to publish: " + " | ".join(problems[:5]))
     return html / "index.html"
 
 
-def check_pages(html: Path, names: list[str]) -> list[str]:
+def check_pages(html: Path, names: Iterable[str]) -> list[str]:
     """Pages that are missing, and what :class:`_Inspector` finds on the others."""
     problems = []
     for page in ("index", *names):

@@ -73,7 +73,7 @@ def drawing(verdicts: pd.DataFrame, target: Path) -> str:
     """What the answers are by system and arm, as the micro world's figure has it."""
     drawn = classes(verdicts)
     image = drawn[drawn["arm"] == "image"]
-    told = {name: describe(image[image["class"] == name].rename(columns={"share": "value"})) for name in CLASSES[:2]}
+    told = {name: describe(image[image["class"] == name], "share") for name in CLASSES[:2]}
     alt = (
         "Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the picture, in "
         f"the asked language: {told['asked']}; in English: {told['english']}."

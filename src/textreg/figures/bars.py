@@ -1,9 +1,9 @@
-"""Bars: what the answers of every system are; LF, LF+ and GF side by side; languages in the text rows and left out.
+"""Bars: what the answers of every system are, and measures of every system side by side.
 
 The value stands in or beside each bar; what is undefined is written "n/a" and never drawn as zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -13,18 +13,13 @@ from matplotlib.figure import Figure
 from textreg.figures.style import (
     CLASSES,
     CONTEXTS,
-    MEASURES,
     ON_COLOUR,
-    SHORT_MEASURES,
-    language_names,
     legend_above,
     per_cent,
     refuse_empty,
     size,
     style,
-    system_marks,
 )
-from textreg.figures.tables import macro
 
 WRITTEN = 0.09  # the smallest share whose number has room in its bar
 
@@ -61,65 +56,26 @@ def answer_classes(classes: pd.DataFrame, labels: Mapping[str, str] = MappingPro
     return fig
 
 
-def fidelity_and_grounding(fidelity: pd.DataFrame, systems: Sequence[str] | None = None) -> Figure:
-    """LF, LF+ and GF of every system on image prompts, mean over non-English languages."""
-    systems = list(systems or fidelity["system"].unique())
-    fills = {"lf": "#CFE3F2", "lf_plus": "#56B4E9", "grounded": "#0072B2"}
-    return _grouped_bars(
-        {metric: macro(fidelity, metric, "image", systems) for metric in fills},
-        systems,
-        fills,
-        {metric: SHORT_MEASURES[metric] for metric in fills},
-        "Is the right language also right?",
-        "mean over non-English languages, image prompts (%)",
-    )
-
-
-def held_out(
-    fidelity: pd.DataFrame, left_out: Sequence[str], systems: Sequence[str] | None = None, metric: str = "lf_plus"
-) -> Figure:
-    """Languages present in the text rows against those left out of them, per system (image prompts)."""
-    systems = list(systems or fidelity["system"].unique())
-    seen = sorted(set(fidelity["language"]) - set(left_out) - {"en"})
-    names = language_names(left_out)
-    fills = {"seen": "#0072B2", "left out": "#E69F00"}
-    labels = {
-        "seen": f"in the text rows ({len(seen)})",
-        "left out": f"left out ({', '.join(names[code] for code in left_out)})",
-    }
-    tables = {
-        "seen": macro(fidelity, metric, "image", systems, seen),
-        "left out": macro(fidelity, metric, "image", systems, list(left_out)),
-    }
-    return _grouped_bars(tables, systems, fills, labels, "Are languages without text kept?", MEASURES[metric])
-
-
-def _grouped_bars(
-    tables: Mapping[str, pd.DataFrame],
-    systems: Sequence[str],
-    fills: Mapping[str, str],
-    labels: Mapping[str, str],
-    title: str,
-    axis_label: str,
-) -> Figure:
-    for table in tables.values():
+def grouped(bars: Mapping[str, tuple[str, pd.DataFrame]], title: str, axis_label: str) -> Figure:
+    """Bars side by side for every system.  ``bars``: label -> colour and ``system, value, low, high`` (0..1)."""
+    for _, table in bars.values():
         refuse_empty(table, "bar figure")
-    systems = [system for system in systems if any(system in set(table["system"]) for table in tables.values())]
-    marks, thickness = system_marks(systems), 0.8 / len(tables)
+    systems = list(dict.fromkeys(system for _, table in bars.values() for system in table["system"]))
+    thickness = 0.8 / len(bars)
     with style():
-        fig = Figure(figsize=size("page", height=1.2 + 0.21 * len(tables) * len(systems)))
+        fig = Figure(figsize=size("page", height=1.2 + 0.21 * len(bars) * len(systems)))
         ax = fig.subplots()
-        for position, (name, table) in enumerate(tables.items()):
+        for position, (label, (colour, table)) in enumerate(bars.items()):
             rows = table.set_index("system").reindex(systems)
-            places = np.arange(len(systems)) + (position - (len(tables) - 1) / 2) * thickness
-            ax.barh(places, rows["value"], thickness * 0.9, color=fills[name], label=labels[name])
+            places = np.arange(len(systems)) + (position - (len(bars) - 1) / 2) * thickness
+            ax.barh(places, rows["value"], thickness * 0.9, color=colour, label=label)
             ax.hlines(places, rows["low"], rows["high"], color="#444444", linewidth=1)
             for place, value, high in zip(places, rows["value"], rows["high"], strict=True):
                 text, edge = ("n/a", 0.0) if np.isnan(value) else (f"{100 * value:.0f}", np.nanmax([value, high]))
                 ax.annotate(text, (edge, place), (4, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
+        ax.set_yticks(range(len(systems)), systems)
         ax.set_ylim(len(systems) - 0.5, -0.5)
         per_cent(ax, axis_label)
         ax.set(xlim=(0, 1.12), title=title)
-        legend_above(fig, ax, len(tables))
+        legend_above(fig, ax, len(bars))
     return fig

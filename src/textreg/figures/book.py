@@ -94,10 +94,7 @@ def answer_classes(results: Results, out: Path) -> Saved | None:
         return None
     drawn = classes(verdicts(results))
     image = drawn[drawn["arm"] == "image"]
-    told = {
-        name: describe(image[image["class"] == name].rename(columns={"share": "value"}))
-        for name in ("asked", "english", "mixed")
-    }
+    told = {name: describe(image[image["class"] == name], "share") for name in ("asked", "english", "mixed")}
     alt = (
         f"Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the image, in "
         f"the asked language: {told['asked']}; in clean English: {told['english']}; mixed or broken: {told['mixed']}."
@@ -189,7 +186,7 @@ def arms(results: Results, out: Path) -> Saved:
     )
     told = "; ".join(f"{CONTEXTS[arm]}: {describe(rows)}" for arm, rows in drawn.groupby("arm", sort=False))
     alt = f"Points of LF per system, one for each arm of the same requests. {told}."
-    return _save(by_language.arms(table), out / "5_arms", alt, drawn)
+    return _save(by_language.arms(drawn), out / "5_arms", alt, drawn)
 
 
 def confusion(results: Results, out: Path) -> Saved | None:
@@ -288,12 +285,17 @@ def gallery(
 def grounding(results: Results, out: Path) -> Saved:
     """LF, LF+ and GF of every system, side by side."""
     table = headline(results.fidelity, results.chosen)
-    drawn = pd.concat([macro(table, metric).assign(measure=metric) for metric in ("lf", "lf_plus", "grounded")])
+    colours = {"lf": "#CFE3F2", "lf_plus": "#56B4E9", "grounded": "#0072B2"}
+    values = {metric: macro(table, metric) for metric in colours}
     alt = (
-        f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(macro(table))}. "
-        f"Grounded: {describe(macro(table, 'grounded'))}."
+        f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(values['lf'])}. "
+        f"Grounded: {describe(values['grounded'])}."
     )
-    return _save(bars.fidelity_and_grounding(table), out / "9_grounding", alt, drawn)
+    shown = {SHORT_MEASURES[metric]: (colours[metric], rows) for metric, rows in values.items()}
+    label = "mean over non-English languages, image prompts (%)"
+    fig = bars.grouped(shown, "Is the right language also right?", label)
+    data = pd.concat([rows.assign(measure=metric) for metric, rows in values.items()])
+    return _save(fig, out / "9_grounding", alt, data)
 
 
 def left_out(results: Results, out: Path) -> Saved | None:
@@ -306,12 +308,17 @@ def left_out(results: Results, out: Path) -> Saved | None:
     if not seen:
         return None
     values = {"seen": macro(table, measure, languages=seen), "left out": macro(table, measure, languages=codes)}
+    names = ", ".join(language_names(codes).values())
     alt = (
         f"Bars of {SHORT_MEASURES[measure]} per system. Languages in the text rows: {describe(values['seen'])}. "
-        f"Left out ({', '.join(language_names(codes).values())}): {describe(values['left out'])}."
+        f"Left out ({names}): {describe(values['left out'])}."
     )
     data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
-    fig = bars.held_out(table, codes, metric=measure)
+    shown = {
+        f"in the text rows ({len(seen)})": ("#0072B2", values["seen"]),
+        f"left out ({names})": ("#E69F00", values["left out"]),
+    }
+    fig = bars.grouped(shown, "Are languages without text kept?", MEASURES[measure])
     return _save(fig, out / "10_held_out", alt, data)
 
 

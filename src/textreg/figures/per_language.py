@@ -5,32 +5,29 @@ Systems differ by colour *and* marker or hatch, sizes are named (``style``); und
 "n/a", never drawn as zero.  ``make figures`` redraws all of them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from textreg.figures.style import (
     ARMS,
     CONTEXTS,
-    SHORT_MEASURES,
     handle,
     language_names,
     language_order,
-    language_rows,
     legend_above,
-    note,
-    offsets,
     per_cent,
     refuse_empty,
     size,
     style,
     system_marks,
 )
-from textreg.figures.tables import macro, per_language, require
+from textreg.figures.tables import per_language, require
 
 PAPER_SYSTEMS = ("BM", "TR", "TR+M")
 
@@ -49,17 +46,15 @@ def per_language_plot(
     with style():
         fig = Figure(figsize=size("page", height=1.15 + 0.3 * len(codes)))
         ax = fig.subplots()
-        for system, offset in zip(systems, offsets(len(systems)), strict=True):
+        for system, offset in zip(systems, _offsets(len(systems), 0.5), strict=True):
             rows = table[table["system"] == system].set_index("language").reindex(codes)
             places = np.arange(len(codes)) + offset
             ax.hlines(places, rows["low"], rows["high"], color=marks[system].colour, linewidth=1.6)
             look = {"color": marks[system].colour, "label": marks[system].label, "markersize": 5, "clip_on": False}
             ax.plot(rows["value"], places, marks[system].marker, markeredgecolor="white", markeredgewidth=0.4, **look)
-        language_rows(ax, codes, left_out)
+        _language_rows(ax, codes, left_out)
         per_cent(ax, label)
         legend_above(fig, ax, len(systems))
-        if left_out & set(codes):
-            note(ax, "* absent from the multilingual text")
     return fig
 
 
@@ -77,7 +72,7 @@ def interval_plot(
     with style():
         fig = Figure(figsize=size("page", height=1.35 + 0.32 * len(codes)))
         ax = fig.subplots()
-        for system, offset in zip(systems, offsets(len(systems), 0.56), strict=True):
+        for system, offset in zip(systems, _offsets(len(systems), 0.56), strict=True):
             lf, lf_plus = (
                 table[table["system"] == system].set_index("language").reindex(codes) for table in (upper, lower)
             )
@@ -87,13 +82,28 @@ def interval_plot(
             for end, fill in ((lf, look.colour), (lf_plus, "white")):
                 mark = {"color": look.colour, "markersize": 5, "markerfacecolor": fill, "clip_on": False}
                 ax.plot(end["value"], places, look.marker, **mark)
-        language_rows(ax, codes, left_out)
+        _language_rows(ax, codes, set(left_out))
         per_cent(ax, "share of answers (%): LF+ hollow, LF filled")
         ax.set_title("Which languages are kept?")
         legend_above(fig, ax, len(systems), [handle(marks[system]) for system in systems])
-        if set(left_out) & set(codes):
-            note(ax, "* absent from the multilingual text")
     return fig
+
+
+def _offsets(count: int, spread: float) -> np.ndarray:
+    """Vertical places of ``count`` marks that share a row, centred on it."""
+    return np.zeros(1) if count == 1 else np.linspace(-spread / 2, spread / 2, count)
+
+
+def _language_rows(ax: Axes, codes: list[str], left_out: Set[str]) -> None:
+    """Languages on the vertical axis, first on top; those without text rows have a star, which is explained below."""
+    names = language_names(codes)
+    ax.set_yticks(range(len(codes)), [names[code] + "*" * (code in left_out) for code in codes])
+    ax.set_ylim(len(codes) - 0.4, -0.6)
+    for row in range(0, len(codes), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", zorder=0)
+    if left_out & set(codes):
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        ax.annotate("* absent from the multilingual text", (0, 0), (0, -34), color="#444444", **place)
 
 
 def mixture(table: pd.DataFrame, paper: Mapping[str, float]) -> Figure:
@@ -118,41 +128,34 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float]) -> Figure:
     return fig
 
 
-def arms(fidelity: pd.DataFrame, systems: Sequence[str] | None = None, metrics: Sequence[str] = ("lf",)) -> Figure:
-    """The arms of the same requests, mean over non-English languages; text minus image is IFL."""
-    systems = [system for system in systems or fidelity["system"].unique() if system in set(fidelity["system"])]
-    marks = system_marks(systems)
-    asked = set(fidelity["arm"]) | {"image", "text"}
-    looks = {arm: look for arm, look in ARMS.items() if arm in asked}
+def arms(means: pd.DataFrame) -> Figure:
+    """LF in the arms of the same requests; text minus image is IFL.  ``means``: ``system, arm, value`` (0..1)."""
+    shown = [arm for arm in ARMS if arm in {"image", "text", *means["arm"]}]
+    marks = system_marks(means["system"])
+    values = means.pivot(index="system", columns="arm", values="value").reindex(list(marks), columns=shown)
     beside = {"textcoords": "offset points", "ha": "right", "annotation_clip": False}
     with style():
-        fig = Figure(figsize=size("page", height=0.8 + len(metrics) * (0.75 + 0.32 * len(systems))))
-        axes = fig.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
-        for ax, metric in zip(axes, metrics, strict=True):
-            values = {arm: macro(fidelity, metric, arm, systems).set_index("system")["value"] for arm in looks}
-            for place, system in enumerate(systems):
-                found = {arm: values[arm].get(system, np.nan) for arm in looks}
-                if not np.isnan(known := list(found.values())).all():
-                    ax.hlines(place, np.nanmin(known), np.nanmax(known), color="#cccccc", linewidth=3)
-                for arm, look in looks.items():
-                    ax.plot(found[arm], place, clip_on=False, **_shape(arm, look.marker, marks[system].colour))
-                loss = found["text"] - found["image"]
-                told = "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}"
-                ax.annotate(told, (1.0, place), (28, 0), xycoords=("axes fraction", "data"), va="center", **beside)
-            ax.annotate("IFL", (1.0, 1.0), (28, 5), xycoords="axes fraction", weight="bold", **beside)
-            ax.set_yticks(range(len(systems)), [marks[system].label for system in systems])
-            title = f"{SHORT_MEASURES[metric]}, by what stands before the question"
-            ax.set(ylim=(len(systems) - 0.4, -0.6), title=title)
-            per_cent(ax, "mean over non-English languages (%); IFL in points" if ax is axes[-1] else "")
-        handles = [
-            Line2D([], [], linestyle="", label=CONTEXTS[arm], **_shape(arm, look.marker, "#444444"))
-            for arm, look in looks.items()
-        ]
+        fig = Figure(figsize=size("page", height=0.8 + 0.75 + 0.32 * len(marks)))
+        ax = fig.subplots()
+        for place, (system, found) in enumerate(values.iterrows()):
+            if found.notna().any():
+                ax.hlines(place, found.min(), found.max(), color="#cccccc", linewidth=3)
+            for arm, value in found.items():
+                ax.plot(value, place, clip_on=False, **_shape(arm, marks[system].colour))
+            loss = found["text"] - found["image"]
+            told = "n/a" if np.isnan(loss) else f"{100 * loss:+.0f}"
+            ax.annotate(told, (1.0, place), (28, 0), xycoords=("axes fraction", "data"), va="center", **beside)
+        ax.annotate("IFL", (1.0, 1.0), (28, 5), xycoords="axes fraction", weight="bold", **beside)
+        ax.set_yticks(range(len(marks)), [mark.label for mark in marks.values()])
+        ax.set(ylim=(len(marks) - 0.4, -0.6), title="LF, by what stands before the question")
+        per_cent(ax, "mean over non-English languages (%); IFL in points")
+        handles = [Line2D([], [], linestyle="", label=CONTEXTS[arm], **_shape(arm, "#444444")) for arm in shown]
         fig.legend(handles=handles, loc="outside upper center", ncols=2)
     return fig
 
 
-def _shape(arm: str, marker: str, colour: str) -> dict[str, Any]:
+def _shape(arm: str, colour: str) -> dict[str, Any]:
     """The image is filled, the text a thick stroke."""
     large = {"markersize": 11, "markeredgewidth": 3} if arm == "text" else {"markersize": 6, "markeredgewidth": 1.4}
-    return {"marker": marker, "color": colour, "markerfacecolor": colour if arm == "image" else "white", **large}
+    face = colour if arm == "image" else "white"
+    return {"marker": ARMS[arm].marker, "color": colour, "markerfacecolor": face, **large}

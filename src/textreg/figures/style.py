@@ -166,16 +166,6 @@ def language_order(codes: Iterable[str], held_out: Iterable[str] = ()) -> list[s
     return sorted(codes, key=lambda code: (code in last, code != ENGLISH, names[code]))
 
 
-def language_rows(ax: Axes, codes: list[str], held_out: Iterable[str] = ()) -> None:
-    """Languages on the vertical axis, first on top; held-out ones say so."""
-    names, last = language_names(codes), set(held_out)
-    labels = [f"{names[code]}*" if code in last else names[code] for code in codes]
-    ax.set_yticks(range(len(codes)), labels)
-    ax.set_ylim(len(codes) - 0.4, -0.6)
-    for row in range(0, len(codes), 2):
-        ax.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", zorder=0)
-
-
 def per_cent(ax: Axes, label: str, axis: str = "x") -> None:
     """A 0 to 100 % axis with room for a marker at either end."""
     low, high = -0.03, 1.03
@@ -187,11 +177,6 @@ def per_cent(ax: Axes, label: str, axis: str = "x") -> None:
     else:
         ax.set(ylim=(low, high), ylabel=label)
         ax.set_yticks(ticks, labels)
-
-
-def offsets(count: int, spread: float = 0.5) -> np.ndarray:
-    """Vertical places of ``count`` marks that share a row, centred on it."""
-    return np.zeros(1) if count == 1 else np.linspace(-spread / 2, spread / 2, count)
 
 
 def handle(look: Mark, *, line: bool = False, marker: bool = True) -> Line2D:
@@ -208,18 +193,6 @@ def handle(look: Mark, *, line: bool = False, marker: bool = True) -> Line2D:
 def legend_above(fig: Figure, ax: Axes, columns: int, handles: list | None = None) -> None:
     handles = handles if handles is not None else ax.get_legend_handles_labels()[0]
     fig.legend(handles=handles, loc="outside upper center", ncols=min(columns, 4), columnspacing=1.4)
-
-
-def note(ax: Axes, text: str) -> None:
-    ax.annotate(
-        text,
-        (0, 0),
-        (0, -34),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color="#444444",
-        annotation_clip=False,
-    )
 
 
 def refuse_empty(table: pd.DataFrame, what: str) -> None:
