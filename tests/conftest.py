@@ -1,5 +1,6 @@
 """Shared fixtures: tiny checkpoints with the layouts of the hub, and what is made once for a whole test run."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -33,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the order within a file stays."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What collecting imported is never garbage; without this every training would go through it at its end."""
+    gc.freeze()
 
 
 def tiny_tokenizer(template: str | None = CHATML, *, pad: bool = True, image: bool = False, extra=(), named=None):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 
 import forks
 import pytest
@@ -61,13 +62,26 @@ def plain(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpointed(data, tmp_path_factory):
-    """The same with checkpoints and smaller batches."""
+    """The same with checkpoints, which are left there, and smaller batches."""
     out = tmp_path_factory.mktemp("checkpointed")
-    return *data.train(CHECKPOINTED, out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "discard", lambda folder: None)
+        return *data.train(CHECKPOINTED, out), out
 
 
 def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def items(data, rows, groups=1):
+    """Rows as the batches of one step."""
+    samples = encode(data.processor, rows, Placeholders(), max_length=128)
+    plan = {"steps": 1, "batch_size": len(rows), "features": data.features}
+    return StepBatches(samples, range(len(rows)), groups=groups, **plan)
 
 
 def largest_difference(a, b):
@@ -77,12 +91,10 @@ def largest_difference(a, b):
 
 def test_the_loss_equals_the_models_own_loss(data):
     model = data.model().eval()
-    samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
-    batch = StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=data.features)[0]
+    (batch,) = items(data, data.rows)
     ours = Learner(model)(**batch)["loss"]
-    logits = model.get_base_model()(
-        input_ids=batch["input_ids"], mm_encoder_outputs=projected(model.get_base_model(), batch)
-    ).logits
+    vlm = model.get_base_model()
+    logits = vlm(input_ids=batch["input_ids"], mm_encoder_outputs=projected(vlm, batch)).logits
     full = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE
     )
@@ -93,11 +105,9 @@ def test_a_head_that_runs_in_pieces_gives_the_same_loss_and_gradients(data, monk
     def found(logits):
         monkeypatch.setattr(learner, "LOGITS", logits)
         model = data.model()
-        samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
-        batch = StepBatches(samples, range(16), steps=1, batch_size=16, groups=1, features=data.features)[0]
-        loss = Learner(model)(**batch)["loss"]
+        loss = Learner(model)(**items(data, data.rows)[0])["loss"]
         loss.backward()
-        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        return loss.item(), gradients(model)
 
     whole, pieces = found(2**28), found(4 * 400 * 7)  # seven positions at a time
     assert whole[0] == pytest.approx(pieces[0], abs=1e-6)
@@ -116,12 +126,11 @@ def test_fsdp_wraps_the_layers_by_accelerates_own_policy(data):
 
 def test_a_text_only_batch_gives_the_projector_true_zero_gradients(data):
     model = data.model()
-    samples = encode(data.processor, data.rows.iloc[[0, 4, 8]], Placeholders(), max_length=128)
-    batch = StepBatches(samples, range(3), steps=1, batch_size=3, groups=1, features=None)[0]
+    (batch,) = items(data, data.rows.iloc[[0, 4, 8]])
     assert set(batch) == {"input_ids", "labels", "lengths"}
     Learner(model)(**batch)["loss"].backward()
-    gradients = [p.grad for name, p in model.named_parameters() if p.requires_grad and "projector" in name]
-    assert gradients and all(gradient is not None and not gradient.any() for gradient in gradients)
+    found = [gradient for name, gradient in gradients(model).items() if "projector" in name]
+    assert found and all(gradient is not None and not gradient.any() for gradient in found)
 
 
 def test_training_lowers_the_loss_and_leaves_the_frozen_parts_alone(tmp_path, data):
@@ -155,28 +164,25 @@ def test_alignment_trains_the_projector_and_nothing_else(tmp_path, data):
     assert changed == {name for name in before if "multi_modal_projector" in name}
 
 
-@pytest.mark.parametrize("micro_batch", [2, 1])
-def test_accumulation_changes_nothing(tmp_path, data, plain, micro_batch):
+def test_accumulation_changes_nothing(tmp_path, data, plain):
     whole, log, _ = plain
-    split, split_log = data.train(dataclasses.replace(SETTINGS, micro_batch=micro_batch), tmp_path)
+    split, split_log = data.train(dataclasses.replace(SETTINGS, micro_batch=2), tmp_path)
     assert abs(log.loss - split_log.loss) < 1e-4
     assert largest_difference(whole, split) < 2e-3  # of weights that moved by 1e-2 and more
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(data):
-    def gradients(groups):
+    def found(groups):
         model = data.model()
-        learner = Learner(model)
-        samples = encode(data.processor, data.rows, Placeholders(), max_length=128)
-        items = StepBatches(samples, range(16), steps=1, batch_size=16, groups=groups, features=data.features)
-        count = sum(sample.supervised for sample in samples)
-        for item in range(len(items)):
-            learner(**items[item], num_items_in_batch=count)["loss"].backward()
-        return {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+        learner, parts = Learner(model), items(data, data.rows, groups)
+        count = sum(sample.supervised for sample in parts.samples)
+        for item in range(len(parts)):
+            learner(**parts[item], num_items_in_batch=count)["loss"].backward()
+        return gradients(model)
 
-    whole = gradients(1)
+    whole = found(1)
     for groups in (4, 16):
-        assert largest_difference(whole, gradients(groups)) < 1e-5
+        assert largest_difference(whole, found(groups)) < 1e-5
 
 
 def test_the_same_seed_repeats_bit_for_bit(tmp_path, data, plain):
@@ -188,70 +194,67 @@ def test_the_same_seed_repeats_bit_for_bit(tmp_path, data, plain):
 
 
 def test_rows_are_learnt_in_the_order_given(tmp_path, data):
-    by_order, _ = data.train(SETTINGS, tmp_path / "b", order=[15 - n % 16 for n in range(48)])
-    order = [n % 16 for n in range(48)]
-    by_hand, _ = data.train(SETTINGS, tmp_path / "c", rows=data.rows.iloc[::-1], order=order)
+    settings = dataclasses.replace(SETTINGS, steps=2)
+    by_order, _ = data.train(settings, tmp_path / "b", order=range(15, -1, -1))
+    by_hand, _ = data.train(settings, tmp_path / "c", rows=data.rows.iloc[::-1], order=range(16))
     assert largest_difference(by_hand, by_order) == 0.0
 
 
 class Stop(Exception):
-    pass
+    """Ends a training where a kill could."""
 
 
-def interrupted(monkeypatch, at):
-    """Make the training die right after optimizer step ``at``."""
-    original = training.EqualWindows.on_step_end
+@pytest.mark.parametrize(("at", "spoilt", "step"), [(4, None, 2), (5, None, 4), (5, "optimizer.pt", 2)])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    tmp_path, data, checkpointed, monkeypatch, at, spoilt, step, capsys
+):
+    expected, log, whole = checkpointed
+    step_end = training.EqualWindows.on_step_end
 
-    def on_step_end(self, args, state, control, **kwargs):
-        control = original(self, args, state, control, **kwargs)
+    def stopped(self, args, state, control, **kwargs):
         if state.global_step == at:
             raise Stop
-        return control
+        return step_end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(training.EqualWindows, "on_step_end", on_step_end)
-
-
-@pytest.mark.parametrize("at", [3, 4, 5])
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, data, checkpointed, monkeypatch, at):
-    expected, log, whole = checkpointed
-    with monkeypatch.context() as patch:
-        interrupted(patch, at)
-        with pytest.raises(Stop):
-            data.train(CHECKPOINTED, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(training.EqualWindows, "on_step_end", stopped)
+        data.train(CHECKPOINTED, tmp_path)
+    if spoilt:
+        (tmp_path / "checkpoints" / "checkpoint-4" / spoilt).unlink()
     found, resumed = data.train(CHECKPOINTED, tmp_path)
-    assert resumed.resumed_from == (at - 1) // 2 * 2
+    assert resumed.resumed_from == step
+    assert ("checkpoint-4 is damaged (optimizer.pt is missing" in capsys.readouterr().out) == bool(spoilt)
     assert largest_difference(expected, found) == 0.0
     assert (resumed.loss, resumed.rows, resumed.tokens) == (log.loss, log.rows, log.tokens)
     assert (tmp_path / "log.csv").read_text() == (whole / "log.csv").read_text()
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_checkpoint_of_another_plan_is_not_continued_and_the_log_says_so(tmp_path, data, monkeypatch, capsys):
-    settings = dataclasses.replace(SETTINGS, checkpoint_steps=2)
-    with monkeypatch.context() as patch:
-        interrupted(patch, 5)
-        with pytest.raises(Stop):
-            data.train(settings, tmp_path)
-    assert checkpoints.latest(tmp_path / "checkpoints").name == "checkpoint-4"
-    _, log = data.train(dataclasses.replace(settings, learning_rate=1e-3), tmp_path)
+def test_a_checkpoint_holds_all_that_a_training_needs_to_go_on(checkpointed):
+    inventory = json.loads((checkpointed[2] / "checkpoints" / "checkpoint-4" / checkpoints.INVENTORY).read_text())
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= set(
+        inventory
+    )
+
+
+def test_a_checkpoint_of_another_plan_is_not_continued_and_the_log_says_so(tmp_path, data, checkpointed, capsys):
+    out = shutil.copytree(checkpointed[2], tmp_path / "copy")
+    _, log = data.train(dataclasses.replace(CHECKPOINTED, steps=1), out)
     assert log.resumed_from == 0
-    assert f"{tmp_path / 'checkpoints' / 'checkpoint-4'}: of a training with other settings" in capsys.readouterr().out
+    assert f"{out / 'checkpoints' / 'checkpoint-6'}: of a training with other settings" in capsys.readouterr().out
 
 
-def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, checkpointed, monkeypatch):
-    expected, log, _ = checkpointed
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "discard", lambda folder: None)
-        data.train(CHECKPOINTED, tmp_path)
-    found, its_log = data.train(CHECKPOINTED, tmp_path)
+def test_a_training_that_died_after_its_last_step_only_reports(tmp_path, data, checkpointed):
+    expected, log, whole = checkpointed
+    found, its_log = data.train(CHECKPOINTED, shutil.copytree(whole, tmp_path / "copy"))
     assert its_log.resumed_from == 6 and its_log.loss == pytest.approx(log.loss, rel=1e-5)
     assert largest_difference(expected, found) == 0.0
 
 
 def test_the_last_steps_are_logged_even_in_a_short_window(tmp_path, data):
-    _, log = data.train(dataclasses.replace(SETTINGS, steps=3, log_steps=10), tmp_path)
+    _, log = data.train(dataclasses.replace(SETTINGS, steps=1, log_steps=10), tmp_path)
     assert log.loss > 0
-    assert (tmp_path / "log.csv").read_text().splitlines()[-1].startswith("3,")
+    assert (tmp_path / "log.csv").read_text().splitlines()[-1].startswith("1,")
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, data, monkeypatch):
@@ -351,17 +354,15 @@ def sharded(data, samples, rows, out):
     batches = StepBatches(samples, rows, steps=1, batch_size=len(rows), groups=world, features=data.features)
     count = sum(int((batches[group]["labels"][:, 1:] != IGNORE).sum()) for group in range(world))
     learner(**{**batches[rank], "num_items_in_batch": count})["loss"].backward()
-    gradients = {
-        name: parameter.grad.full_tensor().contiguous() * world  # FSDP averages over the processes
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+    found = {  # FSDP averages over the processes
+        name: gradient.full_tensor().contiguous() * world for name, gradient in gradients(model).items()
     }
     shards = sum(parameter.to_local().numel() for parameter in learner.parameters())
     assert shards / sum(parameter.numel() for parameter in learner.parameters()) < 0.51  # each keeps half of the model
     state = checkpoints.gathered(learner, trained)
     if rank == 0:
         save_file(state, out / "gathered.safetensors")
-        save_file(gradients, out / "gradients.safetensors")
+        save_file(found, out / "gradients.safetensors")
 
 
 def test_sharded_processes_find_the_gradients_of_one_though_only_one_of_them_sees_images(tmp_path, data):
@@ -374,7 +375,7 @@ def test_sharded_processes_find_the_gradients_of_one_though_only_one_of_them_see
     assert ["image_features" in parts[group] for group in range(2)] == [True, False]
     learner = Learner(model)
     learner(**StepBatches(samples, rows, groups=1, **plan)[0])["loss"].backward()
-    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    expected = gradients(model)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
     assert largest_difference(expected, load_file(tmp_path / "gradients.safetensors")) < 1e-5
     # The trained weights, gathered from their shards, have the names and values of a model in one piece.
