@@ -1,6 +1,7 @@
 """Systems, lambdas and answers: which model is asked, at what strength, and that nothing is asked twice."""
 
 import json
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -27,17 +28,10 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_tuned_arm_is_a_system_at_lambda_one(run):
-    assert find_system(run, "TR") == System("TR", "TR", 1.0)
-
-
-def test_a_merged_arm_is_the_arm_at_the_lambda_that_was_chosen(run):
-    assert find_system(run, "TR+M") == System("TR+M", "TR", 0.6)
-    assert find_system(run, "TR+M").part == "TR+M@0.6.jsonl"
-
-
-def test_the_backbone_needs_no_arm(tmp_path):
-    assert find_system(tmp_path, "backbone") == System("backbone", "", 1.0)
+def test_a_system_is_an_arm_at_lambda_one_a_merged_one_at_that_which_was_chosen_and_the_backbone_has_no_arm(run):
+    found = [find_system(run, name) for name in ("TR", "TR+M", "backbone")]
+    assert found == [System("TR", "TR", 1.0), System("TR+M", "TR", 0.6), System("backbone", "", 1.0)]
+    assert found[1].part == "TR+M@0.6.jsonl"
 
 
 def test_an_unknown_system_is_told_with_those_there_are(run):
@@ -137,10 +131,7 @@ def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
     scored = annotated(
         [
             (*key, "de", "image", "caption", *yes),
-            (*key, "fr", "image", "caption", *yes),
-            (*key, "fr", "image", "caption", *no),
-            (*key, "fr", "image", "caption", *no),
-            (*key, "fr", "image", "caption", *no),
+            *((*key, "fr", "image", "caption", *said) for said in (yes, no, no, no)),
             (*key, "en", "image", "caption", *yes),
             (*key, "en", "image", "caption", True, True, False, False),
             (*key, "de", "text", "caption", *no),  # another arm
@@ -151,17 +142,8 @@ def test_the_sweep_table_is_a_mean_over_languages_of_image_captions():
         ]
     )
     (row,) = evaluation_sweep.sweep_table(scored, ["de", "fr"], "validation").to_dict("records")
-    assert row == {
-        "seed": 0,
-        "system": "TR",
-        "lambda": 0.5,
-        "split": "validation",
-        "lf": 0.625,
-        "lf_plus": 0.625,
-        "grounded": 0.625,
-        "visual": 0.5,
-        "questions": 0.5,
-    }
+    means = {"lf": 0.625, "lf_plus": 0.625, "grounded": 0.625, "visual": 0.5, "questions": 0.5}
+    assert row == {"seed": 0, "system": "TR", "lambda": 0.5, "split": "validation", **means}
 
 
 def test_the_frontier_runs_from_the_tuned_arm_through_the_merges_to_the_backbone():
@@ -184,9 +166,6 @@ def test_what_cannot_be_compared_gives_an_empty_table():
     empty = annotated([(0, "BM", 1.0, "de", "image", "caption", True, True, True, True)]).assign(item_id="a")
     assert tables.ifl_table(empty, bootstrap=10).empty
     assert tables.comparison_table(empty, bootstrap=10).empty
-
-
-# ------------------------------------------------------------------------------------------ asking a real tiny model
 
 
 @pytest.fixture(scope="module")
@@ -225,47 +204,28 @@ def test_every_answer_carries_what_it_answers(asked, tmp_path):
     assert set(table["lambda"]) == {0.5} and set(table["system"]) == {"TR+M"}
 
 
-def test_lambda_turns_the_adapter_down_to_the_backbone(asked, tmp_path):
-    settings, requests = asked
-    answers = {
-        which: answer_system(settings, which, requests, tmp_path / which.part)["answer"].tolist()
-        for which in (System("backbone"), System("TR", "TR"), System("TR+M", "TR", 0.0))
-    }
-    bare, tuned, off = answers.values()
-    assert off == bare != tuned
-
-
 def test_one_loaded_model_serves_every_lambda_of_an_arm_and_the_answers_are_those_of_one_at_a_time(asked, tmp_path):
     settings, requests = asked
     work = [(System("TR+M", "TR", lam), requests) for lam in (0.0, 0.5, 1.0)]
     work.insert(1, (System("backbone"), requests))
-    loaded = []
-
-    def load(*words, **options):
-        loaded.append(words)
-        return load_aligned(*words, **options)
-
-    load_aligned = assembly.load_aligned
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "load_aligned", load)
+    with mock.patch.object(assembly, "load_aligned", wraps=assembly.load_aligned) as loaded:
         together = answering.answer_all(settings, work, tmp_path / "parts")
-    assert len(loaded) == 2
-    assert together[["system", "lambda"]].drop_duplicates().to_numpy().tolist() == [
-        ["TR+M", 0.0],
-        ["backbone", 1.0],
-        ["TR+M", 0.5],
-        ["TR+M", 1.0],
-    ]
+    assert loaded.call_count == 2
+    asked_in_order = [[which.name, which.lam] for which, _ in work]
+    assert together[["system", "lambda"]].drop_duplicates().to_numpy().tolist() == asked_in_order
+    answers = together.groupby(["system", "lambda"])["answer"].agg(list)
+    assert answers["TR+M", 0.0] == answers["backbone", 1.0] != answers["TR+M", 1.0]
     alone = [answer_system(settings, which, table, tmp_path / which.part) for which, table in work]
     assert together["answer"].tolist() == pd.concat(alone)["answer"].tolist()
 
 
-def test_an_answer_in_the_journal_is_not_asked_for_again(asked, tmp_path):
+def test_an_answer_in_the_journal_is_not_asked_for_again_but_one_that_is_none_is(asked, tmp_path):
     settings, requests = asked
     part = tmp_path / "TR.jsonl"
     first = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
     lines = [json.loads(line) for line in part.read_text().splitlines()]
     kept = [{**line, "answer": "said before"} for line in lines if "|i0:" in line["key"]]
+    kept += [{**line, "answer": 5} for line in lines if "|i1:" in line["key"]]
     part.write_text("".join(json.dumps(line) + "\n" for line in kept) + '{"key": "torn')
     again = answer_system(settings, System("TR", "TR"), requests, part)["answer"].tolist()
     assert again == ["said before", *first[1:]]
@@ -348,16 +308,12 @@ def test_tables_are_written_beside_the_answers(asked, tmp_path):
 CHOICES = {
     "a list": ("[]", "lambda = None"),
     "nothing in it": ("{}", "lambda = None"),
-    "null": ("null", "lambda = None"),
     "a word": ('{"lambda": "x"}', "lambda = 'x'"),
-    "a number alone": ("0.5", "lambda = None"),
     "over one": ('{"lambda": 7}', "lambda = 7"),
     "below zero": ('{"lambda": -0.1}', "lambda = -0.1"),
     "no number": ('{"lambda": NaN}', "lambda = nan"),
-    "no end": ('{"lambda": Infinity}', "lambda = inf"),
     "true": ('{"lambda": true}', "lambda = True"),
     "a number past any float": (f'{{"lambda": {10**400}}}', "lambda = 1000"),
-    "empty": ("", "damaged"),
     "torn": ('{"lambda": 0.', "damaged"),
     "nested": ("[" * 100_000, "damaged"),
 }
@@ -373,14 +329,3 @@ def test_a_damaged_choice_of_lambda_is_one_line_that_names_the_stage(run, case):
     message = str(failure.value)
     assert expected in message and str(path) in message and "stage merge for arm TR again" in message
     assert "\n" not in message and len(message) < 500
-
-
-def test_an_answer_that_is_none_is_asked_for_again(asked, tmp_path):
-    settings, requests = asked
-    item = [(System("TR", "TR"), requests.iloc[:2], tmp_path / "part.jsonl")]
-    (before,) = answering.answer_arm(settings, item)
-    records = [json.loads(line) for line in (tmp_path / "part.jsonl").read_text().splitlines()]
-    records[1]["answer"] = 5
-    (tmp_path / "part.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (after,) = answering.answer_arm(settings, item)
-    assert after["answer"].tolist() == before["answer"].tolist()

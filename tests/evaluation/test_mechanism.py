@@ -124,9 +124,6 @@ def test_english_words_lie_along_the_direction_of_english(opened):
     assert direction.norm().item() == pytest.approx(1) and along["en"] > max(along["es"], along["el"])
 
 
-# ------------------------------------------------------------------------------------ looking into a real tiny model
-
-
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory, tiny_llm, tiny_tower):
     """Settings, and the tuned arm of a run as the notebook opens it."""

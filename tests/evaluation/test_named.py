@@ -14,15 +14,7 @@ NAMES = "concept,language,name,words\ncat,en,cat,pet\ncat,de,Katze,Tier\ntaxi,en
 def scored(tmp_path):
     (tmp_path / "prepare_data").mkdir()
     (tmp_path / "prepare_data" / "names.csv").write_text(NAMES)
-    answers = [
-        ("de", "Katze"),
-        ("de", "cat"),
-        ("de", "pet"),
-        ("de", "Taxi"),
-        ("de", "blub"),
-        ("de", ""),
-        ("en", "cat"),
-    ]
+    answers = [*(("de", answer) for answer in ("Katze", "cat", "pet", "Taxi", "blub", "")), ("en", "cat")]
     table = pd.DataFrame(answers, columns=["language", "answer"])
     table = table.assign(seed=0, system="BM", arm="image", task="caption", reference=json.dumps(["cat", "?"]))
     table = table.assign(item_id=[f"i{number}" for number in range(len(table))]).assign(**{"lambda": 1.0})
@@ -50,10 +42,8 @@ def test_the_tables_of_every_scale_are_made_of_them(scored):
     assert (german["n"], german["n_scored"]) == (6, 4)
     assert german["lf"] == 0.25
     assert german["class_english"] == pytest.approx(2 / 6)
-    assert visual_summary(scored).set_index("language")["accuracy"].to_dict() == {
-        "de": pytest.approx(2 / 6),
-        "en": 1.0,
-    }
+    seen = visual_summary(scored).set_index("language")["accuracy"]
+    assert seen.to_dict() == {"de": pytest.approx(2 / 6), "en": 1.0}
 
 
 def test_a_run_without_its_names_is_told_what_to_do(tmp_path):

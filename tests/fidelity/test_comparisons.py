@@ -34,10 +34,6 @@ def test_ifl_over_all_languages_pairs_within_a_language_and_averages_items():
     assert found["n"] == 2 and found["ifl"] == 0.5  # item 0 lost in both languages, item 1 in none
 
 
-def test_a_gain_from_the_image_is_a_negative_ifl():
-    assert ifl(annotated(*arms("es", [0, 0], [1, 1])))["ifl"].tolist() == [-1.0, -1.0]
-
-
 def test_ifl_keeps_systems_apart():
     rows = arms("es", [1, 1], [0, 0], "BM") + arms("es", [1, 1], [1, 1], "TR")
     found = ifl(annotated(*rows)).query("language == 'es'").set_index("system")["ifl"]

@@ -122,6 +122,7 @@ COUNTED = {  # asked language and answer -> class (None: undecided or cannot be 
     "drift after a line": ("it", "\n".join([IT] * 2 + [f"{EN} The sky is blue, and trees are green."] * 2), "mixed", False, False),
     "one English line of two": ("es", f"{ES} Al fondo se ve una casa roja con jardín.\n{EN}", "mixed", True, False),
     "empty": ("es", " \n", "empty", False, None),
+    "absent": ("es", None, "empty", False, None),
     "nothing but reasoning": ("es", "<think>It is a dog", "empty", False, None),
     "repetition": ("es", "un perro " * 30, "short", None, None),
     "Maori": ("mi", "He porohita whero iti i runga ake i te tapawha rite nui", "asked", True, True),
