@@ -74,3 +74,12 @@ def texts(root: Path) -> list[str]:
     """What the whole vocabulary is made of: more than the folder holds."""
     lines = (root / "names.csv").read_text("utf-8").splitlines()
     return [*lines, *(line.replace(",", " ") for line in lines), *(p for each in prompts().values() for p in each)]
+
+
+def write_root(root: Path) -> Path:
+    """What ``make`` of ``textreg.pictures.backbone`` begins with: the folder, and a base model beside it."""
+    write_folder(root / "pictures")
+    tokenizer = tokenizer_of(texts(root / "pictures"))
+    language_model(len(tokenizer)).save_pretrained(root / "llm")
+    tokenizer.save_pretrained(root / "llm")
+    return root

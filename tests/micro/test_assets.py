@@ -1,5 +1,6 @@
 """The shipped backbone: saved whole, refused when it is not, and good enough to have something to lose."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def copied(saved, tmp_path):
     """A copy, to be spoilt."""
-    import shutil
-
     return shutil.copytree(saved, tmp_path / "copy")
 
 

@@ -15,13 +15,8 @@ SETTINGS = Instruct(languages=tiny_pictures.LANGUAGES, steps=30, batch_size=8, l
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A base model, taught, and what was said on the way."""
-    root = tmp_path_factory.mktemp("emoji")
-    tiny_pictures.write_folder(root / "pictures")
-    tokenizer = tiny_pictures.tokenizer_of(tiny_pictures.texts(root / "pictures"))
-    tiny_pictures.language_model(len(tokenizer)).save_pretrained(root / "llm")
-    tokenizer.save_pretrained(root / "llm")
     said = []
-    return make(root, SETTINGS, say=said.append), said
+    return make(tiny_pictures.write_root(tmp_path_factory.mktemp("emoji")), SETTINGS, say=said.append), said
 
 
 def test_the_stage_teaches(made):

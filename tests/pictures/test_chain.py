@@ -32,11 +32,7 @@ arms:
 
 @pytest.mark.slow
 def test_the_notebooks_of_every_scale_run_on_concepts(tmp_path):
-    root = tmp_path / "emoji"
-    tiny_pictures.write_folder(root / "pictures")
-    tokenizer = tiny_pictures.tokenizer_of(tiny_pictures.texts(root / "pictures"))
-    tiny_pictures.language_model(len(tokenizer)).save_pretrained(root / "llm")
-    tokenizer.save_pretrained(root / "llm")
+    root = tiny_pictures.write_root(tmp_path / "emoji")
     make(root, Instruct(languages=tiny_pictures.LANGUAGES, steps=2, batch_size=4))
     torch.save(LiteTower(LiteConfig()).state_dict(), tmp_path / "lite0.pth")
     convert(tmp_path / "lite0.pth", root / "tower")

@@ -127,19 +127,6 @@ def test_reading_puts_the_caption_above_the_question():
     assert one.task.startswith("read_") and not tasks.is_sentence_task(one.task)
 
 
-def test_the_text_arm_puts_the_text_in_front_of_the_same_prompt():
-    one = tasks.description(PAIR, "fr", random.Random(0))
-    assert tasks.with_context("A text.", one) == f"A text.\n{one.prompt}"
-
-
 def test_an_unknown_task_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match=r"'captoin'.*'caption'"):
         tasks.meaning_in("x", "captoin", "en")
-
-
-def test_the_same_seed_gives_the_same_instructions():
-    def draw():
-        rng = random.Random(5)
-        return [tasks.text_instruction(sample(rng), code, rng, source="en") for code in CODES]
-
-    assert draw() == draw()

@@ -51,27 +51,21 @@ def test_an_unknown_language_is_refused_with_a_suggestion():
         languages.load("spa")
 
 
-def test_a_loaded_language_cannot_change():
-    with pytest.raises(ValueError):
-        languages.load("en").name = "x"
-
-
-def drop(*path):
-    def change(data):
-        for key in path[:-1]:
-            data = data[key]
-        del data[path[-1]]
-
-    return change
-
-
 def put(value, *path):
+    """Puts a value where the keys lead, or takes away what is there for None."""
+
     def change(data):
         for key in path[:-1]:
             data = data[key]
         data[path[-1]] = value
+        if value is None:
+            del data[path[-1]]
 
     return change
+
+
+def drop(*path):
+    return put(None, *path)
 
 
 @pytest.mark.parametrize(

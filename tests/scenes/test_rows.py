@@ -50,19 +50,30 @@ def table(run, name):
     return read_rows(run[0] / f"{name}.parquet")
 
 
-def turns(rows):
-    return [(row[0]["content"], row[1]["content"]) for row in rows["messages"]]
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Name -> rows of a preparation with many."""
+    settings, _ = written(tmp_path_factory.mktemp("large"), visual_rows=600, text_rows=900)
+    return {name: read_rows(prepare.folder(settings) / f"{name}.parquet") for name in ("visual", *TEXTS)}
+
+
+def words_in(texts):
+    return {word for text in texts for word in re.findall(r"\w{4,}", text.lower())}
+
+
+def said_in(rows):
+    """Words of all turns."""
+    return words_in(turn["content"] for messages in rows["messages"] for turn in messages)
 
 
 def words_of(code):
     """Words of this language's captions and prompts."""
     rng = random.Random(0)
-    texts = [grammar.caption(sample(rng), code, rng=rng) for _ in range(200)]
-    texts += languages.load(code).prompts
-    return {word for text in texts for word in re.findall(r"\w{4,}", text.lower())}
+    captions = [grammar.caption(sample(rng), code, rng=rng) for _ in range(200)]
+    return words_in([*captions, *languages.load(code).prompts])
 
 
-def test_every_file_holds_the_rows_asked_for(run):
+def test_every_file_holds_the_rows_asked_for_and_those_of_text_no_image(run):
     assert run[1] == {
         "images": 1 + 8 + 50 + (4 + 12) + 6 * (1 + 3),
         "align": 40,
@@ -71,6 +82,7 @@ def test_every_file_holds_the_rows_asked_for(run):
         "requests": (4 + 12) * (4 * 3 + 3) + (2 + 2) * 4 * 2 + (6 + 1) + (18 + 3),
     }
     assert {name: len(table(run, name)) for name in run[1]} == run[1]
+    assert all(table(run, name)["image_id"].isna().all() for name in TEXTS)
 
 
 def test_no_scene_of_the_test_or_validation_split_is_trained_on_whatever_the_seed():
@@ -91,10 +103,8 @@ def test_no_training_row_shows_or_tells_a_scene_of_another_split(run):
     assert len(told) > 100 and {split_of(from_json(scene)) for scene in told} == {"train"}
 
 
-def test_no_visual_row_asks_the_kind_of_question_that_is_kept_to_see_what_tuning_costs(tmp_path):
-    settings, _ = written(tmp_path, visual_rows=600)
-    kinds = set(read_rows(prepare.folder(settings) / "visual.parquet")["task"])
-    assert kinds == {"caption", *languages.QUESTIONS} - {prepare.NEVER_TRAINED}
+def test_no_visual_row_asks_the_kind_of_question_that_is_kept_to_see_what_tuning_costs(large):
+    assert set(large["visual"]["task"]) == {"caption", *languages.QUESTIONS} - {prepare.NEVER_TRAINED}
 
 
 @pytest.mark.parametrize("name", ["align", "visual", "text_control"])
@@ -102,19 +112,11 @@ def test_visual_alignment_and_control_rows_are_english(run, name):
     rows = table(run, name)
     assert set(rows["language"]) == {"en"}
     foreign = words_of("es") | words_of("el") | words_of("eu")
-    spoken = {word for pair in turns(rows) for text in pair for word in re.findall(r"\w{4,}", text.lower())}
-    assert not spoken & (foreign - words_of("en"))
+    assert not said_in(rows) & (foreign - words_of("en"))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_text_file_has_as_many_rows_and_no_image(run, name):
-    assert len(table(run, name)) == len(table(run, "text")) and table(run, name)["image_id"].isna().all()
-
-
-def test_rows_that_do_not_cross_languages_have_a_mirror_in_english_with_the_same_tasks(tmp_path):
-    settings, _ = written(tmp_path, text_rows=900)
-    files = {name: read_rows(prepare.folder(settings) / f"{name}.parquet") for name in TEXTS}
-    shares = {name: rows["task"].value_counts(normalize=True) for name, rows in files.items()}
+def test_rows_that_do_not_cross_languages_have_a_mirror_in_english_with_the_same_tasks(large):
+    shares = {name: rows["task"].value_counts(normalize=True) for name, rows in large.items()}
     mono, control = shares["text_mono"].align(shares["text_control"], fill_value=0)
     assert (mono - control).abs().max() < 0.06
     assert not any(task.startswith("translate") for task in mono.index)
@@ -123,9 +125,10 @@ def test_rows_that_do_not_cross_languages_have_a_mirror_in_english_with_the_same
 
 
 def test_english_has_its_share_of_the_sources_of_a_translation(tmp_path):
-    settings, _ = written(tmp_path, text_rows=900, text_english_source=1.0)
+    settings, _ = written(tmp_path, text_english_source=1.0)
     rows = read_rows(prepare.folder(settings) / "text.parquet").query("task == 'translate'")
-    assert all(grammar.parse(prompt.partition(": ")[2], "en") for prompt, _ in turns(rows))
+    told = [messages[0]["content"].partition(": ")[2] for messages in rows["messages"]]
+    assert len(told) > 9 and all(grammar.parse(text, "en") for text in told)
 
 
 def test_a_held_out_language_is_in_no_text_row_not_even_as_the_source_of_a_translation(run, tmp_path):
@@ -134,12 +137,9 @@ def test_a_held_out_language_is_in_no_text_row_not_even_as_the_source_of_a_trans
     assert set(rows["task"]) >= {"translate", "describe_text"}
     assert set(rows["language"]) == {"es", "ca", "el"}
 
-    def shown(rows):
-        return {word for pair in turns(rows) for text in pair for word in re.findall(r"\w{4,}", text.lower())}
-
-    assert not shown(rows) & own
+    assert not said_in(rows) & own
     settings, _ = written(tmp_path, held_out=[], text_languages=["es", "eu"])
-    assert shown(read_rows(prepare.folder(settings) / "text.parquet")) & own  # the words would have been found
+    assert said_in(read_rows(prepare.folder(settings) / "text.parquet")) & own  # the words would have been found
 
 
 def test_the_shares_of_the_mixture_are_those_of_the_rows(run):

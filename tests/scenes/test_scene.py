@@ -13,7 +13,6 @@ from textreg.scenes.scene import (
     RGB,
     Group,
     Scene,
-    blank,
     canonical,
     flip,
     from_json,
@@ -102,24 +101,11 @@ def test_scenes_for_pictures_use_two_relations_and_relate_every_pair(scene):
     assert (scene.relation in ("above", "left")) == (len(scene.groups) == 2)
 
 
-def test_the_same_seed_draws_the_same_scene_and_the_same_bytes():
-    def draw(seed):
-        return render(sample(random.Random(7), canonical=True), random.Random(seed)).tobytes()
-
-    assert draw(8) == draw(8)
-    assert draw(8) != draw(9)
-
-
 def test_every_shape_colour_is_far_from_every_background_and_from_the_others():
     colours = [np.array(rgb) for rgb in RGB.values()]
     for background in BACKGROUNDS:
         assert min(np.linalg.norm(colour - np.array(background)) for colour in colours) > 85
     assert min(np.linalg.norm(a - b) for i, a in enumerate(colours) for b in colours[:i]) > 85
-
-
-def test_a_blank_picture_holds_one_colour_and_no_object():
-    image = blank(random.Random(0), 48)
-    assert image.size == (48, 48) and image.mode == "RGB" and len(image.getcolors()) == 1
 
 
 def test_a_pair_without_a_relation_is_not_drawn():
