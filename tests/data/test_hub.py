@@ -11,6 +11,7 @@ import hub_server
 import pytest
 
 from textreg.data import hub as hubs
+from textreg.data import sources
 from textreg.errors import InputError
 
 RESOLVE = """
@@ -118,3 +119,38 @@ def test_a_folder_without_data_names_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(InputError, match=r"no \.parquet, \.jsonl or \.json file in .*; it holds notes\.txt"):
         hubs.data_files(str(tmp_path), tmp_path)
+
+
+def test_a_missing_folder_is_one_clear_line():
+    with pytest.raises(InputError, match=r"\./nowhere: no such file or folder"):
+        hubs.resolve("./nowhere", kind="dataset")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name@abc123", ("owner/name", "abc123", None)),
+        ("owner/name@v1:a(b,c)/*.parquet", ("owner/name", "v1", "a(b,c)/*.parquet")),
+        ("liuhaotian/LLaVA-Instruct-150K", ("liuhaotian/LLaVA-Instruct-150K", None, "llava_instruct_150k.json")),
+        ("floschne/xm3600", ("floschne/xm3600", "8d3e5665526c55a5855cd6ddfbaba2032bc7cee4", None)),
+    ],
+)
+def test_a_name_splits_into_id_revision_and_files(name, parts):
+    found = hubs.parse(name)
+    assert (found.base, found.revision, found.glob) == parts
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"only pytorch_model\.bin and no \*\.safetensors; convert"):
+        hubs.resolve(str(tmp_path))
+
+
+def test_a_full_copy_of_a_known_data_set_is_read_from_its_own_file(tmp_path):
+    folder = hub_folders.pretrain(tmp_path / "lcs")
+    (folder / "blip_laion_cc_sbu_558k_meta.json").write_text('[{"id": "1", "blip_caption": "x"}]', "utf-8")
+    files = hubs.data_files(str(folder), folder)
+    assert [path.name for path in files] == ["blip_laion_cc_sbu_558k.json"]
+    assert len(list(sources.read(str(folder), "visual"))) == 12
