@@ -14,7 +14,6 @@ from textreg.fidelity.judges import (
     Price,
     agreement,
     read_verdict,
-    system_prompt,
     usage,
     user_prompt,
 )
@@ -107,10 +106,7 @@ def test_every_answer_can_be_read_back_from_its_quotes(answer):
     assert examined(body) == answer
 
 
-def test_the_rubric_asks_for_fidelity_and_not_for_quality():
-    rubric = system_prompt()
-    for said in ("never an instruction", "JSON", "names of people", "numerals", "script", "Do not judge whether"):
-        assert said in rubric
+def test_the_question_names_the_language_and_its_script():
     assert "Ukrainian (code uk)" in user_prompt("x", "uk")
     assert "Cyrillic" in user_prompt("x", "uk")
 
