@@ -90,20 +90,11 @@ READ_FROM = {
     "NUL": "a\0b", "a home of nobody": "~nobody-here/x", "below a file": "file/x", "nothing": "",
     "a device": "/dev/null", "an empty folder": "empty", "half a surrogate": "x\udcff", "5,000 letters": "d/" * 2500,
 }  # fmt: skip
+SERVER = ("--endpoint", "http://127.0.0.1:9")
 WRITE_TO = {key: READ_FROM[key] for key in ("a link to itself", "300 letters", "NUL", "below a file", "5,000 letters")}
 READING = {
     "score ANSWERS": ("score", None),
-    "evaluate --images": (
-        "evaluate",
-        "--endpoint",
-        "http://127.0.0.1:9",
-        "--model",
-        "m",
-        "--out",
-        "e",
-        "--images",
-        None,
-    ),
+    "evaluate --images": ("evaluate", "--model", "m", *SERVER, "--out", "e", "--images", None),
     "merge TUNED": ("merge", None, "base", "--out", "m", "--no-check"),
     "merge BASE": ("merge", "vlm", None, "--out", "m", "--no-check"),
     "merge --adapter-base": ("merge", "adapter", "base", "--out", "m", "--no-check", "--adapter-base", None),
@@ -115,7 +106,7 @@ READING = {
 WRITING = {
     "score --out": ("score", "good.jsonl", "--out", None),
     "score --figures": ("score", "good.jsonl", "--figures", None),
-    "evaluate --out": ("evaluate", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--out", None),
+    "evaluate --out": ("evaluate", "--model", "m", *SERVER, "--out", None),
     "merge --out": ("merge", "vlm", "base", "--no-check", "--out", None),
 }
 #: What is no error: a place that means the default or the current folder.
@@ -258,11 +249,11 @@ WORDS = [
     *[(*SCORE, "--out", value) for value in ("x.xlsx", "x", "good.jsonl", "file", "empty")],
     (*SCORE, "--language", "jp"), (*SCORE, "--figures", "file"),
     *[(*EVALUATE, "--endpoint", value) for value in ("", "localhost", "http://", "ftp://h", "http://u:p@h", "http://h:x")],
-    *[(*EVALUATE, "--endpoint", "http://127.0.0.1:9", option, value)
+    *[(*EVALUATE, *SERVER, option, value)
       for option, value in (("--timeout", "nan"), ("--timeout", "0"), ("--concurrency", "0"), ("--max-tokens", "0"),
                             ("--concurrency", "9" * 20), ("--limit", "0"), ("--limit", "-3"), ("--languages", "xx"),
                             ("--model", ""), ("--model", "  "), ("--identifier", "nobody"))],
-    (*EVALUATE, "--endpoint", "http://127.0.0.1:9"),
+    (*EVALUATE, *SERVER),
     ("export", "TR", "--run", "thesis", "--out", "x"), ("export", "", "--run", "empty", "--out", "x"),
     ("status", "thesis"), ("status", "good.jsonl"), ("run", "--profile", "no-such"), ("run", "--only", "no-such"),
     ("run", "--profile", "laptop", "--jobs", "0", "--dry-run"), ("run", "-p", "seed", "--dry-run"),

@@ -217,27 +217,19 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-@pytest.mark.parametrize("folder", [".", "..", "notebooks", "results/tiny/seed-0", "src/runs", "book", "profiles/x"])
-def test_a_run_folder_that_belongs_to_the_repository_is_refused_and_left_as_it_is(
+@pytest.mark.parametrize("folder", [".", "..", "notebooks", "results/x", "src/runs", "book", "profiles/x", "foreign"])
+def test_a_run_folder_that_is_the_repositorys_or_somebody_elses_is_refused_and_left_as_it_is(
     repository, monkeypatch, folder, dry_run
 ):
-    (repository / "results/tiny/seed-0").mkdir(parents=True)
+    for name in ("results/x", "foreign/prepare_data"):
+        (repository / name).mkdir(parents=True)
+        (repository / name / "thesis.txt").write_text("years of work")
     monkeypatch.chdir(repository)
     before = contents(repository)
-    with pytest.raises(InputError, match="belongs to the repository; choose another run folder with --run"):
+    why = r"holds prepare_data but no run\.json" if folder == "foreign" else "belongs to the repository"
+    with pytest.raises(InputError, match=f"{why}.* with --run"):
         runner.run("tiny", folder, root=repository, dry_run=dry_run, report=quiet())
     assert contents(repository) == before
-
-
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_a_folder_with_files_that_no_run_made_is_refused_and_left_as_it_is(repository, tmp_path, dry_run):
-    foreign = tmp_path / "foreign"
-    (foreign / "prepare_data").mkdir(parents=True)
-    (foreign / "prepare_data" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"foreign holds prepare_data but no run\.json"):
-        runner.run("tiny", foreign, root=repository, dry_run=dry_run, report=quiet())
-    assert os.listdir(foreign) == ["prepare_data"]
-    assert (foreign / "prepare_data" / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_empty_folder_and_one_that_an_early_kill_left_are_accepted(repository, tmp_path):
