@@ -448,11 +448,11 @@ def test_the_change_is_drawn_per_layer_and_module(tmp_path, vlm, backbone):
 KILLED = """
 import sys, time
 from textreg.merging import merge
-slow = merge.Worker.write
+slow = merge.Writer.write
 def write(self, step):
     time.sleep(0.2)
     return slow(self, step)
-merge.Worker.write = write
+merge.Writer.write = write
 merge.merge(*sys.argv[1:4], check_reload=False, workers=1)
 """
 

@@ -102,7 +102,7 @@ def merge(
         copy_side_files(models[0], folder, plan.untied)
         checker = Check(folder, bool(check_reload)) if check_reload is not False else None
         try:
-            tensors = run(Worker(recipe, models, outputs), plan, workers)
+            tensors = run(Writer(recipe, models, outputs), plan, workers)
             verify_headers(plan, folder)
             answer = checker.answer() if checker else {"checked": False, "reason": "not asked for"}
         finally:
@@ -241,26 +241,26 @@ def verify_headers(plan: MergePlan, folder: Path) -> None:
         raise RunError(f"the merged checkpoint lacks {odd[0]} as planned; this is a defect, please report it")
 
 
-def run(worker: "Worker", plan: MergePlan, workers: int | None) -> tuple[TensorReport, ...]:
+def run(writer: "Writer", plan: MergePlan, workers: int | None) -> tuple[TensorReport, ...]:
     """Writes every tensor and reads it back; reports in stored order.  Blocks of one tensor stay with one thread."""
     done: dict[str, TensorReport] = {}
     bar = tqdm(total=plan.nbytes, unit="B", unit_scale=True, disable=None)  # None: on a terminal
     with bar, ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
         # the largest first, so that none is left to the end
         steps = sorted(plan.steps, key=lambda step: -step.target.nbytes)
-        futures = {pool.submit(worker.write, step): step for step in steps}
+        futures = {pool.submit(writer.write, step): step for step in steps}
         try:
             for future in as_completed(futures):
                 done[futures[future].name] = future.result()
                 bar.update(futures[future].target.nbytes)
         finally:
-            worker.stop.set()
+            writer.stop.set()
             pool.shutdown(cancel_futures=True)
     return tuple(done[step.name] for step in plan.steps)
 
 
 @dataclass(frozen=True)
-class Worker:
+class Writer:
     """Writes tensors to ``outputs``, several at a time in threads of their own, until ``stop`` is set."""
 
     recipe: Recipe
