@@ -26,6 +26,7 @@ from textreg import compute, ranks
 from textreg.data import mixture
 from textreg.data.images import ImageTable
 from textreg.errors import InputError, RunError
+from textreg.figures import book
 from textreg.files import HashCache, atomic_write, remove_tree
 from textreg.processes import largest_memory_mb
 from textreg.runs import execution, manifest, plan, runner, stages
@@ -115,8 +116,6 @@ def tune_arm(run: Path, arm: str) -> None:
         log = tune(settings, folder)
         if not ranks.leads():
             return
-        from textreg.figures import book
-
         book.training(folder / "log.csv", arm, folder)
         manifest.write(
             folder,
