@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -48,17 +49,13 @@ def html(text):
     return nbformat.v4.new_output("display_data", data={"text/html": text})
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A miniature repository: two pages, and every notebook with one cell."""
-    root = tmp_path / "clone"
+def make_root(root):
+    """A miniature repository: three pages, and every notebook with one cell."""
     (root / "notebooks").mkdir(parents=True)
-    (root / "book/_static").mkdir(parents=True)
+    shutil.copytree(ROOT / "book/_static", root / "book/_static")
     shutil.copy(ROOT / "_config.yml", root)
     shutil.copy(ROOT / "book/references.bib", root / "book")
-    shutil.copytree(ROOT / "book/_static", root / "book/_static", dirs_exist_ok=True)
-    block = "```{{raw}} html\n:file: _executed/{}.html\n```\n"
-    blocks = [block.format(name) for name in ("first", "vlm", "explorer")]
+    blocks = [f"```{{raw}} html\n:file: _executed/{name}.html\n```\n" for name in ("first", "vlm", "explorer")]
     (root / "book/intro.md").write_text("\n".join(["# Title\n\nA page. {cite:p}`hinck2024`\n", *blocks]))
     (root / "book/references.md").write_text("# References\n\n```{bibliography}\n```\n")
     (root / "book/results.md").write_text("# Results\n\n```{include} _executed/results.md\n```\n")
@@ -69,19 +66,15 @@ def root(tmp_path):
     return root
 
 
-@pytest.fixture(scope="session")
-def figures(tmp_path_factory):
-    """The figures of the miniature results, which every test would draw again."""
-    folder = tmp_path_factory.mktemp("drawn")
-    figure_set.draw_all(load_results(write_run(folder / "run")), folder / "figures")
-    return folder / "figures"
-
-
 @pytest.fixture
-def run(tmp_path, figures):
-    """A run folder with scores, figures and one executed notebook per stage; ``tune`` ran for two arms."""
-    folder = write_run(tmp_path / "runs" / "mine")
-    shutil.copytree(figures, folder / "figures")
+def root(tmp_path):
+    return make_root(tmp_path / "clone")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A run folder with scores and one executed notebook per stage; ``tune`` ran for two arms."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "mine")
     (folder / "notebooks").mkdir()
     for page in PAGES[1:]:
         for name in [f"{page}-BM", f"{page}-TR"] if page == "03_tune" else [page]:
@@ -96,8 +89,33 @@ def run(tmp_path, figures):
     return folder
 
 
-def change(path, *cells):
-    nbformat.write(notebook("Changed", *cells), path)
+@pytest.fixture(scope="module")
+def results(scored):
+    return load_results(scored)
+
+
+@pytest.fixture(scope="module")
+def shown(scored, tmp_path_factory):
+    """What staging makes of that run, which has no figures yet, beside the table of rates: (repository, pages)."""
+    root = make_root(tmp_path_factory.mktemp("shown") / "clone")
+    shutil.copy(ROOT / "notebooks/06_figures.ipynb", root / "notebooks")
+    (root / "bench/results").mkdir(parents=True)
+    shutil.copy(ROOT / build.RATES, root / build.RATES)
+    return root, build.stage(root, scored)
+
+
+@pytest.fixture(scope="module")
+def page(shown):
+    """The results page."""
+    return (shown[0] / "book/_executed/results.md").read_text()
+
+
+@pytest.fixture
+def run(tmp_path, scored, shown):
+    """The run with its figures."""
+    folder = shutil.copytree(scored, tmp_path / "runs" / "mine")
+    shutil.copytree(shown[0] / "book/_executed/figures-0", folder / "figures", ignore=shutil.ignore_patterns("11_*"))
+    return folder
 
 
 def staged(root, page):
@@ -108,27 +126,32 @@ def notes(root, page):
     return ["".join(cell["source"]) for cell in staged(root, page)["cells"] if cell["id"].startswith("book-note")]
 
 
-def test_without_a_run_every_page_says_that_it_was_not_executed(root):
+def published(run, *cells):
+    """A run's notebook of these cells as the book shows it."""
+    content = json.loads(nbformat.writes(notebook("Changed", *cells)))
+    return build.staged_notebook(content, run / "notebooks/05_evaluate.ipynb", [], run)
+
+
+def test_without_a_run_every_page_says_that_it_was_not_executed_and_that_of_the_backbone_shows_what_is_shipped(root):
     build.stage(root)
     for page in PAGES:
-        assert "not executed here" in "".join(staged(root, page)["cells"][1]["source"]).lower()
+        assert "not executed here" in notes(root, page)[0].lower()
+    (note,) = notes(root, "00_backbone")
+    made = json.loads(assets.FOLDER.joinpath(assets.MANIFEST).read_text())
+    assert made["rebuild"] in note and "no part of a normal run" in note and "make reproduce" not in note
+    assert all(f'"{100 * row["asked"]:.1f}"' in note for row in made["held_out"]["llm"])
 
 
-def test_a_run_shows_executed_notebooks_without_that_note(root, run):
-    pages = build.stage(root, run)
-    assert pages["00_backbone"] is None and pages["01_prepare_data"] is not None
+def test_a_run_shows_executed_notebooks_and_of_a_stage_that_ran_per_arm_tr_with_the_names_of_the_others(shown):
+    root, pages = shown
+    assert pages["00_backbone"] is None and pages["03_tune"].name == "03_tune-TR.ipynb"
     text = json.dumps(staged(root, "01_prepare_data"))
-    assert "Not executed" not in text and '"text": "2"' in text
-
-
-def test_a_stage_that_ran_per_arm_shows_tr_and_names_the_others(root, run):
-    assert build.stage(root, run)["03_tune"].name == "03_tune-TR.ipynb"
+    assert "Not executed" not in text and '"text": ["2"]' in text
     assert any("`BM`" in note for note in notes(root, "03_tune"))
 
 
-def test_injected_parameters_are_hidden_by_their_tag(root, run):
-    build.stage(root, run)
-    cells = staged(root, "01_prepare_data")["cells"]
+def test_injected_parameters_are_hidden_by_their_tag(shown):
+    cells = staged(shown[0], "01_prepare_data")["cells"]
     hidden = ["".join(cell["source"]) for cell in cells if "hide-cell" in cell["metadata"].get("tags", [])]
     assert hidden == ["x = 2"]
 
@@ -143,10 +166,9 @@ def test_injected_parameters_are_hidden_by_their_tag(root, run):
         (("show()", html("<a href='javascript:alert(1)'>x</a>"), []), "active HTML"),
     ],
 )
-def test_a_failed_or_dangerous_notebook_is_not_published(root, run, cell, message):
-    change(run / "notebooks/05_evaluate.ipynb", cell)
+def test_a_failed_or_dangerous_notebook_is_not_published(scored, cell, message):
     with pytest.raises(InputError, match=message):
-        build.stage(root, run)
+        published(scored, cell)
 
 
 def test_a_notebook_with_a_cell_that_never_ran_is_refused(root, run):
@@ -158,19 +180,9 @@ def test_a_notebook_with_a_cell_that_never_ran_is_refused(root, run):
         build.stage(root, run)
 
 
-def test_machine_paths_do_not_reach_the_book(root, run):
-    change(
-        run / "notebooks/05_evaluate.ipynb", ("print(path)", stream(f"{run.resolve()}/evaluate {Path.home()}/x"), [])
-    )
-    build.stage(root, run)
-    text = json.dumps(staged(root, "05_evaluate"))
-    assert str(run.resolve()) not in text and "<run>/evaluate" in text and f"{Path.home()}/x" not in text
-
-
-def test_a_progress_bar_leaves_its_last_state_only(root, run):
-    change(run / "notebooks/05_evaluate.ipynb", ("work()", stream("10 %\r50 %\r100 %\r\ndone\n"), []))
-    build.stage(root, run)
-    assert staged(root, "05_evaluate")["cells"][-1]["outputs"][0]["text"] == "100 %\ndone\n"
+def test_machine_paths_do_not_reach_the_book(scored):
+    text = json.dumps(published(scored, ("x", stream(f"{scored.resolve()}/evaluate {Path.home()}/x"), [])))
+    assert str(scored.resolve()) not in text and "<run>/evaluate" in text and f"{Path.home()}/x" not in text
 
 
 def write_note(run, **changes):
@@ -178,10 +190,9 @@ def write_note(run, **changes):
     (run / "run.json").write_text(json.dumps(note | changes))
 
 
-def test_what_no_run_recorded_says_that_it_was_not_checked(root, run):
-    build.stage(root, run)
-    assert "no `textreg run` executed it" in notes(root, "05_evaluate")[0]
-    assert "no `textreg run` executed it" in (root / "book/_executed/results.md").read_text()
+def test_what_no_run_recorded_says_that_it_was_not_checked(shown, page):
+    assert "no `textreg run` executed it" in notes(shown[0], "05_evaluate")[0]
+    assert "no `textreg run` executed it" in page
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"unit": "align"}'])
@@ -192,27 +203,20 @@ def test_a_damaged_manifest_costs_a_line_of_the_tables_and_not_the_book(run, tex
     assert "align" not in book_pages.costs_table({"run": run})
 
 
-def test_a_run_whose_record_is_damaged_says_that_it_was_not_checked(root, run):
+def test_a_run_whose_record_is_damaged_says_that_it_was_not_checked(run):
     write_note(run, overrides="seed=1")
-    build.stage(root, run)
-    assert "could not be checked" in notes(root, "05_evaluate")[0]
+    assert "could not be checked" in build.notes(ROOT, run).page("05_evaluate")
 
 
-def test_pages_of_units_that_do_not_stand_say_so_and_why(root, run):
-    """The rest of the repository is real: its notebooks, its laptop profile, and manifests that the run lacks."""
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(path, root / "notebooks")
-    shutil.copytree(ROOT / "profiles", root / "profiles")
+def test_pages_of_units_that_do_not_stand_say_so_and_why(run):
     write_note(run, profile="laptop", file="profiles/laptop.yaml")
     (run / "align").mkdir(exist_ok=True)
     (run / "align/manifest.json").write_text("{}")
-    build.stage(root, run)
-    assert "whose result does not stand" in notes(root, "02_align")[0]
-    assert "delete it and run the stage again" in notes(root, "02_align")[0]
-    assert str(run) not in notes(root, "02_align")[0]
-    assert "did not finish" in notes(root, "05_evaluate")[0]
-    shown = (root / "book/_executed/results.md").read_text()
-    assert "of which not everything stands" in shown and "evaluate: did not finish" in shown
+    found = build.notes(ROOT, run)
+    assert "whose result does not stand" in found.page("02_align") and str(run) not in found.page("02_align")
+    assert "delete it and run the stage again" in found.page("02_align")
+    assert "did not finish" in found.page("05_evaluate")
+    assert "of which not everything stands" in found.scores() and "evaluate: did not finish" in found.scores()
 
 
 def test_a_page_of_a_unit_that_stands_has_no_note():
@@ -232,36 +236,34 @@ def row_of(shown, system):
     return next(line for line in shown.splitlines() if line.startswith(f'"{system}"'))
 
 
-def test_tables_hold_the_shares_of_the_answers(run):
+def test_tables_hold_the_shares_of_the_answers(results):
     whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
-    shown = book_pages.systems_table(load_results(run))
+    shown = book_pages.systems_table(results)
     assert shown.splitlines()[3].startswith('"system","asked","English","mixed"')
     assert row_of(shown, "BM").startswith(f'"BM","{none}","{whole}","{none}"')
     assert row_of(shown, "TR").startswith(f'"TR","{whole}","{none}","{none}"')
-    assert f'"BM","{none}","{whole}"' in row_of(book_pages.arms_table(load_results(run)), "BM")
+    assert f'"BM","{none}","{whole}"' in row_of(book_pages.arms_table(results), "BM")
 
 
 def first_cells(shown):
     return [line.split('","')[0].strip('"') for line in shown.splitlines() if line.startswith('"')][1:]
 
 
-def test_systems_stand_in_one_order_whatever_the_order_of_the_files(run):
-    path = run / "evaluate/answers.parquet"
-    pd.read_parquet(path).iloc[::-1].to_parquet(path)
-    results = load_results(run)
-    for shown in (book_pages.systems_table(results), book_pages.arms_table(results)):
-        assert first_cells(shown) == ["backbone", "BM", "TR", "TR+M"]
+def test_systems_stand_in_one_order_whatever_the_order_of_the_files(results):
+    turned = replace(results, answers=results.answers.iloc[::-1])
+    for make in (book_pages.systems_table, book_pages.arms_table):
+        assert first_cells(make(turned)) == ["backbone", "BM", "TR", "TR+M"]
 
 
-def test_what_tuning_took_stands_by_arm_with_its_interval(run):
+def test_what_tuning_took_stands_by_arm_with_its_interval(results):
     whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
-    shown = book_pages.losses_table(load_results(run))
+    shown = book_pages.losses_table(results)
     assert row_of(shown, "BM") == f'"BM","{whole}","{whole}","{none}","{none}"'
     assert "`" not in shown.splitlines()[0].lstrip("`"), "a backtick ends the directive before it began"
 
 
-def test_questions_are_shown_by_kind_with_their_number(run):
-    shown = book_pages.questions_table(load_results(run))
+def test_questions_are_shown_by_kind_with_their_number(results):
+    shown = book_pages.questions_table(results)
     assert '"colour","100","95.0"' in shown and "caption" not in shown.splitlines()[4]
 
 
@@ -276,53 +278,20 @@ def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root
     assert '"bound","measured","This run (mine)"' in first, "this run's verdict stands beside the shipped one"
 
 
-def test_results_without_figures_are_drawn_for_the_book(root, run):
-    shutil.rmtree(run / "figures")
-    build.stage(root, run)
-    assert len(list((root / "book/_executed/figures-0").glob("*.svg"))) == len(FIGURES)
-
-
-def test_each_question_of_the_results_page_says_which_predictions_held(root, run):
-    build.stage(root, run)
-    loss, document = (root / "book/_executed/results.md").read_text().split("\n## ")[1:3]
+def test_each_question_of_the_results_page_says_which_predictions_held(page):
+    loss, document = page.split("\n## ")[1:3]
     assert '"✓\u00a0held","What comes instead is clean English","at least 30"' in loss
     assert "Text in the asked language stays intact" in document and "Text in the asked language" not in loss
 
 
-def test_the_account_says_how_often_its_predictions_held_over_the_seeds(root, tmp_path):
+def test_the_account_says_how_often_its_predictions_held_over_the_seeds(results, tmp_path):
     for seed, held in ((0, True), (1, False)):
-        folder = write_run(tmp_path / f"shipped/seed-{seed}", seed) / "mechanism"
-        folder.mkdir()
+        folder = tmp_path / f"seed-{seed}/mechanism"
+        folder.mkdir(parents=True)
         (folder / "verdicts.csv").write_text(f"prediction,measured,against,held\nEnglish pulls,0.9,0.1,{held}\n")
-    build.stage(root, None, tmp_path / "shipped")
-    told = (root / "book/_executed/account.md").read_text()
+    told = book_pages.account_page(replace(results, folder=tmp_path))
     assert 'undecided","English pulls","90 %","10 %","in 1 of 2 runs"' in told
     assert "make reproduce" in book_pages.account_page(None)
-
-
-def test_outcome_against_the_learning_rate_is_drawn_from_the_table_of_the_bench(root, run):
-    (root / "bench/results").mkdir(parents=True)
-    shutil.copy(ROOT / build.RATES, root / build.RATES)
-    build.stage(root, run)
-    page = (root / "book/_executed/results.md").read_text()
-    assert "figures-0/11_rate.svg" in page and "`figures.book.rate`" in page
-
-
-def test_a_figure_has_a_caption_of_its_own_below_it(root, run):
-    build.stage(root, run)
-    page = (root / "book/_executed/results.md").read_text()
-    blocks = re.findall(r"```\{figure\}[^\n]*\n:alt: ([^\n]*)\n[^\n]*\n\n([^\n]*)\n```", page)
-    assert len(blocks) == len(FIGURES)
-    for alt, caption in blocks:
-        assert caption and caption not in book_pages.escaped(alt) and len(caption) < 250
-
-
-def test_the_page_of_the_backbone_shows_the_scores_of_what_is_shipped(root):
-    build.stage(root)
-    note = "".join(staged(root, "00_backbone")["cells"][1]["source"])
-    made = json.loads(assets.FOLDER.joinpath(assets.MANIFEST).read_text())
-    assert made["rebuild"] in note and "no part of a normal run" in note and "make reproduce" not in note
-    assert all(f'"{100 * row["asked"]:.1f}"' in note for row in made["held_out"]["llm"])
 
 
 def test_published_numbers_stand_without_words_about_rows_that_are_not_there():
@@ -331,8 +300,8 @@ def test_published_numbers_stand_without_words_about_rows_that_are_not_there():
 
 
 def test_answers_of_published_models_are_shown_from_the_shipped_tables_and_missed_in_words(tmp_path):
-    page = book_pages.real_models_page(Path(__file__).parents[2] / "results")
-    fidelity = pd.read_csv(Path(__file__).parents[2] / "results" / "real_vlms" / "fidelity.csv")
+    page = book_pages.real_models_page(ROOT / "results")
+    fidelity = pd.read_csv(ROOT / "results/real_vlms/fidelity.csv")
     assert all(f'"{book_pages.escaped(system)}"' in page for system in fidelity["system"])
     row = fidelity[(fidelity["system"] == "cambrian") & (fidelity["language"] == "ja")].iloc[0]
     assert f'"{row["lf"]:.0f} ({row["english"]:.0f})"' in page and "Kinyarwanda" in page
@@ -340,16 +309,17 @@ def test_answers_of_published_models_are_shown_from_the_shipped_tables_and_misse
     assert "not at hand" in book_pages.real_models_page(tmp_path)
 
 
-def test_every_figure_has_one_place_on_the_results_page_and_its_evidence_below(root, run):
-    shutil.copy(ROOT / "notebooks/06_figures.ipynb", root / "notebooks")
+def test_every_figure_has_one_place_on_the_results_page_its_caption_and_its_evidence_below(page):
     placed = [name for each in results_page.QUESTIONS for name in (each.drawing, *each.folded)]
     assert sorted(placed) == sorted(figure_set.CAPTIONS)
     assert sorted(FIGURES) == sorted(results_page.drawing_cells(ROOT))
-    build.stage(root, run)
-    page = (root / "book/_executed/results.md").read_text()
-    for name in FIGURES:
+    for name in placed:
         assert f"{{download}}`CSV <_executed/figures-0/{name}.csv>`" in page
-    assert page.count("06_figures.html#") == len(FIGURES) and "{dropdown}" in page
+    assert page.count("06_figures.html#") == len(FIGURES) and "{dropdown}" in page and "`figures.book.rate`" in page
+    blocks = re.findall(r"```\{figure\}[^\n]*\n:alt: ([^\n]*)\n[^\n]*\n\n([^\n]*)\n```", page)
+    assert len(blocks) == len(placed)
+    for alt, caption in blocks:
+        assert caption and caption not in book_pages.escaped(alt) and len(caption) < 250
 
 
 def test_pages_lose_what_no_reader_needs_and_keep_mathematics(tmp_path):
@@ -380,10 +350,10 @@ def test_a_cell_with_markup_stays_text(cell):
     assert not re.search(r"<(?!/?p>)", rendered)
 
 
-def test_costs_and_versions_come_from_manifests(run):
-    shown = book_pages.costs_table({"run": run})
+def test_costs_and_versions_come_from_manifests(scored):
+    shown = book_pages.costs_table({"run": scored})
     assert '"tune\\[BM\\]","12","900"' in shown and "A processor, 1 thread(s)" in shown
-    assert '"torch","2.13.0"' in book_pages.status_page({"run": run})
+    assert '"torch","2.13.0"' in book_pages.status_page({"run": scored})
 
 
 def test_costs_have_one_row_per_unit_in_the_order_of_the_stages(tmp_path):
@@ -400,9 +370,12 @@ def test_costs_have_one_row_per_unit_in_the_order_of_the_stages(tmp_path):
 
 
 def test_the_miniature_book_builds_strictly_and_every_page_is_fit_to_publish(root, run, tmp_path):
+    bar = notebook("Bar", ("work()", stream("10 %\r50 %\r100 %\r\ndone\n"), []))
+    nbformat.write(bar, run / "notebooks/05_evaluate.ipynb")
     index = build.build(run, tmp_path / "out", root)
-    assert index.is_file()
-    page, icons = ((index.parent / name).read_text() for name in ("book/results.html", "_static/icons.css"))
+    names = ("book/results.html", "_static/icons.css", "book/_executed/05_evaluate.html")
+    page, icons, told = ((index.parent / name).read_text() for name in names)
+    assert "100 %" in told and "50 %" not in told, "of a progress bar the last state is left"
     assert page.count("<figure") == len(FIGURES) and "This run (mine)" in page
     assert "fontawesome" not in page and "icons.css" in page
     font = re.search(r"base64,([^)]*)", icons)[1]
@@ -436,11 +409,9 @@ def test_pages_hold_no_typed_measurement():
         assert not re.search(r"\d+(\.\d+)?\s*%|\b0\.\d+", prose.replace("100 %", "")), name
 
 
-def test_tables_of_a_results_folder_of_seeds_say_so(tmp_path):
-    for seed in (0, 1):
-        write_run(tmp_path / f"seed-{seed}", seed)
-    shown = book_pages.languages_table(load_results(tmp_path))
-    assert "mean [range] over 2 seeds" in shown
+def test_tables_of_several_seeds_say_so(results):
+    seeds = pd.concat([results.fidelity.assign(seed=seed) for seed in (0, 1)])
+    assert "mean [range] over 2 seeds" in book_pages.languages_table(replace(results, fidelity=seeds))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

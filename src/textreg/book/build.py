@@ -106,7 +106,6 @@ def staged_notebook(content: dict[str, Any], source: Path, others: list[str], ru
         for output in cell.get("outputs", []):
             if ACTIVE_HTML.search("".join(output.get("data", {}).get("text/html", ""))):
                 raise InputError(f"{source.name}: cell {number} shows active HTML; escape what it displays")
-        _keep_last_state(cell)
     if others:
         shown = source.stem.partition("-")[2]
         note = f"*This page shows the arm `{shown}`; papermill ran the same notebook for {', '.join(others)}.*"
@@ -218,14 +217,6 @@ def _insert_note(content: dict[str, Any], note: str) -> None:
     content["cells"].insert(1, cell)
 
 
-def _keep_last_state(cell: dict[str, Any]) -> None:
-    """Progress bars redraw their line; a page shows the last state of each line only."""
-    for output in cell.get("outputs", []):
-        if output.get("output_type") == "stream":
-            lines = "".join(output["text"]).split("\n")
-            output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-
-
 def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: str) -> None:
     target, shipped = root / STAGED, root / "results"
     folders = {
@@ -272,7 +263,7 @@ def _results(root: Path, scored: Mapping[str, Results], run: Path | None, standi
     held = () if found.folder.name == "smoke" else claims.load()
     judged = {name: each for name, each in others if each.folder.name != "smoke"}
     cells = results_pages.drawing_cells(root)
-    page = results_pages.page(found, figures, origin, f"_executed/{figures.name}", held, judged, cells)
+    page = results_pages.page(found, figures, origin, held, judged, cells)
     beside = [results_pages.beside(each, name) for name, each in others]
     return "\n".join([*([standing] if found.folder == run else []), page, *beside])
 

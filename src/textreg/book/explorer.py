@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -28,6 +29,7 @@ PICTURES = 40
 WITHOUT_SCRIPT = 3  # pictures of the table that needs no JavaScript
 SYSTEMS = ("backbone", "BM", "EN", "TR", "TR+M")
 REQUESTS = ("image", "text", "text_en")
+REQUEST = ["item_id", "language", "arm", "system"]
 DATA, SHEET = "answers-data.js", "answers-pictures.png"
 SIGNS = {marks.OWN: "o", marks.ENGLISH: "e", marks.FOREIGN: "f"}
 
@@ -65,7 +67,7 @@ def write(results: Results | None, static: Path, page: Path) -> None:
     drawn = pictures(results, seed, items)
     items = [item for item in items if item in drawn][:PICTURES]
     shelf = _shelf(rows[rows["item_id"].isin(items)], items, seed, next(iter(drawn.values())).width)
-    _sheet([drawn[item] for item in items]).save(static / SHEET)
+    Image.fromarray(np.hstack([drawn[item] for item in items])).save(static / SHEET)
     text = json.dumps(asdict(shelf), ensure_ascii=False, separators=(",", ":"))
     (static / DATA).write_text(f"window.textregAnswers={text}\n", encoding="utf-8")
     table = _first_rows(rows[rows["item_id"].isin(items[:WITHOUT_SCRIPT])], items)
@@ -85,7 +87,7 @@ def _chosen(results: Results) -> pd.DataFrame:
         & (answers["seed"] == answers["seed"].min())
     ]
     rows = rows[rows["backbone"] == rows["backbone"].iloc[0]] if len(rows) else rows
-    rows = rows.drop_duplicates(["item_id", "language", "arm", "system"])
+    rows = rows.drop_duplicates(REQUEST)
     first = list(dict.fromkeys(rows.loc[rows["arm"] == "image", "item_id"]))[:PICTURES]
     return rows[rows["item_id"].isin(first)]
 
@@ -95,7 +97,7 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
     systems = [name for name in SYSTEMS if name in set(rows["system"])]
     arms = [arm for arm in REQUESTS if arm in set(rows["arm"])]
     strings, texts = _Places(), _Places()
-    found = {key: row for key, row in zip(_keys(rows), rows.to_dict("records"), strict=True)}
+    found = {tuple(row[key] for key in REQUEST): row for row in rows.to_dict("records")}
     flat, prompts = [], []
     for item, code, arm in product(items, codes, arms):
         asked = next((found[key] for name in systems if (key := (item, code, arm, name)) in found), None)
@@ -147,10 +149,6 @@ class _Places:
         return self._at.setdefault(thing, len(self._at))
 
 
-def _keys(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    return list(rows[["item_id", "language", "arm", "system"]].itertuples(index=False, name=None))
-
-
 def _parts(prompt: str, arm: str) -> tuple[str, str]:
     """Context (empty for a picture) and question of a prompt, which is its last line."""
     context, _, question = prompt.rpartition("\n")
@@ -159,14 +157,6 @@ def _parts(prompt: str, arm: str) -> tuple[str, str]:
 
 def _scene(reference: str) -> str:
     return grammar.caption(scene.from_json(json.loads(reference)[0]), "en", frame=0)
-
-
-def _sheet(drawn: list[Image.Image]) -> Image.Image:
-    side = drawn[0].width
-    sheet = Image.new("RGB", (side * len(drawn), side))
-    for place, picture in enumerate(drawn):
-        sheet.paste(picture, (side * place, 0))
-    return sheet
 
 
 def _first_rows(rows: pd.DataFrame, items: list[str]) -> list[dict[str, Any]]:

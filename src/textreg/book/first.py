@@ -107,7 +107,7 @@ def first(results: Results) -> First | None:
         picture=_address(found[item]),
         place=items.index(item) + 1,
         item=item,
-        shows=marks.gloss(_reference(told["reference"].iloc[0]), code),
+        shows=marks.gloss(json.loads(told["reference"].iloc[0])[1], code),
         language=language_names([code])[code],
         code=code,
         prompt=prompt,
@@ -159,10 +159,6 @@ def _told(values: Values, system: str, point: tuple) -> str:
         return values.told(system, point)
     except KeyError:
         return "–"
-
-
-def _reference(text: str) -> str:
-    return json.loads(text)[1]
 
 
 def _address(picture: Image.Image) -> str:

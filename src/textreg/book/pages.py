@@ -22,14 +22,7 @@ from textreg import settings
 from textreg.fidelity.estimates import Point
 from textreg.figures import predictions, published
 from textreg.figures.style import language_names, language_order
-from textreg.figures.tables import (
-    Results,
-    headline,
-    losses_by_arm,
-    per_language,
-    questions_by_task,
-    system_order,
-)
+from textreg.figures.tables import Results, headline, losses_by_arm, per_language, questions_by_task, system_order
 from textreg.micro import assets
 
 UNDEFINED = "–"

@@ -78,10 +78,8 @@ def drawing(verdicts: pd.DataFrame, target: Path) -> str:
         "Stacked bars of the classes of answers, one bar per system, one panel per request arm. With the picture, in "
         f"the asked language: {told['asked']}; in English: {told['english']}."
     )
-    saved = save_figure(
-        answer_classes(drawn, LABELS), target / FIGURES / "classes", alt=alt, data=drawn, caption=CAPTION
-    )
-    return figure(saved.paths["svg"], f"_executed/{FIGURES}/classes.svg")
+    fig, stem = answer_classes(drawn, LABELS), target / FIGURES / "classes"
+    return figure(save_figure(fig, stem, alt=alt, data=drawn, caption=CAPTION).paths["svg"])
 
 
 def line(results: Path) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,15 @@ class Question:
     filter: str = ""
 
 
-def _strict(results: Results) -> str:
-    return pages.languages_table(results, "lf_plus", "LF+")
-
-
 QUESTIONS = (
     Question("What is lost, and what comes instead?", ("loss",), ("loss",), "0_classes", ("6_confusion",),
              (pages.systems_table,), "system=BM&arm=image&filter=english"),
     Question("Is it the picture, or is it English?", ("document",), ("document",), "5_arms", (),
              (pages.losses_table, pages.arms_table), "system=BM&arm=text_en&filter=english"),
     Question("Does multilingual text keep the asked language?", ("cure",), ("cure", "controls"), "3_intervals",
-             ("1_language_fidelity",), (pages.languages_table, _strict), "system=TR&arm=image"),
+             ("1_language_fidelity",),
+             (pages.languages_table, partial(pages.languages_table, metric="lf_plus", title="LF+")),
+             "system=TR&arm=image"),
     Question("Is the right language also right?", ("right", "seeing"), ("content", "seeing"), "9_grounding", (),
              (pages.questions_table,), "arm=image&filter=wrong"),
     Question("Does merging give it back, and at what price?", ("merging",), ("alone", "price"), "4_frontier"),
@@ -78,18 +77,17 @@ def page(
     results: Results,
     figures: Path,
     origin: str,
-    figure_path: str,
-    promised: Sequence[Claim] = (),
-    others: Mapping[str, Results] | None = None,
-    cells: Mapping[str, str] | None = None,
+    promised: Sequence[Claim],
+    others: Mapping[str, Results],
+    cells: Mapping[str, str],
 ) -> str:
     """What came out of one results folder, a section per question, and the claims with the verdicts of ``others``.
 
-    ``figures`` holds the saved drawings; ``figure_path`` is that folder as the page sees it.  ``promised`` are the
-    claims to hold the results to, if they are meant to show them.
+    ``figures`` holds the saved drawings, below the folder of staged pages; ``promised`` are the claims to hold the
+    results to, if they are meant to show them; ``cells`` is what :func:`drawing_cells` finds.
     """
-    told, cells = outcome.findings(results), cells or {}
-    answered = {"measured": results, **(others or {})} if promised and told else {}
+    told = outcome.findings(results)
+    answered = {"measured": results, **others} if promised and told else {}
     judged = {name: judge(each.measured, tuple(promised)) for name, each in answered.items() if not each.answers.empty}
     parts = [f"*Below: {origin}.*{_counted(judged)}\n"]
     for question in QUESTIONS:
@@ -97,7 +95,7 @@ def page(
         drawn = [name for name in (question.drawing, *question.folded) if (figures / f"{name}.svg").is_file()]
         if not lines and not drawn:
             continue
-        shown = {name: _shown(figures / f"{name}.svg", figure_path, cells.get(name, "")) for name in drawn}
+        shown = {name: _shown(figures / f"{name}.svg", cells.get(name, "")) for name in drawn}
         parts += [f"## {question.title}\n", *(f"{line}\n" for line in lines)]
         parts += [shown[name] for name in drawn if name == question.drawing]
         asked = {claim.claim for claim in promised if about(claim) in question.predicted}
@@ -129,8 +127,9 @@ def beside(results: Results, origin: str) -> str:
     return "\n".join([f"## {origin}\n", where, *told, "", pages.systems_table(results), pages.losses_table(results)])
 
 
-def _shown(path: Path, folder: str, cell: str) -> str:
+def _shown(path: Path, cell: str) -> str:
     """A figure and the line of its evidence: data, PDF, and where it is drawn."""
+    folder = f"_executed/{path.parent.name}"
     links = [
         f"{{download}}`{kind.upper()} <{folder}/{path.stem}.{kind}>`"
         for kind in EVIDENCE
@@ -141,14 +140,15 @@ def _shown(path: Path, folder: str, cell: str) -> str:
     if cell:
         number = pages.escaped(cell.partition(".")[0])
         links.append(f'<a href="_executed/{FIGURES}.html#{make_id(cell)}">section {number} of {FIGURES}</a>')
-    return figure(path, f"{folder}/{path.name}") + (f"\nFrom {', '.join(links)}.\n" if links else "")
+    return figure(path) + (f"\nFrom {', '.join(links)}.\n" if links else "")
 
 
-def figure(path: Path, shown: str) -> str:
-    """A MyST figure with the caption and the alternative text that were saved beside the drawing."""
+def figure(path: Path) -> str:
+    """A MyST figure of a staged drawing, with the caption and the alternative text that were saved beside it."""
     about: dict[str, Any] = json.loads(path.with_name(f"{path.stem}.json").read_text(encoding="utf-8"))
     alt = about["alt"].replace("\n", " ")
     caption = about.get("caption") or path.stem.partition("_")[2].replace("_", " ")
+    shown = f"_executed/{path.parent.name}/{path.name}"
     return f"```{{figure}} {shown}\n:alt: {alt}\n:width: 100%\n\n{pages.escaped(caption)}\n```\n"
 
 

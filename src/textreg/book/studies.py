@@ -61,7 +61,7 @@ def block(name: str, root: Path, target: Path) -> str:
     if asked.rule and len(points_of):
         drawings.append(draw_line(points_of, asked.rule, name, folder))
         said = [rule_in_words(points_of), ""]
-    shown = [figure(saved, f"_executed/{FIGURES}/{saved.name}") for saved in drawings]
+    shown = map(figure, drawings)
     said += [groups_table(found, list(asked.groups))] if asked.groups else []
     folded = dropdown("Table: every setting", [runs_table(found)])
     return "\n".join([*lines, verdicts_table(found, asked.expects), *said, *shown, folded])

@@ -10,16 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from textreg.figures.style import (
-    CLASSES,
-    CONTEXTS,
-    ON_COLOUR,
-    legend_above,
-    per_cent,
-    refuse_empty,
-    size,
-    style,
-)
+from textreg.figures.style import CLASSES, CONTEXTS, ON_COLOUR, legend_above, per_cent, refuse_empty, size, style
 
 WRITTEN = 0.09  # the smallest share whose number has room in its bar
 

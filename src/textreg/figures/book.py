@@ -181,8 +181,7 @@ def arms(results: Results, out: Path) -> Saved:
     """Image, blank and text arms: image-induced fidelity loss itself."""
     table = headline(results.fidelity, results.chosen)
     drawn = pd.concat(
-        [macro(table, "lf", arm).assign(arm=arm) for arm in CONTEXTS if arm in set(table["arm"])],
-        ignore_index=True,
+        [macro(table, "lf", arm).assign(arm=arm) for arm in CONTEXTS if arm in set(table["arm"])], ignore_index=True
     )
     told = "; ".join(f"{CONTEXTS[arm]}: {describe(rows)}" for arm, rows in drawn.groupby("arm", sort=False))
     alt = f"Points of LF per system, one for each arm of the same requests. {told}."
@@ -247,10 +246,7 @@ def rate(measured: Path, out: Path) -> Saved | None:
 
 
 def gallery(
-    results: Results,
-    out: Path,
-    codes: Sequence[str] = GALLERY_LANGUAGES,
-    systems: Sequence[str] = PAPER_SYSTEMS,
+    results: Results, out: Path, codes: Sequence[str] = GALLERY_LANGUAGES, systems: Sequence[str] = PAPER_SYSTEMS
 ) -> Saved | None:
     """Test images with the answers of several systems, one language each: the first images, not chosen ones."""
     rows = captions(results)

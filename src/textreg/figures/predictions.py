@@ -129,9 +129,9 @@ def kept(asked: pd.DataFrame, before: Sequence[str], after: Sequence[str], text:
     measured = f"by the identifier {shares[0]:.0%} before, {shares[1]:.0%} after"
     if text == "multilingual":
         return predicted("with multilingual text the answers stay in the asked language", shares[1] >= 0.9, measured)
-    if text == "mono":
-        return predicted("with text that crosses no languages some answers leave", shares[1] < shares[0], measured)
-    return predicted("without multilingual text answers leave the asked language", shares[1] < shares[0], measured)
+    mono = "with text that crosses no languages some answers leave"
+    said = mono if text == "mono" else "without multilingual text answers leave the asked language"
+    return predicted(said, shares[1] < shares[0], measured)
 
 
 def stays(answers: pd.DataFrame) -> Predictions:

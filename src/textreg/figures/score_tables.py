@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textreg.figures.style import ARMS, SHORT_MEASURES, language_names, language_order
-from textreg.figures.tables import ENGLISH, classes, losses_by_arm, system_order, with_scored
+from textreg.figures.tables import ENGLISH, classes, losses_by_arm, system_order
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -31,9 +31,10 @@ def systems_table(systems: Sequence["System"]) -> pd.DataFrame:
 
 
 def by_system(fidelity: pd.DataFrame) -> pd.DataFrame:
-    """Every measure of the image arm: rows are systems, columns measures, ``scored`` first (0..1)."""
+    """Every measure of the image arm: rows are systems, columns measures (0..1); first ``scored``, the share of
+    answers that LF and LF+ could be said of."""
     image = fidelity[(fidelity["arm"] == "image") & (fidelity["language"] != ENGLISH)]
-    means = with_scored(image).groupby("system")[list(MEASURES)].mean()
+    means = image.assign(scored=image["n_scored"] / image["n"]).groupby("system")[list(MEASURES)].mean()
     return means.loc[system_order(means.index)].rename(columns=SHORT_MEASURES)
 
 

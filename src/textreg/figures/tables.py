@@ -24,18 +24,8 @@ ENGLISH = "en"
 #: Rows of every table and figure; further arms of a profile follow.
 SYSTEM_ORDER = ("backbone", "BM", "EN", "TR-mono", "TR", "BM+M", "TR+M")
 FIDELITY_COLUMNS = (
-    "seed",
-    "system",
-    "lambda",
-    "language",
-    "arm",
-    "n",
-    "n_scored",
-    "lf",
-    "lf_low",
-    "lf_high",
-    "lf_plus",
-    "grounded",
+    *("seed", "system", "lambda", "language", "arm", "n", "n_scored"),
+    *("lf", "lf_low", "lf_high", "lf_plus", "grounded"),
 )
 VISUAL_COLUMNS = ("seed", "system", "lambda", "task", "language", "n", "accuracy")
 
@@ -246,11 +236,6 @@ def macro(
         low, high = (by_seed.min(), by_seed.max()) if several else (float("nan"), float("nan"))
         table.append((system, means[system], low, high, len(by_seed), group["language"].nunique()))
     return pd.DataFrame(table, columns=["system", "value", "low", "high", "seeds", "languages"])
-
-
-def with_scored(fidelity: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``scored``: the share of answers that LF and LF+ could be said of (0..1)."""
-    return fidelity.assign(scored=fidelity["n_scored"] / fidelity["n"])
 
 
 def questions_by_task(visual: pd.DataFrame) -> pd.DataFrame:
