@@ -117,13 +117,11 @@ def messages(path: Path, rows: int = 6, language: str | None = None) -> Path:
     return path
 
 
-def visual_folder(folder, shades, names=None, **extra):
+def visual_folder(folder, shades, **extra):
     """A LLaVA-like folder whose pictures 0.png, 1.png, ... have these shades."""
     folder.mkdir(parents=True)
-    names = names or [f"{number}.png" for number in range(len(shades))]
-    records = []
+    names, records = [f"{number}.png" for number in range(len(shades))], []
     for number, (name, shade) in enumerate(zip(names, shades, strict=True)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(png(shade))
         records.append({"id": name, "image": name, "conversations": conversation(number), **extra})
     (folder / "rows.json").write_text(json.dumps(records), "utf-8")
@@ -133,21 +131,11 @@ def visual_folder(folder, shades, names=None, **extra):
 def settings(tmp_path: Path, **changes) -> PrepareData:
     """Settings of ``prepare_data`` whose every source is a small folder below ``tmp_path``."""
     values = {
-        "scale": "hub",
-        "align_data": str(pretrain(tmp_path / "lcs", archive=True)),
+        "scale": "hub", "align_data": str(pretrain(tmp_path / "lcs", archive=True)),
         "visual_data": [str(onevision(tmp_path / "ov"))],
-        "text_data": [
-            str(aya(tmp_path / "aya")),
-            str(messages(tmp_path / "more" / "chat.jsonl")),
-        ],
-        "evaluation_data": str(crossmodal(tmp_path / "xm3600")),
-        "languages": ["en", "de", "quz"],
-        "text_languages": ["es", "ga"],
-        "held_out": [],
-        "align_rows": 6,
-        "visual_rows": 5,
-        "text_rows": 8,
-        "validation_images": 2,
-        "test_images": 3,
-    }
+        "text_data": [str(aya(tmp_path / "aya")), str(messages(tmp_path / "more" / "chat.jsonl"))],
+        "evaluation_data": str(crossmodal(tmp_path / "xm3600")), "languages": ["en", "de", "quz"],
+        "text_languages": ["es", "ga"], "held_out": [], "align_rows": 6, "visual_rows": 5, "text_rows": 8,
+        "validation_images": 2, "test_images": 3,
+    }  # fmt: skip
     return PrepareData(**(values | changes))

@@ -21,14 +21,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 WORDS = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.3,
-}
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.3,
+}  # fmt: skip
 EYE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 PATCHES = {**EYE, "image_size": 24, "patch_size": 12}
 CLIP, SIGLIP = ({"model_type": kind, **PATCHES} for kind in ("clip_vision_model", "siglip_vision_model"))
@@ -228,15 +223,7 @@ def save(folder: Path, name: str, words: Any, parts: dict[str, Any], processor: 
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {
-    "llava": llava,
-    "qwen2_5_vl": qwen("Qwen2_5_VL"),
-    "gemma3": gemma3,
-    "smolvlm": smolvlm,
-    "internvl": internvl,
-    "llava_onevision": onevision,
-    "llava_next": llava_next,
-    "qwen2_vl": qwen("Qwen2VL"),
-    "qwen3_vl": qwen("Qwen3VL"),
-    "mistral3": mistral3,
-    "aya_vision": aya,
-}
+    "llava": llava, "qwen2_5_vl": qwen("Qwen2_5_VL"), "gemma3": gemma3, "smolvlm": smolvlm, "internvl": internvl,
+    "llava_onevision": onevision, "llava_next": llava_next, "qwen2_vl": qwen("Qwen2VL"), "qwen3_vl": qwen("Qwen3VL"),
+    "mistral3": mistral3, "aya_vision": aya,
+}  # fmt: skip

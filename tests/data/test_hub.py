@@ -54,18 +54,12 @@ def hub(tmp_path_factory):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         (folder / weights).write_bytes(b"weights")
-    names = [
-        ("owner/captions", "dataset"),
-        ("owner/few", "dataset"),
-        (f"owner/captions@{hub_server.COMMIT}:data/de-*", "dataset"),
-        ("owner/model", "model"),
-        ("owner/pickled", "model"),
-        ("owner/captions@v9", "dataset"),
-        ("gated/model", "model"),
-        ("nobody/nothing", "model"),
-    ]
+    found = [("owner/captions", "dataset"), ("owner/few", "dataset"), ("owner/model", "model")]
+    found.append((f"owner/captions@{hub_server.COMMIT}:data/de-*", "dataset"))
+    refused = [("owner/pickled", "model"), ("owner/captions@v9", "dataset")]
+    refused += [("gated/model", "model"), ("nobody/nothing", "model")]
     with hub_server.serving(root) as (endpoint, asked):
-        online, offline = resolve(names, [*names[:4], ("owner/never", "model")], endpoint, store)
+        online, offline = resolve([*found, *refused], [*found, ("owner/never", "model")], endpoint, store)
     return online, offline, asked
 
 

@@ -79,19 +79,17 @@ def test_a_measure_that_does_not_exist_is_named():
         estimate(verdicts(lambda *_: True), [(1, BM._replace(measure="lf_pluss"))])
 
 
-@pytest.mark.parametrize(
-    ("bound", "low", "high", "verdict"),
-    [
-        (Bound(at_least=0.3), 0.3, 0.5, "met"),
-        (Bound(at_least=0.3), 0.2, 0.5, "undecided"),
-        (Bound(at_least=0.3), 0.1, 0.29, "missed"),
-        (Bound(at_most=0.1), 0.0, 0.1, "met"),
-        (Bound(at_most=0.1), 0.2, 0.3, "missed"),
-        (Bound(within=0.05), -0.04, 0.05, "met"),
-        (Bound(within=0.05), -0.01, 0.06, "undecided"),
-        (Bound(within=0.05), 0.06, 0.1, "missed"),
-        (Bound(within=0.05), float("nan"), float("nan"), "undefined"),
-    ],
-)
-def test_a_claim_is_met_or_missed_only_where_the_whole_interval_says_so(bound, low, high, verdict):
-    assert bound.verdict(Estimate((low + high) / 2, low, high, (low, high), 1, 1)) == verdict
+NO_NUMBER = float("nan")
+VERDICTS = {
+    Bound(at_least=0.3): {(0.3, 0.5): "met", (0.2, 0.5): "undecided", (0.1, 0.29): "missed"},
+    Bound(at_most=0.1): {(0.0, 0.1): "met", (0.2, 0.3): "missed"},
+    Bound(within=0.05): {
+        (-0.04, 0.05): "met", (-0.01, 0.06): "undecided", (0.06, 0.1): "missed", (NO_NUMBER, NO_NUMBER): "undefined"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bound", VERDICTS)
+def test_a_claim_is_met_or_missed_only_where_the_whole_interval_says_so(bound):
+    for (low, high), verdict in VERDICTS[bound].items():
+        assert bound.verdict(Estimate((low + high) / 2, low, high, (low, high), 1, 1)) == verdict, (low, high)

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textreg.errors import InputError, RunError
-from textreg.fidelity.judges import (
-    LLMJudge,
-    Price,
-    agreement,
-    read_verdict,
-    usage,
-    user_prompt,
-)
+from textreg.fidelity.judges import LLMJudge, Price, agreement, read_verdict, usage, user_prompt
 from textreg.fidelity.service import Malformed, Service
 
 GOOD = {"asked_language": True, "unmixed": True, "right_script": True, "reason": "fine"}
@@ -118,12 +111,8 @@ def test_an_unknown_language_is_refused_before_anything_is_asked(tmp_path):
 
 
 def test_it_judges_each_answer_once_and_in_order(tmp_path):
-    rows = [
-        ("p", "un círculo rojo", "es"),
-        ("p", "un círculo red", "es"),
-        ("q", "un círculo rojo", "es"),
-        ("p", " ", "es"),
-    ]
+    rows = [(prompt, f"un círculo {colour}", "es") for prompt, colour in (("p", "rojo"), ("p", "red"), ("q", "rojo"))]
+    rows.append(("p", " ", "es"))
     with FaultyServer(by_word) as server:
         verdicts = judge_of(server, tmp_path)(rows)
         assert [verdict.ok for verdict in verdicts] == [True, False, True, False]

@@ -89,21 +89,15 @@ def test_how_much_is_needed_to_judge_by_is_an_option(identifier, answer, rules, 
     assert one(annotate(table(answer), identifier, rules=rules))[column] == found
 
 
-@pytest.mark.parametrize(
-    ("language", "answer", "counted"),
-    [
-        ("es", "rojo", "es"),
-        ("es", "Rojo.", "es"),
-        ("es", "red", "en"),
-        ("es", "rouge", "other"),
-        ("es", "3", None),
-        ("en", "red", "en"),
-        ("en", "rojo", "other"),
-    ],
-)
-def test_short_answers_are_scored_by_word_lists(identifier, language, answer, counted):
-    found = one(annotate(table((language, answer), task="colour"), identifier))
-    assert found["answered"] == counted
+SHORT = {
+    ("es", "rojo"): "es", ("es", "Rojo."): "es", ("es", "red"): "en", ("es", "rouge"): "other", ("es", "3"): None,
+    ("en", "red"): "en", ("en", "rojo"): "other",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", SHORT)
+def test_short_answers_are_scored_by_word_lists(identifier, asked):
+    assert one(annotate(table(asked, task="colour"), identifier))["answered"] == SHORT[asked]
 
 
 def test_a_word_of_both_languages_is_left_out(identifier):
@@ -232,17 +226,8 @@ def test_an_undefined_lambda_keeps_its_group(identifier):
     assert found["system"].tolist() == ["BM", "backbone"] and np.isnan(found["lambda"].iloc[1])
 
 
-POOL = [
-    ("es", ES),
-    ("es", EN),
-    ("es", ""),
-    ("es", "rojo"),
-    ("en", EN),
-    ("de", DE),
-    ("ru", RUSSIAN),
-    ("de", "ja"),
-    ("ru", EN),
-]
+SAID = {"es": [ES, EN, "", "rojo"], "en": [EN], "de": [DE, "ja"], "ru": [RUSSIAN, EN]}
+POOL = [(language, answer) for language, answers in SAID.items() for answer in answers]
 ANSWERS = st.lists(st.sampled_from(POOL), min_size=1, max_size=25)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

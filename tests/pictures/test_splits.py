@@ -24,23 +24,15 @@ def test_a_name_of_several_words_is_never_asked_for(concepts):
     assert roles_of(replace(concepts, names=names))[one] == "text"
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("Katze", True),
-        ("die KATZE!", True),
-        ("Kater, Katze", True),
-        ("Katzen", False),
-        ("cat", False),
-        ("Taxi", False),  # spelt as in English
-        ("猫です", False),  # a single sign tells nothing
-        ("白い子猫です", True),
-    ],
-)
-def test_a_secret_is_found_as_whole_words_or_anywhere_where_there_are_no_spaces(concepts, text, told):
+TOLD = ["Katze", "die KATZE!", "Kater, Katze", "白い子猫です"]
+NOT_TOLD = ["Katzen", "cat", "Taxi", "猫です"]  # another word, spelt as in English, a single sign that tells nothing
+
+
+@pytest.mark.parametrize("text", [*TOLD, *NOT_TOLD])
+def test_a_secret_is_found_as_whole_words_or_anywhere_where_there_are_no_spaces(concepts, text):
     names = {"en": {"a": "cat", "b": "taxi"}, "de": {"a": "Katze", "b": "Taxi"}, "ja": {"a": "子猫", "b": "猫"}}
     secrets = Secrets(replace(concepts, names=names), {"a": "test", "b": "picture"})
-    assert (secrets.tells(text) is not None) is told
+    assert (secrets.tells(text) is not None) is (text in TOLD)
 
 
 def test_plain_ignores_case_punctuation_and_the_kind_of_apostrophe():

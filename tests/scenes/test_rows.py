@@ -19,18 +19,10 @@ from textreg.scenes.splits import split_of
 from textreg.settings import PrepareData
 
 SMALL = {
-    "languages": ["en", "es", "eu", "el"],
-    "text_languages": ["es", "ca", "el"],
-    "held_out": ["eu"],
-    "align_rows": 40,
-    "visual_rows": 50,
-    "text_rows": 90,
-    "validation_images": 4,
-    "test_images": 12,
-    "arm_images": 2,
-    "validation_questions": 1,
-    "test_questions": 3,
-}
+    "languages": ["en", "es", "eu", "el"], "text_languages": ["es", "ca", "el"], "held_out": ["eu"], "align_rows": 40,
+    "visual_rows": 50, "text_rows": 90, "validation_images": 4, "test_images": 12, "arm_images": 2,
+    "validation_questions": 1, "test_questions": 3,
+}  # fmt: skip
 TEXTS = ("text", "text_mono", "text_control", "text_lists")
 
 

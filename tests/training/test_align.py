@@ -57,14 +57,8 @@ def test_a_published_model_answers_the_visual_rows_once_and_is_tuned_on_what_it_
     place = tmp_path / "vlm" / "generation_config.json"
     told = json.loads(place.read_text())
     place.write_text(json.dumps(told | {"eos_token_id": list(range(0, 400, 3))}))  # or it would never stop
-    settings = {
-        "run": str(run),
-        "scale": "hub",
-        "vlm": str(tmp_path / "vlm"),
-        "steps": 0,
-        "replay": 4,
-        "batch_size": 5,
-    }
+    settings = {"run": str(run), "scale": "hub", "vlm": str(tmp_path / "vlm")}
+    settings |= {"steps": 0, "replay": 4, "batch_size": 5}
     space = executed(**settings)
     rows, _ = mixture.arm_rows(Tune(run=str(run), text="none", steps=2, batch_size=2))
     asked = read_rows(run / "prepare_data" / "visual.parquet").set_index("row_id")

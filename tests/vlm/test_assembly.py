@@ -257,34 +257,28 @@ def test_the_chat_template_of_the_language_model_is_kept_and_takes_a_content_lis
         assert told == "<|im_start|>user\n<image>\nWhat?<|im_end|>\n"
 
 
-BASES = {
+BASES = {  # what the file holds, and what is said of it
     "a number for a model": ({"llm": 5}, "llm = 5"),
     "nothing for a tower": ({"tower": None}, "tower = None"),
-    "a word for the seed": ({"seed": "x"}, "seed = 'x'"),
     "true for the seed": ({"seed": True}, "seed = True"),
-    "a fraction for the seed": ({"seed": 1.5}, "seed = 1.5"),
     "a seed below zero": ({"seed": -1}, "seed = -1"),
     "a seed without end": ({"seed": 10**30}, "seed = 1000"),
     "a list of revisions": ({"revisions": ["main"]}, "revisions = ['main']"),
     "a number for a revision": ({"revisions": {"vlm": 1}}, "revisions.vlm = 1"),
     "an unknown key": ({"towr": "shipped"}, "unknown key 'towr' (did you mean 'tower'?)"),
-    "a list": ([], "base.json: damaged"),
-    "a number": (7, "base.json: damaged"),
-    "nothing": (None, "base.json: damaged"),
+    "a list": ([], "damaged"),
+    "nothing": ("", "damaged"),
+    "the beginning": ("{", "damaged"),
+    "brackets without end": ("[" * 100_000, "damaged"),
+    "no text": ("\x00", "damaged"),
 }
 
 
 @pytest.mark.parametrize("case", BASES)
 def test_a_damaged_base_is_one_line_that_names_the_stage(tmp_path, case):
     content, expected = BASES[case]
-    (tmp_path / "base.json").write_text(json.dumps(content))
+    (tmp_path / "base.json").write_text(content if isinstance(content, str) else json.dumps(content))
     refusal(lambda: read_base(tmp_path), expected, "base.json", "run the stage `align` again")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\x00"])
-def test_a_base_that_is_no_json_is_one_line_too(tmp_path, text):
-    (tmp_path / "base.json").write_text(text)
-    refusal(lambda: read_base(tmp_path), "base.json", "run the stage `align` again")
 
 
 def test_a_projector_of_another_model_is_one_line(tmp_path, tiny_llm, tiny_tower):
