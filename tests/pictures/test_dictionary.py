@@ -21,9 +21,11 @@ FOUND = {  # answer and asked language -> the language it is in, and whether it 
     ("cat", "de"): ("english", "right"),  # the loss of language alone
     ("dog", "de"): ("english", "wrong"), ("small pet", "de"): ("english", "wrong"),
     ("Haustier Tier", "de"): ("asked", "wrong"), ("chat", "de"): ("other", "right"),
-    ("small Haustier", "de"): ("mixed", "wrong"), ("taxi", "de"): ("either", "wrong"), ("taxi", "en"): ("asked", "wrong"),
+    ("small Haustier", "de"): ("mixed", "wrong"),
+    ("taxi", "de"): ("either", "wrong"), ("taxi", "en"): ("asked", "wrong"),
     ("イヌ", "ja"): ("asked", "wrong"),  # nobody knows the word, its letters are of one language
-    ("イヌ", "de"): ("other", "wrong"), ("rugpuller", "de"): ("none", "unreadable"), (" ?!", "de"): ("empty", "unreadable"),
+    ("イヌ", "de"): ("other", "wrong"),
+    ("rugpuller", "de"): ("none", "unreadable"), (" ?!", "de"): ("empty", "unreadable"),
 }  # fmt: skip
 
 
