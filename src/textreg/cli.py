@@ -18,7 +18,7 @@ try:
     import typer
 
     from textreg import __version__
-    from textreg.display import visible_answer
+    from textreg.display import visible_answer, well_formed
     from textreg.errors import InputError, RunError
 except KeyboardInterrupt:  # most of the start is spent here, outside of what main can catch
     print(INTERRUPTED, file=sys.stderr)
@@ -365,6 +365,8 @@ def merge(
         check_reload=check,
     )
     Console().print(report.table())
+    for sentence in report.said():
+        typer.echo(visible_answer(sentence, LONGEST_ERROR))
     if figure:
         from textreg.figures.merge import draw_changes
 
@@ -406,7 +408,9 @@ def ask(
     from textreg.serve import asking
     from textreg.vlm import systems
 
-    run = model or str(asking.SYSTEMS)
+    if model.startswith(("runs/", ".", "/", "~")) and not Path(model).expanduser().exists():
+        raise InputError(f"--model {model}: no such folder; `textreg run` makes runs, or name a LLaVA checkpoint")
+    run, prompt = model or str(asking.SYSTEMS), well_formed(prompt)
     about = asking.asked_about(image)
     if not systems.is_run(run):
         answer = systems.ask(about.picture, prompt, run, max_new_tokens=max_new_tokens)

@@ -92,6 +92,8 @@ def merge(
     if not sources:
         raise InputError("nothing to merge: give at least one tuned model")
     models = [open_weights(source, adapter_base) for source in sources]
+    if adapter_base and not any(model.adapter for model in models):
+        raise InputError(f"{sources[0]} is no adapter, so it has no base of its own; leave --adapter-base out")
     backbone = open_checkpoint(base)
     refuse_twice(models, backbone)
     plan = plan_merge(models, backbone, recipe, keep, untie)

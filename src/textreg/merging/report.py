@@ -97,9 +97,14 @@ class MergeReport(BaseModel):
         for row in self.layer_norms(whole=True):
             relative = "" if row["relative"] is None else f"{row['relative']:.2%}"
             table.add_row(row["module"], "", f"{row['change']:.4g}", relative)
-        checked = [] if self.reload["checked"] else [f"loading it was not checked: {self.reload['reason']}"]
-        table.caption = "\n".join([*self.notes, *checked]) or None
         return table
+
+    def said(self) -> list[str]:
+        """What a user should know beside the table, in sentences."""
+        return [
+            *self.notes,
+            *([] if self.reload["checked"] else [f"loading it was not checked: {self.reload['reason']}"]),
+        ]
 
     def write(self, folder: Path) -> None:
         """Writes :data:`REPORT` into ``folder``."""

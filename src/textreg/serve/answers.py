@@ -121,7 +121,7 @@ class Answers:
         for column in KNOWN:
             if column in self.places:
                 place = self.places[column]
-                if place not in known and all(_at(row, place) is None for row in head):
+                if place not in known and all(at(row, place) is None for row in head):
                     raise InputError(
                         f"{self.path}: --map {column}={place}: no {place!r} in it{did_you_mean(place, known)}"
                     )
@@ -131,7 +131,7 @@ class Answers:
             often = {name: count[name if name in count else name.split(".")[0]] for name in chain(*ways)}
             for way in ways:
                 free = [name for name in way if 3 * often[name] >= 2 * max(often.values()) > 0]
-                held = {name: sum(_holds(_at(row, name)) for row in head) for name in free}
+                held = {name: sum(_holds(at(row, name)) for row in head) for name in free}
                 here = [name for name in free if 3 * held[name] >= 2 * max(held.values()) > 0]
                 if here := here or [name for name in free if name in known]:
                     self.places[column] = here[0]
@@ -150,7 +150,7 @@ class Answers:
     def _read(self, row: dict | str) -> Iterator[dict[str, Any]]:
         if isinstance(row, str):
             raise InputError(row)
-        value = {column: _at(row, place) for column, place in self.places.items()}
+        value = {column: at(row, place) for column, place in self.places.items()}
         for column in ("answer", "language"):
             place = self.places.get(column, "")
             lacking = place and value.get(column) is None and not {place, place.split(".")[0]} & set(row)
@@ -222,11 +222,11 @@ def _holds(value: Any) -> bool:
 
 
 def _failed(row: dict, kinds: type = object) -> bool:
-    found = (_at(row, place) for place in ("error", "response.body.error", "result.error"))
+    found = (at(row, place) for place in ("error", "response.body.error", "result.error"))
     return any(error and isinstance(error, kinds) and str(error).lower() not in TABLES["no_error"] for error in found)
 
 
-def _at(row: Any, place: str) -> Any:
+def at(row: Any, place: str) -> Any:
     """The value at ``doc.lang`` or ``resps.0``; None where there is none.  A name with a dot in it goes first."""
     if isinstance(row, dict) and place in row:
         return row[place]

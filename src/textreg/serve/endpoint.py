@@ -27,7 +27,7 @@ from textreg.display import counting
 from textreg.errors import InputError, RunError, quoted
 from textreg.fidelity.service import SILENT, PictureTooLarge, Service, Session, Unanswered, for_each, run_async
 from textreg.files import Journal, atomic_write
-from textreg.serve.answers import STOPPED, THOUGHTS
+from textreg.serve.answers import STOPPED, THOUGHTS, at
 from textreg.serve.probes import LONGEST, Probe, ProbeSet, png
 
 JOURNAL = "answers.jsonl"
@@ -137,18 +137,22 @@ class _Session(Session):
         return self
 
     async def _heard(self, **asked: Any) -> Any:
-        found = await self._create(**asked)
+        try:
+            found = await self._create(**asked)
+        except RecursionError:
+            raise ValueError("the reply is nested too deep") from None
         if hasattr(found, "__aiter__"):
             return _streamed(found)
         if isinstance(found, str):  # a stream that was not asked for
             return re.sub(
                 r"(?m)^data: *(\{.*\})", lambda line: f"data: {json.dumps(_delta(json.loads(line[1])))}", found
             )
-        whole = found.model_dump(warnings=False)
+        whole = found.model_dump(warnings=False) if hasattr(found, "model_dump") else {}
         for choice in whole.get("choices") or ():
             if isinstance(choice, dict) and isinstance(said := choice.get("message") or {}, dict):
                 choice["message"] = _message(said, choice)
-        return f"data: {json.dumps(whole)}"
+        told = whole.get("detail") or whole.get("message")  # of an error that is not called one
+        return f"data: {json.dumps({'error': told, **whole} if isinstance(told, str) else whole)}"
 
 
 async def _streamed(chunks: Any) -> AsyncIterator[SimpleNamespace]:
@@ -170,7 +174,10 @@ def _message(said: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, An
     content, calls = said.get("content"), said.get("tool_calls") or said.get("function_call")
     content = choice.get("text") if content is None else [content] if isinstance(content, dict) else content
     if isinstance(content, list):
-        content = [part for part in content if not (isinstance(part, dict) and part.get("type") in THOUGHTS)]
+        parts = [part for part in content if not (isinstance(part, dict) and part.get("type") in THOUGHTS)]
+        content = [at(part, "text.value") or part for part in parts]
+    elif not (content is None or isinstance(content, str)):
+        content = str(content)
     why = choice.get("finish_reason")
     if not (content or calls or said.get("refusal") or why in SILENT or str(why or "").lower() in STOPPED):
         raise Unanswered(f"nothing was said, finish reason {quoted(why, 40)}")

@@ -155,5 +155,10 @@ def _seen(picture: "Image", vlm: Any, processor: Any) -> Features:
 
 
 def _answer_about(prompt: str, vlm: Any, processor: Any, seen: Features, max_new_tokens: int) -> str:
+    most = vlm.config.get_text_config().max_position_embeddings
+    if (length := len(processor.tokenizer(prompt, verbose=False)["input_ids"])) >= most:
+        raise InputError(
+            f"the prompt has {length} tokens, the model reads {most} with its picture; ask in fewer words"
+        )
     request = Request(f"<image>\n{prompt}", "asked")
     return answer(vlm, processor, [request], seen, max_new_tokens=max_new_tokens)[0].text
