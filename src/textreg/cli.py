@@ -328,12 +328,7 @@ def merge(
     ] = False,
     check: Annotated[
         bool | None,
-        typer.Option(
-            "--check/--no-check",
-            help="load the merge's class without weights and compare the names [default: from 3 GB on, where that "
-            "costs at most half of the merge]",
-            show_default=False,
-        ),
+        typer.Option(help="load the merge's class without weights and compare names [default: from 3 GB on]"),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="draw the change per layer into PATH.svg, .pdf, .png and .csv")

@@ -23,17 +23,12 @@ from textreg.errors import InputError, did_you_mean, quoted
 OWN = {"qu": "quz"}  # CLDR takes Cusco's for Quechua
 IN_DATA = {"nb": "no", "quy": "quz"}
 WHOLE = {"Hang", "Kore", "Jpan", "Hrkt", "Hani"}  # scripts in a tag that leave nothing to choose
-SCRIPT_NAMES = {
-    "romanized": "Latin",
-    "romanised": "Latin",
-    "roman": "Latin",
-    "chs": "Simplified",
-    "cht": "Traditional",
-}
+SCRIPT_NAMES = {"chs": "Simplified", "cht": "Traditional"}
 #: Spellings that ``langcodes`` takes for something else: pattern -> what is read in its place.
 SPELLED = {
     r"(?i)^(?:__label__|zh[-_](?=nan\b))": "",  # a label of fastText; an extended language
     r"(?i)^(latin|cyrillic|roman|romani[sz]ed|traditional) (\w+)$": r"\2 (\1)",
+    r"(?i)\broman(?:i[sz]ed)?\b": "Latin",
     r"(?i)^mongolian \(traditional\)$": "mn-Mong",
 }
 APART = re.compile(r"\s*(?:[,;&+|→-]|\b(?:and|to)\b)\s*")  # what stands between the names of two languages
@@ -92,10 +87,8 @@ def read_language(value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def named_language(value: str) -> str:
-    """As :func:`read_language`, with the script or region that stands beside a name: ``Serbian (Latin)``.
-
-    Raises InputError also for the names of two languages.
-    """
+    """As :func:`read_language`, with the script or region that stands beside a name: ``Serbian (Latin)``; two
+    languages are none."""
     for pattern, read in SPELLED.items():
         value = re.sub(pattern, read, value.strip())
     parts = {base_code(code): part for part in APART.split(value[:99]) if len(part) > 4 and (code := _code(part))}

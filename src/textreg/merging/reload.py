@@ -1,12 +1,9 @@
 """Would a checkpoint folder load in transformers with every weight in its place?
 
 The model is built on the meta device, so no weight is read; the check costs the import of its class, which is as much
-as merging a gigabyte, torch being half of it.  So a merge asks in a process of its own, which works while the merge
-does and keeps the merge's memory small; a good answer is kept for the next merge of the same configuration, names,
-shapes and dtypes, until transformers is another one; and a merge of less than :data:`WORTH_IT`, which the check would
-make half as dear again, asks only when it is told to.  Nothing new is unknown then: a merge has the names, shapes and
-dtypes of its tuned model, so it lacks what that one lacked.
-
+as merging a gigabyte, half of it torch.  So a merge asks in a process of its own, which keeps its memory small;
+a good answer is kept for the next merge of the same configuration, names, shapes and dtypes, until transformers is
+another one; and a merge below :data:`WORTH_IT` asks only when told to: it lacks no more than its tuned model does.
 
     python -m textreg.merging.reload FOLDER        # prints one JSON object
 """
@@ -55,10 +52,8 @@ def reload_keys(folder: str | Path) -> dict[str, Any]:
 
 
 class Check:
-    """:func:`reload_keys` of a folder whose headers and configuration are written, asked for while others work.
-
-    ``always``: also of a small checkpoint whose answer is not known from before.
-    """
+    """:func:`reload_keys` of a folder whose headers and configuration are written, asked for while others work;
+    ``always``: also of a small checkpoint of which no answer is known."""
 
     def __init__(self, folder: Path, always: bool):
         config, tensors = folder / "config.json", open_checkpoint(folder).tensors.values()

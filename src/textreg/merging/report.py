@@ -101,10 +101,8 @@ class MergeReport(BaseModel):
 
     def said(self) -> list[str]:
         """What a user should know beside the table, in sentences."""
-        return [
-            *self.notes,
-            *([] if self.reload["checked"] else [f"loading it was not checked: {self.reload['reason']}"]),
-        ]
+        why = self.reload.get("reason")
+        return [*self.notes, *([f"loading it was not checked: {why}"] if why else [])]
 
     def write(self, folder: Path) -> None:
         """Writes :data:`REPORT` into ``folder``."""

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from textreg.data.codes import named_language, suggestion
 from textreg.display import well_formed
@@ -33,6 +34,7 @@ LOOKED_AT = 100  # rows from which the columns are chosen
 SHOWN = 3
 TABLES: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("columns.yaml").read_text("utf-8"))
 KNOWN, SAID, THOUGHTS, STOPPED = (TABLES[name] for name in ("known", "said", "thoughts", "stopped"))
+NUMBERS = {"seed": TypeAdapter(Annotated[int, Field(ge=-(2**63), lt=2**63)]), "lambda": TypeAdapter(float)}
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
@@ -91,7 +93,7 @@ class Answers:
         source = rows(self.path, self._wanted)
         head = list(islice(source, LOOKED_AT))
         if head and self.path.is_dir() and (file := head[0][0].rpartition(", ")[0]):
-            self.taken = f"of the folder, only the files *{''.join(Path(file).suffixes[-2:])} were read; "
+            self.taken = f"of the folder, only the files *{''.join(Path(file).suffixes[-2:])} were read "
         found = [row for _, row in head if isinstance(row, dict)]
         if found:
             self._choose(found)
@@ -163,9 +165,9 @@ class Answers:
         for name in ("system", "arm", "item_id", "task", "prompt", "reference"):
             if value.get(name) not in (None, "") and value[name] == value[name]:
                 checked[name] = _text(value[name])
-        for name, kind in (("seed", int), ("lambda", float)):
+        for name in NUMBERS:
             if value.get(name) not in (None, ""):
-                checked[name] = _number(value[name], name, kind)
+                checked[name] = _number(value[name], name)
         said = value["answer"]
         if isinstance(said, str) and said[:2] == "[{" and self.places["answer"] in TABLES["turns"]:
             raise InputError("a conversation as one text, in which nobody can tell turns; write it as JSON lines")
@@ -190,7 +192,7 @@ class Answers:
 
     def notes(self) -> list[str]:
         """What a user should know of the reading, in sentences."""
-        said = [self.taken] if self.taken else []
+        said = [self.taken.strip()] if self.taken else []
         if self.bad:
             said.append(f"bad rows left out: {self.bad}; the first: {'; '.join(self.first_bad)}")
         said += [f"left out, because it is no answer ({reason}): {count}" for reason, count in self.left_out.items()]
@@ -284,21 +286,16 @@ def _text(value: object) -> str:
     return well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _number(value: object, name: str, kind: type) -> int | float:
-    """``value`` as ``kind``; raises InputError for what only Python takes for that number (true, 1.7 as 1, infinity).
+def _number(value: object, name: str) -> int | float:
+    """A seed or a lambda; raises InputError for what only Python takes for that number (true, 1.7 as 1, infinity).
 
     A lambda that is NaN, which tables write where there is none, stays NaN; ``42.0`` is the seed 42.
     """
     try:
-        number = (
-            kind(float(value)) if kind is int and isinstance(value, str) and not value.isdecimal() else kind(value)
-        )
-        exact = float(value) == number if isinstance(value, str | float) else True
-        fits = -(2**63) <= number < 2**63 if kind is int else not math.isinf(number)
-    except (TypeError, ValueError, OverflowError):
-        exact = fits = False
-        number = 0
-    if isinstance(value, bool) or not (exact or number != number) or not fits:
-        wanted = "a whole number below 2**63" if kind is int else "a finite number"
+        number = NUMBERS[name].validate_python(value)
+    except ValidationError:
+        number = math.inf
+    if isinstance(value, bool) or math.isinf(number):
+        wanted = "a whole number below 2**63" if name == "seed" else "a finite number"
         raise InputError(f"{name!r} should be {wanted}, not {quoted(value, 40)}")
     return number

@@ -14,7 +14,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def scene_set(codes: Sequence[str] = (), limit: int = 24, seed: int = 0, side: i
             told = instructions.description(scene, code, of_language)
             context = grammar.caption(scene, code, rng=of_language)
             reference = json.dumps([told.meaning, told.answer], ensure_ascii=False)
-            probes += _arms(f"{item}:caption", code, told.prompt, reference, shown, blank, context)
+            probes += _arms(f"{item}:caption", code, told.prompt, reference, shown, context, blank)
     return ProbeSet("scenes", tuple(probes))
 
 
@@ -117,8 +117,7 @@ def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> Pro
             told = captions.get((path.name, code))
             without += told is None
             reference = json.dumps([told] if told else [], ensure_ascii=False)
-            blank = SentPicture(shown.digest, shown.name, shown.source, blank=True)
-            probes += _arms(f"{path.name}:caption", code, _prompt(code, number), reference, shown, blank, told)
+            probes += _arms(f"{path.name}:caption", code, _prompt(code, number), reference, shown, told)
     notes = []
     if without:
         where = "no" if without == len(paths) * len(codes) else f"{without} requests have no"
@@ -145,12 +144,11 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
     probes: list[Probe] = []
     for number, item in enumerate(items):
         shown = pictures[item.image_id]
-        blank = SentPicture(shown.digest, shown.name, shown.source, blank=True)
         for code in codes:
             prompt = crossmodal.prompts()[code].of("native", number)
             told = item.captions[code]
             reference = json.dumps(told, ensure_ascii=False)
-            probes += _arms(f"{item.image_id}:caption", code, prompt, reference, shown, blank, told[0])
+            probes += _arms(f"{item.image_id}:caption", code, prompt, reference, shown, told[0])
     return ProbeSet("Crossmodal-3600", tuple(probes))
 
 
@@ -163,8 +161,10 @@ def png(picture: SentPicture, longest: int = LONGEST) -> bytes:
 
 
 def _arms(
-    item: str, code: str, prompt: str, reference: str, shown: SentPicture, blank: SentPicture, told: str | None
-) -> Iterator[Probe]:
+    item: str, code: str, prompt: str, reference: str, shown: SentPicture, told: str | None,
+    blank: SentPicture | None = None,
+) -> Iterator[Probe]:  # fmt: skip
+    blank = blank or replace(shown, blank=True)
     for arm, picture, words in request_arms(prompt, shown, blank, {} if told is None else {"text": told}):
         yield Probe(item, arm, "caption", code, words, reference, picture)
 

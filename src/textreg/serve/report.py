@@ -77,7 +77,6 @@ def say(console: Console, line: str) -> None:
 
 def show(console: Console, table: Table) -> None:
     """Print a table at its own width, whatever the console's: a wrapped line is read more easily than cut numbers."""
-
     width = max(console.width, _width(console, table))
     wide = Console(
         file=console.file, width=width, force_terminal=console.is_terminal, color_system=console.color_system

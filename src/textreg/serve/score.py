@@ -8,7 +8,6 @@ Use: ``textreg score answers.jsonl --out fidelity.csv --figures figures``, or
 """
 
 import gc
-import io
 import json
 import os
 from collections import Counter, deque
@@ -37,6 +36,7 @@ from textreg.serve.answers import PART, Answers, read_map
 from textreg.serve.written import annotated, read_rules
 
 READ_BACK = {"nan": "zh-min-nan"}  # code -> a tag of the same language that no reader of tables takes for nothing
+NOTHING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A"}  # to readers of tables
 OUT_SUFFIXES = (".csv", ".json")
 STEMS = ("fidelity", "confusion")  # what the names of all drawings begin with (:mod:`textreg.figures.score`)
 SAID = {  # column of a tally -> what its count is called below the tables
@@ -111,7 +111,7 @@ def score_file(
     counted, answered, items, parts = None, [], [], Counter[str]()
     for found in _measured(iter(answers), measure, 1 if alone else workers or os.cpu_count() or 1):
         counted = found.counted if counted is None else measures.add([counted, found.counted])
-        answered = [_total([*answered, found.answered])]  # one running total, so that parts do not pile up
+        answered.append(found.answered)
         items.append(found.items)
         parts += found.parts
     paired = by_item.joined(items)
@@ -128,7 +128,7 @@ def score_file(
         summary=summary,
         differs=counted["disagree"] / counted["identified"].where(counted["identified"] > 0),
         means=by_item.means(summary, paired, groups),
-        confusion=_confusions(answered[0]),
+        confusion=_confusions(pd.concat(answered, ignore_index=True)),
         ifl=losses,
         comparisons=differences,
         disagreement=measures.unrestricted_share(counted),
@@ -197,11 +197,6 @@ def _answered(annotated: pd.DataFrame) -> pd.DataFrame:
     return scored.groupby(keys, dropna=False).size().rename("answers").reset_index()
 
 
-def _total(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    stacked = pd.concat(parts, ignore_index=True)
-    return stacked.groupby(list(stacked.columns[:-1]), dropna=False)["answers"].sum().reset_index()
-
-
 def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
     named = answered.assign(name=by_item.names(answered))
     return {
@@ -214,12 +209,10 @@ def _confusions(answered: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: Counter[str]) -> list[str]:
     notes = [f"not judged as part of an answer: {name} in {count} answers" for name, count in parts.most_common()]
-    named = pd.concat([counted[key].dropna() for key in ("system", "arm") if key in counted] or [pd.Series(dtype=str)])
-    names = named.astype(str).drop_duplicates()
-    read = pd.read_csv(io.StringIO(names.to_csv(index=False, header=["name"])))["name"]
+    names = {*counted.get("system", ()), *counted.get("arm", ())}
     notes += [
         f"{name!r} is nothing to many readers of tables; pandas: read_csv(FILE, keep_default_na=False, na_values='')"
-        for name in names[read.isna().to_numpy()]
+        for name in sorted(names & NOTHING)
     ]
     languages = sorted(set(counted["language"]))
     unknown = [code for code in languages if not can_tell(code, identifier.candidates, rules.near)]

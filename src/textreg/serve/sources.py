@@ -44,15 +44,8 @@ HEAD = 64 * 1024
 _BLANKS = re.compile(r"\s*")
 Row = tuple[str, dict | str]
 BROKEN = (
-    OSError,
-    EOFError,
-    UnicodeError,
-    RuntimeError,
-    pa.ArrowException,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
+    OSError, EOFError, UnicodeError, RuntimeError, pa.ArrowException, zlib.error, lzma.LZMAError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 def rows(path: Path, wanted: Wanted = bool) -> Iterator[Row]:
@@ -218,14 +211,9 @@ def _excel(path: Path, wanted: Wanted) -> Iterator[Row]:
     from openpyxl import load_workbook
 
     try:
-        computed, typed = (load_workbook(path, read_only=True, data_only=values) for values in (True, False))
-        sheets = [
-            (
-                sheet.title,
-                map(_cells, sheet.iter_rows(values_only=True), typed[sheet.title].iter_rows(values_only=True)),
-            )
-            for sheet in computed.worksheets
-        ]
+        books = (load_workbook(path, read_only=True, data_only=computed).worksheets for computed in (True, False))
+        pairs = zip(*books, strict=True)
+        sheets = [(pair[0].title, map(_cells, *(each.iter_rows(values_only=True) for each in pair))) for pair in pairs]
         headers = [["" if name is None else str(name).strip() for name in next(cells, ())] for _, cells in sheets]
         chosen = next(filter(wanted, headers), headers[0])
         _check_header(path, chosen)
