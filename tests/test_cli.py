@@ -57,8 +57,6 @@ def test_every_command_explains_itself(command, monkeypatch, capsys):
 def repository(tmp_path, monkeypatch):
     """A miniature repository as the working directory, with a run that belongs to its profile ``tiny``."""
     root = tiny_chain.build(tmp_path)
-    shutil.copy(root / "profiles" / "tiny.yaml", root / "profiles" / "other.yaml")
-    (root / "profiles" / "other.yaml").write_text(tiny_chain.PROFILE.replace("name: tiny", "name: other"))
     plan.claim(profiles.load("tiny", root), plan.Place(root / "runs" / "tiny", root / "notebooks"), root)
     monkeypatch.chdir(root)
     return root
@@ -85,12 +83,7 @@ WRONG = {
     "profile": (("run", "--profile", "tinny"), r"unknown profile 'tinny' (did you mean 'tiny'?)"),
     "stage": ((*RUN, "--only", "tunes"), r"unknown stage 'tunes' (did you mean 'tune'?)"),
     "arm": ((*RUN, "--arm", "BN"), r"'BN'"),
-    "parameter": ((*RUN, "-p", "stepz=3"), r"unknown parameter 'stepz' (did you mean 'steps'?)"),
     "jobs": ((*RUN, "--jobs", "0"), r"--jobs 0"),
-    "run folder of another profile": (
-        ("run", "--profile", "other", "--run", "runs/tiny"),
-        r"is the run folder of profile tiny",
-    ),
     "status of no run": (("status", "runs/none"), "runs/none"),
     "merge of one model": (("merge", "only-one", "--out", "x"), "merge needs TUNED and BASE"),
     "merge with a broken pattern": (

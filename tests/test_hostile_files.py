@@ -30,11 +30,9 @@ PROFILES = {
     "1e2 for a whole number": ("tune: {steps: 1e2}", "steps = 100.0"),
     "infinite rate": ("tune: {learning_rate: .inf}", "a finite number is needed"),
     "no base 8": ("tune: {steps: 010}", None),
-    "no base 60": ("tune: {steps: 1:30}", "steps = '1:30'"),
     "1e-1 in a list": ("merge: {lambdas: [1e-1, 1.0]}", None),
     "tag of a number on nothing": ('seed: !!int ""', "a tag does not fit its value"),
     "tag of yes and no on a word": ("seed: !!bool maybe", "a tag does not fit its value"),
-    "tag of a date on a word": ("seed: !!timestamp soon", "not valid YAML in line 1"),
     "tag of bytes on a word": ("name: !!binary é", "not valid YAML"),
     "base 16 is what it says": ("tune: {steps: 0x10}", None),
     "an impossible date": ("name: 2026-13-45", "not valid YAML"),
@@ -51,18 +49,15 @@ PROFILES = {
     "tag of one's own": ("name: !mine x", "not valid YAML in line 1"),
     "binary for a name": ("name: !!binary aGVsbG8=", "name = b'hello'"),
     "billion laughs": (BOMB, "aliases are not accepted"),
-    "anchor alone": ("name: &a x", None),
     "two documents": ("name: a\n---\nname: b", "not valid YAML"),
     "list": ("- name: x", "a profile is a mapping"),
     "nothing but comments": ("# name: x", "a profile is a mapping"),
     "100,000 brackets": ("name: " + "[" * 100_000, "nested too deeply"),
-    "tabs": ("tune:\n\tsteps: 3", "not valid YAML in line 2"),
     "control characters": ("name: a\x07b", "not valid YAML"),
     "300 kB": ("name: x\n" + "#" * 300_000, "over 256 kB"),
     "nothing, whose systems no arm makes": ("{}", "evaluate.systems names arm 'BM'"),
     "endless seed": ("seed: " + "9" * 5000, "not valid YAML"),
     "stage that is a list": ("stages: [[tune]]", "unknown stage"),
-    "arm that is a word": ("arms: [TR]", "arms is a list of mappings"),
 }  # fmt: skip
 
 
@@ -176,7 +171,6 @@ ROW_FILES = {
         "column 'language' is missing (did you mean 'langauge'?)",
     ),
     "a column of numbers": (_with("language", [1, 2, 3, 4, 5]), "column 'language' holds int64, expected is string"),
-    "a column of nothing": (_with("language", [None] * 5), "column 'language' holds null"),
     "messages of other fields": (
         _with("messages", [[{"from": "human", "value": "x"}]] * 5),
         "column 'messages' holds list",

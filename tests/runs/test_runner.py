@@ -195,7 +195,6 @@ def test_the_kernel_is_the_running_interpreter_and_says_nothing_about_tcp(finish
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"stop": "x"}, "--to: unknown stage 'x'"),
         ({"only": ["merge"], "arms": ["TR"]}, "nothing to run"),
         ({"only": ["tune"], "start": "align"}, "--only cannot be combined"),
         ({"run_dir": "runs/elsewhere", "only": ["figures"]}, "figures needs prepare_data, which has not run"),
