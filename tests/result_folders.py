@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from textreg.fidelity.annotation import annotate
 from textreg.fidelity.identifiers import open_identifier
@@ -55,6 +56,12 @@ def sweep_table(seeds=1):
                 fidelity = floor + (1 - floor) * (1 - lam) + 0.01 * seed
                 rows.append((seed, system, lam, "validation", fidelity, fidelity * 0.95, min(1, 0.4 + 0.8 * lam)))
     return pd.DataFrame(rows, columns=["seed", "system", "lambda", "split", "lf", "lf_plus", "visual"])
+
+
+def has_white_edges(picture):
+    """Whether the outermost pixels are white, so that nothing runs over the edge."""
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    return all((edge > 250).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
 def mixture_table():

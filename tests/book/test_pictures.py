@@ -6,14 +6,14 @@ import pytest
 from textreg.book import pictures
 
 
-def results(folder, right: int):
-    """Verdicts on twenty concepts in two languages, of which the tuned models name some right in English."""
+def results(folder):
+    """Verdicts on twenty concepts in two languages, all of them right."""
     rows = []
     for system in ("backbone", "BM", "TR", "EN", "BM+M"):
         for number in range(20):
             for language, arm in (("en", "image"), ("de", "image"), ("de", "text"), ("de", "text_en")):
                 english = system in ("BM", "EN") and arm != "text" and language == "de"
-                told = {"class": "english" if english else "asked", "content": number < right}
+                told = {"class": "english" if english else "asked", "content": True}
                 where = {"seed": 0, "backbone": "b", "system": system, "arm": arm, "task": "caption"}
                 rows.append({**where, "language": language, "item_id": f"c{number}", **told})
     table = pd.DataFrame(rows)
@@ -42,14 +42,16 @@ def test_what_the_tower_alone_sees_is_shown_before_there_is_a_run(tmp_path):
     assert '"nearest","50.0' in shown and "hardware: a laptop" in shown and pictures.NOTHING in shown
 
 
-@pytest.mark.parametrize(("right", "said"), [(20, "The gate is passed"), (0, "**not** passed"), (6, "**undecided**")])
-def test_the_gate_comes_before_every_other_number(tmp_path, right, said):
-    shown = pictures.page(results(tmp_path, right), tmp_path)
-    assert said in shown.partition("csv-table")[0]
+@pytest.mark.parametrize(
+    ("word", "said"), [("met", "The gate is passed"), ("missed", "**not** passed"), ("undecided", "**undecided**")]
+)
+def test_the_gate_is_told_in_words(word, said):
+    assert said in pictures.gate(pd.DataFrame([{"verdict": word, "value": 0.5, "low": 0.4, "high": 0.6}]))
 
 
-def test_tables_and_predictions_are_made_of_the_verdicts(tmp_path):
-    shown = pictures.page(results(tmp_path, 20), tmp_path)
+def test_tables_and_predictions_are_made_of_the_verdicts_after_the_gate(tmp_path):
+    shown = pictures.page(results(tmp_path), tmp_path)
+    assert "The gate is passed" in shown.partition("csv-table")[0]
     assert "hardware: a laptop" in shown and f"_executed/{pictures.FIGURES}/classes.svg" in shown
     assert "in **100 %** of all cases before tuning, in **0 %** after" in pictures.line(tmp_path)
     assert '"🐬","dolphin","German","Delfin","Wurf","dolphin","Haar"' in shown

@@ -17,18 +17,8 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS]
 CHAPTERS = (
-    "results",
-    "answers",
-    "method",
-    "scenes",
-    "measures",
-    "real_models",
-    "studies",
-    "pictures",
-    "run",
-    "own_vlm",
-    "cure",
-    "language",
+    *("results", "answers", "method", "scenes", "measures", "real_models", "studies", "pictures", "run", "own_vlm"),
+    *("cure", "language"),
 )
 COMMANDS = typer.main.get_command(app).commands
 #: Programs of others: of these only what they are told about this repository is looked at.

@@ -62,14 +62,9 @@ def test_a_run_without_losses_and_sweep_draws_the_rest(tmp_path):
 
 
 def test_without_a_judge_frontier_and_left_out_languages_show_lf(results, tmp_path):
-    unjudged = replace(
-        results,
-        fidelity=results.fidelity.assign(lf_plus=float("nan")),
-        sweep=results.sweep.assign(lf_plus=float("nan")),
-        frontier=results.frontier.assign(lf_plus=float("nan")),
-    )
+    tables = {name: getattr(results, name).assign(lf_plus=float("nan")) for name in ("fidelity", "sweep", "frontier")}
     for draw in (book.frontier, book.left_out):
-        assert " of LF " in draw(unjudged, tmp_path).alt
+        assert " of LF " in draw(replace(results, **tables), tmp_path).alt
 
 
 def test_where_no_caption_was_judged_the_frontier_speaks_of_chrf_and_not_of_right_captions(results, tmp_path):

@@ -40,6 +40,7 @@ from textreg.settings import stage_classes
 STAGED = Path("book/_executed")
 MADE_STATIC = "static"  # below STAGED; _config.yml names it beside book/_static
 SHIPPED = Path("results/laptop")
+FIGURES = "figures-0"  # below STAGED
 RATES = Path("bench/results/tuning_rate.md")
 PREFERRED_ARM = "TR"
 ACTIVE_HTML = re.compile(r"<\s*(script|iframe|object|embed)\b|<[^>]*\son\w+\s*=|javascript:", re.IGNORECASE)
@@ -224,28 +225,40 @@ def _stage_pages(root: Path, run: Path | None, results: Path | None, standing: s
         for origin, folder in (("Shipped results", results), ("This run", run))
         if folder is not None and not (origin == "This run" and folder == results)
     }
-    with ProcessPoolExecutor(1, initializer=die_with_parent) as beside:  # a fourth of the work, on another core
-        made = beside.submit(studies.write, target, root), beside.submit(pictures.write, shipped, target)
-        scored = {origin: load_results(folder) for origin, folder in folders.items() if _has_scores(folder)}
-        shelf = next(iter(scored.values()), None)
+    scored = {origin: folder for origin, folder in folders.items() if _has_scores(folder)}
+    with ProcessPoolExecutor(1, initializer=die_with_parent) as beside:  # drawings, half of the work, on another core
+        drawn = [beside.submit(_draw, folder, root) for folder in [*scored.values()][:1]]
+        drawn += beside.submit(studies.write, target, root), beside.submit(pictures.write, shipped, target)
+        read = {origin: load_results(folder) for origin, folder in scored.items()}
+        shelf = next(iter(read.values()), None)
         shown = first.first(shelf) if shelf else None
         explorer.write(shelf, target / MADE_STATIC, target / "explorer.html")
-        written = {
+        told = outcome.short(shelf) if shelf else dict.fromkeys(outcome.SHORT, "")
+        written = {f"short_{name}.md": text for name, text in told.items()} | {
             "first.html": first.html(shown),
             "vlm.html": first.vlm(shown),
-            "results.md": _results(root, scored, run, standing),
             "account.md": pages.account_page(shelf),
             "published.md": pages.published_page(),
             "real_vlms.md": pages.real_models_page(shipped),
             "costs.md": pages.costs_table(folders),
             "status.md": pages.status_page(folders),
         }
-        told = outcome.short(shelf) if shelf else dict.fromkeys(outcome.SHORT, "")
-        written |= {f"short_{name}.md": text for name, text in told.items()}
+        drawn[0].result()
+        written["results.md"] = _results(root, read, run, standing)
         for name, text in written.items():
             (target / name).write_text(text, encoding="utf-8")
-        for each in made:
+        for each in drawn:
             each.result()
+
+
+def _draw(scored: Path, root: Path) -> None:
+    """The figures of the results page: those that a run has drawn, else drawn from its tables."""
+    figures = root / STAGED / FIGURES
+    if (scored / "figures").is_dir():
+        shutil.copytree(scored / "figures", figures, ignore=shutil.ignore_patterns("*.png"))
+    else:
+        book.draw_all(load_results(scored), figures)
+    book.rate(root / RATES, figures)
 
 
 def _results(root: Path, scored: Mapping[str, Results], run: Path | None, standing: str) -> str:
@@ -253,17 +266,11 @@ def _results(root: Path, scored: Mapping[str, Results], run: Path | None, standi
     if not scored:
         return "No results were at hand when this book was built; `make reproduce` makes them.\n"
     (origin, found), *others = scored.items()
-    figures = root / STAGED / "figures-0"
-    if (found.folder / "figures").is_dir():
-        shutil.copytree(found.folder / "figures", figures, ignore=shutil.ignore_patterns("*.png"))
-    else:
-        book.draw_all(found, figures)
-    book.rate(root / RATES, figures)
     # The claims are about the laptop profile; toy runs promise nothing.
     held = () if found.folder.name == "smoke" else claims.load()
     judged = {name: each for name, each in others if each.folder.name != "smoke"}
     cells = results_pages.drawing_cells(root)
-    page = results_pages.page(found, figures, origin, held, judged, cells)
+    page = results_pages.page(found, root / STAGED / FIGURES, origin, held, judged, cells)
     beside = [results_pages.beside(each, name) for name, each in others]
     return "\n".join([*([standing] if found.folder == run else []), page, *beside])
 

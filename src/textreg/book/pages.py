@@ -280,25 +280,15 @@ def real_models_page(results: Path) -> str:
     title = "Questions in English that were not all answered in it"
     parts.append(table(["model", "answered in", "answers"], rows, title))
     seen = pd.read_csv(vlms / "identifiers.csv").groupby("identifier", sort=False)["agreement"].mean()
-    measured = pd.read_csv(identifiers)
+    measured, lengths = pd.read_csv(identifiers), ("paragraph", "sentence", "phrase")
     rows = []
     for name, group in measured.groupby("identifier", sort=False):
         right = {row.length: per_cent(row.right, row.low, row.high) for row in group.itertuples()}
         sentence = group.set_index("length").loc["sentence"]
         real = f"{seen[name]:.1f}" if name in seen.index else UNDEFINED
-        lengths = (right[length] for length in ("paragraph", "sentence", "phrase"))
-        rows.append(
-            [name.replace(",", " + "), *lengths, per_cent(sentence["undecided"]), per_cent(sentence["english"]), real]
-        )
-    head = [
-        "identifier",
-        "paragraph",
-        "sentence",
-        "phrase",
-        "undecided",
-        "called English",
-        "as the default, on answers",
-    ]
+        wrong = per_cent(sentence["undecided"]), per_cent(sentence["english"])
+        rows.append([name.replace(",", " + "), *(right[length] for length in lengths), *wrong, real])
+    head = ["identifier", *lengths, "undecided", "called English", "as the default, on answers"]
     title = (
         "Identifiers on the 36 languages: right, macro mean in per cent with 95 % bounds; errors at sentence length"
     )
