@@ -27,24 +27,12 @@ def fidelity_table(seeds=1, systems=LEVELS, arms=("image", "blank", "text")):
                     level = LEVELS[system] + gain + random.normal(0, 0.04)
                     lf = 1.0 if language == "en" else float(np.clip(level, 0, 1))
                     plus = lf * 0.9 if arm == "text" else lf * (0.5 if system in ("BM", "EN") else 0.93)
-                    rows.append(
-                        {
-                            "seed": seed,
-                            "system": system,
-                            "lambda": 0.6 if system.endswith("+M") else 1.0,
-                            "language": language,
-                            "arm": arm,
-                            "n": 200,
-                            "n_scored": 200,
-                            "lf": lf,
-                            "lf_low": max(lf - 0.05, 0),
-                            "lf_high": min(lf + 0.05, 1),
-                            "english_rate": 1 - lf,
-                            "other_rate": 0.0,
-                            "lf_plus": plus,
-                            "grounded": plus * 0.9,
-                        }
-                    )
+                    rows.append({
+                        "seed": seed, "system": system, "lambda": 0.6 if system.endswith("+M") else 1.0,
+                        "language": language, "arm": arm, "n": 200, "n_scored": 200, "lf": lf,
+                        "lf_low": max(lf - 0.05, 0), "lf_high": min(lf + 0.05, 1), "english_rate": 1 - lf,
+                        "other_rate": 0.0, "lf_plus": plus, "grounded": plus * 0.9,
+                    })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -70,15 +58,13 @@ def mixture_table():
 
 
 def loss_table(seeds=2):
-    return pd.DataFrame(
-        [
-            (seed, arm, step, 3 * np.exp(-step / 80) + 0.1 + 0.02 * seed + 0.05 * number)
-            for seed in range(seeds)
-            for number, arm in enumerate(("BM", "TR", "EN"))
-            for step in range(0, 500, 10)
-        ],
-        columns=["seed", "arm", "step", "loss"],
-    )
+    rows = [
+        (seed, arm, step, 3 * np.exp(-step / 80) + 0.1 + 0.02 * seed + 0.05 * number)
+        for seed in range(seeds)
+        for number, arm in enumerate(("BM", "TR", "EN"))
+        for step in range(0, 500, 10)
+    ]
+    return pd.DataFrame(rows, columns=["seed", "arm", "step", "loss"])
 
 
 def confusion_tables():
@@ -91,14 +77,8 @@ def confusion_tables():
 
 def visual_table(seed=0, systems=LEVELS):
     """A synthetic ``visual.csv``: two tasks, every system right in 95 of 100 images."""
-    return pd.DataFrame(
-        [
-            (seed, system, 1.0, task, "en", 100, 0.95, 0.9, 0.98)
-            for system in systems
-            for task in ("caption", "colour")
-        ],
-        columns=["seed", "system", "lambda", "task", "language", "n", "accuracy", "low", "high"],
-    )
+    rows = [(seed, system, 1.0, task, "en", 100, 0.95) for system in systems for task in ("caption", "colour")]
+    return pd.DataFrame(rows, columns=["seed", "system", "lambda", "task", "language", "n", "accuracy"])
 
 
 def answers_table(seed=0, images=6):

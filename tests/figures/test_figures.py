@@ -44,18 +44,9 @@ def shown_items():
         "el": ("Περιέγραψε την εικόνα.", "Στην εικόνα φαίνεται ένας μικρός κόκκινος σταυρός πάνω από ένα τετράγωνο."),
         "uk": ("Опиши зображення.", "На зображенні видно маленький червоний хрест над великим синім квадратом."),
     }
-    picture = Image.fromarray(np.full((48, 48, 3), 200, dtype=np.uint8))
+    picture, english = Image.new("RGB", (48, 48), "grey"), ("BM", "The picture shows a small red cross.", "wrong")
     return [
-        GalleryItem(
-            picture,
-            code,
-            prompt,
-            (
-                ("BM", "The picture shows a small red cross.", "wrong"),
-                ("TR", answer, "right"),
-                ("TR+M", answer, "language"),
-            ),
-        )
+        GalleryItem(picture, code, prompt, (english, ("TR", answer, "right"), ("TR+M", answer, "language")))
         for code, (prompt, answer) in texts.items()
     ]
 
@@ -208,12 +199,6 @@ def test_small_languages_are_grouped_and_shares_still_sum_to_one():
     assert table.iloc[-1]["language"] == "Others"
     assert table.iloc[-1]["share"] == pytest.approx(0.05)
     assert (table["share"][:-1] >= 0.03).all()
-
-
-def test_english_is_left_out_of_the_mean_over_languages():
-    table = fidelity_table(systems=["BM"])
-    expected = table[(table["arm"] == "image") & (table["language"] != "en")]["lf"].mean()
-    assert macro(table)["value"].item() == pytest.approx(expected)
 
 
 def test_one_seed_shows_the_bootstrap_bounds_and_several_their_range():

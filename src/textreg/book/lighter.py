@@ -76,7 +76,7 @@ def _icons(font: Path, html: Path, pages) -> str:
         *re.findall(r'"\\(f[0-9a-f]{3})"', text),
         *(f"{ord(sign):x}" for sign in re.findall("[\uf000-\uf8ff]", text)),
     }
-    drawn = ttLib.TTFont(font)
+    drawn = ttLib.TTFont(font, recalcTimestamp=False)
     cutter = subset.Subsetter(subset.Options(desubroutinize=True, notdef_outline=True))
     cutter.populate(unicodes=[int(code, 16) for code in {*named.values(), *themed}])
     cutter.subset(drawn)
