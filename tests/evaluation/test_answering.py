@@ -1,6 +1,7 @@
 """Systems, lambdas and answers: which model is asked, at what strength, and that nothing is asked twice."""
 
 import json
+import shutil
 from unittest import mock
 
 import pandas as pd
@@ -271,8 +272,6 @@ def test_answers_of_another_model_are_never_reused(asked, tmp_path):
 
 
 def test_a_plan_changes_with_adapter_lambda_projector_requests_and_length_and_with_nothing_else(asked, tmp_path):
-    import shutil
-
     settings, requests = asked
     folder = shutil.copytree(settings.run, tmp_path / "copy")
     moved = Evaluate(**{**vars(settings), "run": str(folder)})

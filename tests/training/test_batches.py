@@ -11,6 +11,7 @@ from conftest import LISTS, Placeholders
 
 from textreg.errors import InputError
 from textreg.training.batches import IGNORE, Sample, StepBatches, encode, padded, shuffled_order
+from textreg.vlm.generation import Request, encode_prompts
 
 
 def rows_of(*turns, image=None):
@@ -44,8 +45,6 @@ def test_a_template_without_end_of_turn_gets_an_end_to_learn(tiny_vlm):
 
 
 def test_the_prompt_of_a_row_is_the_prompt_of_generation(tiny_vlm):
-    from textreg.vlm.generation import Request, encode_prompts
-
     _, processor = tiny_vlm
     rows = rows_of(user("<image>\nWhat?"), assistant("Blue"), image="i")
     (sample,) = encode(processor, rows, Placeholders(), max_length=64)

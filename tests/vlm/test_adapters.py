@@ -10,6 +10,7 @@ import torch
 from conftest import disturbed, pixel_inputs
 from merge_checkpoints import adapted, build_vlm, image_logits, text_logits
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from textreg.errors import InputError, RunError
 from textreg.merging.merge import merge
@@ -131,8 +132,6 @@ def test_the_scaled_adapter_answers_as_the_merged_model_does(wrapped, lam):
 
 
 def test_the_scaled_adapter_answers_as_the_streamed_merge_of_the_files_does(tmp_path, wrapped):
-    from transformers import AutoModelForImageTextToText
-
     build_vlm().save_pretrained(tmp_path / "base")
     wrapped.save_pretrained(tmp_path / "adapter")
     merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "out", 0.75, adapter_base=tmp_path / "base")

@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from conftest import CHATML, pixel_inputs, write_llm, write_tower
+from safetensors.torch import load_file, save_file
 
 from textreg.errors import InputError, RunError
+from textreg.vlm import loading
 from textreg.vlm.assembly import Base, assemble, load_aligned, load_base, load_vlm, pinned, read_base, save_aligned
 from textreg.vlm.chat import IMAGE_TOKEN
 from textreg.vlm.features import feature_shape
@@ -21,12 +24,10 @@ def test_embeddings_are_tied_where_the_language_model_ties_them(tmp_path, tiny_t
 
 
 def test_the_language_part_computes_what_the_language_model_computed(tmp_path, tiny_tower):
-    from transformers import AutoModelForCausalLM
-
     folder = write_llm(tmp_path)
     model, _ = assemble(str(folder), str(tiny_tower))
     ids = torch.arange(5, 25)[None]
-    expected = AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits
+    expected = transformers.AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits
     assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
 
 
@@ -53,17 +54,14 @@ def test_a_tower_with_a_pooling_head_is_read_one_layer_before_the_last(tmp_path,
 
 
 def test_a_tower_is_taken_out_of_a_two_sided_checkpoint(tmp_path, tiny_llm):
-    from transformers import SiglipConfig, SiglipModel
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    both = SiglipModel(
-        SiglipConfig(
+    both = transformers.SiglipModel(
+        transformers.SiglipConfig(
             text_config=sizes | {"vocab_size": 50}, vision_config=sizes | {"image_size": 24, "patch_size": 12}
         )
     )
     both.save_pretrained(tmp_path)
-    SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    transformers.SiglipImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
     model, _ = assemble(str(tiny_llm), str(tmp_path))
     ours = model.model.vision_tower.state_dict()
     theirs = both.vision_model.state_dict()
@@ -201,8 +199,6 @@ def test_damaged_weights_are_refused(tmp_path, tiny_tower):
 
 @pytest.mark.parametrize("part", ["LlamaForCausalLM", "SiglipVisionModel"])
 def test_a_model_that_does_not_fit_into_the_gpu_is_one_line(part, tiny_llm, tiny_tower, monkeypatch):
-    import transformers
-
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("out of memory")
 
@@ -212,9 +208,6 @@ def test_a_model_that_does_not_fit_into_the_gpu_is_one_line(part, tiny_llm, tiny
 
 
 def test_a_four_bit_model_that_does_not_fit_is_the_same_line(tiny_llm, monkeypatch):
-    import transformers
-
-    from textreg.vlm import loading
 
     places = []
 
@@ -232,8 +225,6 @@ def test_a_four_bit_model_that_does_not_fit_is_the_same_line(tiny_llm, monkeypat
 
 
 def test_a_model_with_a_missing_weight_is_refused(tmp_path, tiny_tower):
-    from safetensors.torch import load_file, save_file
-
     folder = write_llm(tmp_path)
     state = load_file(folder / "model.safetensors")
     state.pop("model.norm.weight")
@@ -282,8 +273,6 @@ def test_a_damaged_base_is_one_line_that_names_the_stage(tmp_path, case):
 
 
 def test_a_projector_of_another_model_is_one_line(tmp_path, tiny_llm, tiny_tower):
-    from safetensors.torch import load_file, save_file
-
     base = Base(llm=str(tiny_llm), tower=str(tiny_tower))
     save_aligned(assemble(base.llm, base.tower)[0], tmp_path, base)
     state = load_file(tmp_path / "projector.safetensors")

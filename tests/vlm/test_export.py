@@ -8,8 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import pixel_inputs, write_llm, write_tower, write_tuned
+from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from textreg.data.rows import ROWS, RowWriter
 from textreg.errors import InputError
@@ -17,6 +21,7 @@ from textreg.runs import report as status
 from textreg.runs.plan import State
 from textreg.runs.report import require_standing
 from textreg.runs.stages import Unit
+from textreg.vlm import export as module
 from textreg.vlm.adapters import attach, folded, load_adapter, plain, scaled_adapter
 from textreg.vlm.assembly import assemble, load_aligned, load_vlm, read_base
 from textreg.vlm.card import ModelCard, card_of_run
@@ -41,8 +46,6 @@ def names_on_disk(folder):
 def test_an_export_has_the_names_that_vllm_loads_and_loads_with_no_missing_and_no_unexpected_keys(
     tmp_path, kind, tied, tower
 ):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     model, processor = assemble(
         str(write_llm(tmp_path / "l", kind, tied=tied)), str(write_tower(tmp_path / "t", tower, head=True))
     )
@@ -74,8 +77,6 @@ def test_the_config_names_both_architectures_and_every_end_token(tmp_path, tiny_
 
 
 def test_shards_add_up_to_the_whole(tmp_path, tiny_vlm, monkeypatch):
-    from textreg.vlm import export as module
-
     whole = names_on_disk(export(*tiny_vlm, tmp_path / "one"))
     monkeypatch.setattr(module, "SHARD", "60KB")
     folder = export(*tiny_vlm, tmp_path / "many")
@@ -90,8 +91,6 @@ def test_an_adapter_that_is_not_merged_is_not_exported(tmp_path, tiny_vlm):
 
 
 def test_a_failed_export_leaves_the_old_folder(tmp_path, tiny_vlm, monkeypatch):
-    from textreg.vlm import export as module
-
     folder = export(*tiny_vlm, tmp_path / "out")
 
     def full(*_):
@@ -105,9 +104,6 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, tiny_vlm, monkeypatch):
 
 
 def test_a_push_without_the_hub_keeps_the_folder_and_says_so(tmp_path, tiny_vlm, monkeypatch):
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import LocalTokenNotFoundError
-
     def refused(*_, **__):
         raise LocalTokenNotFoundError("no token")
 
@@ -129,7 +125,6 @@ def test_a_card_states_data_languages_fidelity_and_limits():
         ],
         limits=["Scenes only."],
     ).render()
-    import yaml
 
     head = yaml.safe_load(card.split("---")[1])
     assert head["language"] == ["en", "es"] and head["base_model"] == ["a/llm", "b/tower"]
@@ -174,8 +169,6 @@ def run(finished, tmp_path):
 
 @pytest.mark.parametrize("which", [System("backbone"), System("TR+M", "TR", 0.5)])
 def test_an_exported_system_of_a_run_answers_as_the_system_does(run, which, tmp_path):
-    from transformers import AutoModelForImageTextToText
-
     model, processor = load_aligned(run / "align")
     inputs = pixel_inputs(processor)
     model = load_adapter(model, run / "tune" / "TR" / "adapter") if which.arm else model

@@ -1,6 +1,7 @@
 """Kept features are the features, and a stale file is never read."""
 
 import pickle
+import shutil
 
 import hub_folders
 import numpy as np
@@ -70,15 +71,12 @@ def test_bf16_features_are_kept_as_they_are(tmp_path, tiny_llm, tiny_tower, tiny
     model, processor = assemble(str(tiny_llm), str(tiny_tower), precision="bf16")
     kept = open_features(model, processor, tiny_images, tmp_path).fetch(["image-2"])["image_features"]
     live = open_features(model, processor, tiny_images, cache=False).fetch(["image-2"])
-    from textreg.vlm.features import tower_features
 
     assert kept.dtype == torch.bfloat16
-    assert torch.equal(kept, tower_features(model, live["pixels"]))
+    assert torch.equal(kept, feature_module.tower_features(model, live["pixels"]))
 
 
 def test_a_disk_that_is_too_small_is_found_before_the_work(tmp_path, tiny_vlm, tiny_images, monkeypatch):
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 100, 0))
     with pytest.raises(InputError, match="cache_features=false"):
         open_features(*tiny_vlm, tiny_images, tmp_path)

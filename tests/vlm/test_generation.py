@@ -3,6 +3,7 @@
 from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import image_table
@@ -88,8 +89,6 @@ def test_an_answer_tells_whether_the_limit_cut_it_off(asked):
 
 
 def test_a_table_of_requests_is_a_list_of_requests(asked):
-    import pandas as pd
-
     table = pd.DataFrame([vars(request) for request in REQUESTS])
     assert answer(*asked[:2], table, asked[2], max_new_tokens=4) == answer(
         *asked[:2], REQUESTS, asked[2], max_new_tokens=4
@@ -118,16 +117,6 @@ def test_of_the_rows_that_go_on_only_as_many_move_as_ended(going):
     kept = generation.packed(going, left)
     assert sorted(kept.tolist()) == going.nonzero().squeeze(1).tolist()
     assert int((kept != torch.arange(left)).sum()) == int((~going[:left]).sum())
-
-
-def test_a_cache_that_loses_rows_holds_those_that_are_kept():
-    states = torch.randn(5, 2, 3, 4)
-    layer = generation.BufferedLayer(length=6)
-    layer.update(states, -states)
-    layer.batch_select_indices(torch.tensor([0, 4, 2]))
-    keys, values = layer.update(states[:3], states[:3])
-    assert torch.equal(keys, torch.cat([states[[0, 4, 2]], states[:3]], dim=2))
-    assert torch.equal(values[:, :, :3], -states[[0, 4, 2]])
 
 
 def test_no_requests_give_no_answers(asked):

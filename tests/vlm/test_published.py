@@ -10,6 +10,7 @@ import torch
 import vlm_families
 from conftest import disturbed, image_table, row_table, write_llm, write_tower
 from safetensors import safe_open
+from transformers import AutoProcessor
 
 from textreg.errors import InputError
 from textreg.training.batches import IGNORE, StepBatches, encode
@@ -179,8 +180,6 @@ def test_four_bit_weights_are_those_of_the_decoders_blocks_alone(tmp_path):
 
 
 def test_an_exported_model_begins_a_prompt_as_its_training_did(tmp_path, tiny_tower):
-    from transformers import AutoProcessor
-
     model, processor = assemble(str(write_llm(tmp_path / "llm", begin="<s>")), str(write_tower(tmp_path / "eye")))
     folder = export(model, processor, tmp_path / "out")
     (trained,) = encode_prompts(processor, [Request("Why?")])
