@@ -189,6 +189,16 @@ def chain(made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def results(made_once):
+    """What figures and the book read of a small run; see ``result_folders.py``."""
+    from result_folders import write_run
+
+    from textreg.figures.tables import load_results
+
+    return load_results(made_once("results", write_run))
+
+
+@pytest.fixture(scope="session")
 def tiny_llm(made_once) -> Path:
     """Tied Llama without an image token."""
     return made_once("llama-tied", lambda folder: write_llm(folder / "llm")) / "llm"

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from result_folders import write_run
 
 from textreg.book import browser, explorer, first
 from textreg.figures import marks
@@ -17,11 +16,6 @@ from textreg.scenes.scene import Group, Scene
 
 ROOT = Path(__file__).parents[2]
 SCENE = Scene((Group("red", "circle", "small", 1),), None)
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return load_results(write_run(tmp_path_factory.mktemp("answers") / "run"))
 
 
 @pytest.fixture(scope="module")

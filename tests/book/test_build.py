@@ -20,7 +20,6 @@ from textreg.book import pages as book_pages
 from textreg.book import results as results_page
 from textreg.errors import InputError, RunError
 from textreg.figures import book as figure_set
-from textreg.figures.tables import load_results
 from textreg.micro import assets
 from textreg.settings import stage_classes
 
@@ -87,11 +86,6 @@ def scored(tmp_path_factory):
     }  # fmt: skip
     (folder / "tune/BM/manifest.json").write_text(json.dumps(manifest))
     return folder
-
-
-@pytest.fixture(scope="module")
-def results(scored):
-    return load_results(scored)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,6 @@ from textreg.figures.tables import load_results, macro
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return load_results(write_run(tmp_path_factory.mktemp("run")))
-
-
-@pytest.fixture(scope="module")
 def drawn(results, tmp_path_factory):
     return {saved.stem.name: saved for saved in book.draw_all(results, tmp_path_factory.mktemp("figures"))}
 

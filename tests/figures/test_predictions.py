@@ -2,18 +2,12 @@
 
 import pandas as pd
 import pytest
-from result_folders import LANGUAGES, loss_table, sweep_table, write_run
+from result_folders import LANGUAGES, loss_table, sweep_table
 
 from textreg.evaluation import claims
 from textreg.figures import predictions
-from textreg.figures.tables import load_results
 from textreg.scenes import grammar
 from textreg.scenes.scene import Group, Scene
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return load_results(write_run(tmp_path_factory.mktemp("predictions") / "run"))
 
 
 def words(boxes):
