@@ -1,7 +1,6 @@
 """The chat client against a server that fails in every way a server fails."""
 
 import asyncio
-import contextlib
 import gzip
 import json
 import socket
@@ -29,6 +28,25 @@ def ask(service: Service, **options):
             return await session.ask(HELLO, **options)
 
     return run_async(once())
+
+
+def ask_often(service: Service, count: int, together: int = 1, **options):
+    """The replies to so many requests; None for one that failed for good."""
+
+    async def work():
+        replies = []
+        async with Session(service) as session:
+
+            async def one(_):
+                try:
+                    replies.append(await session.ask(HELLO, **options))
+                except Unanswered:
+                    replies.append(None)
+
+            await for_each(range(count), one, together)
+        return replies
+
+    return run_async(work())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -64,23 +82,10 @@ def test_a_server_that_is_not_there_is_an_input_error():
 
 
 def test_many_failures_in_a_row_end_the_run_and_single_ones_do_not():
-    async def many(service):
-        failed = []
-        async with Session(service) as session:
-
-            async def one(_):
-                try:
-                    await session.ask(HELLO)
-                except Unanswered as failure:
-                    failed.append(str(failure))
-
-            await for_each(range(9), one, 1)
-        return failed
-
     with FaultyServer(faults=["400", "", "400", "400", "", "400"]) as server:
-        assert len(run_async(many(quick(server.url, failures=3)))) == 4
+        assert ask_often(quick(server.url, failures=3), 9).count(None) == 4
     with FaultyServer(faults="400") as server, pytest.raises(RunError, match="3 requests in a row"):
-        run_async(many(quick(server.url, failures=3)))
+        ask_often(quick(server.url, failures=3), 9)
     assert len(server.requests) == 3
 
 
@@ -92,12 +97,8 @@ def test_retry_after_is_obeyed():
 
 
 def test_no_more_requests_than_allowed_are_in_flight():
-    async def many(service):
-        async with Session(service) as session:
-            await for_each(range(12), lambda _: session.ask(HELLO), 12)
-
     with FaultyServer(delay=0.03) as server:
-        run_async(many(quick(server.url, concurrency=3)))
+        ask_often(quick(server.url, concurrency=3), 12, together=12)
     assert server.most_together == 3
 
 
@@ -253,15 +254,9 @@ def test_an_account_without_credit_ends_at_once(answer):
 
 
 def test_what_a_server_refuses_is_told_in_its_words_and_not_called_illness():
-    async def thrice(service):
-        async with Session(service) as session:
-            for _ in range(3):
-                with contextlib.suppress(Unanswered):
-                    await session.ask(HELLO, max_tokens=9)
-
     words = "max_tokens is too large: the maximum context length is 8"
     with Server(lambda _: refused(words)) as server, pytest.raises(RunError, match="context length is 8") as failure:
-        run_async(thrice(quick(server.url, failures=2)))
+        ask_often(quick(server.url, failures=2), 3, max_tokens=9)
     assert "server is well" not in str(failure.value)
     assert len(server.requests) == 2
 
