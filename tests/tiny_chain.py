@@ -133,11 +133,11 @@ def quiet() -> Report:
 
 def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> None:
     """Execute the cells of a notebook in this process, in place of papermill and its kernel."""
-    values = {**job.parameters, "display": lambda *shown: None}  # IPython has it
+    values = {**asdict(job.state.settings), "display": lambda *shown: None}  # IPython has it
     content = notebooks.read(job.notebook)
     for number, code in enumerate((code for code in content["cells"] if code["cell_type"] == "code"), start=1):
         if "parameters" not in code["metadata"].get("tags", []):
-            exec(compile(notebooks.source(code), f"{job.unit.name}, cell {number}", "exec"), values)
+            exec(compile(notebooks.source(code), f"{job.state.unit.name}, cell {number}", "exec"), values)
         code["execution_count"] = number
     temporary.write_text(json.dumps(content))
 

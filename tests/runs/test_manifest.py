@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 
@@ -23,8 +24,7 @@ def written(folder, outputs=None):
         outputs or {"log.csv": "1", "adapter/a.safetensors": "2"},
         profile="tiny",
         notebook="notebooks/03_tune-TR.ipynb",
-        started="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
+        began=datetime.now(UTC),
         peak_memory_mb=10,
         threads=1,
         resumed=False,

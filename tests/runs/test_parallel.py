@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import forks
@@ -46,7 +47,7 @@ def run(tmp_path, tiny_llm, tiny_tower):
     assembly.save_aligned(model, folder / "align", assembly.Base(str(tiny_llm), str(tiny_tower)))
     for unit in (Unit("prepare_data"), Unit("align")):
         state = plan.assess(profile, place, unit, {}, HashCache())
-        record = {"profile": "pair", "notebook": "", "started": "", "seconds": 0.0, "peak_memory_mb": 0.0}
+        record = {"profile": "pair", "notebook": "", "began": datetime.now(UTC), "peak_memory_mb": 0.0}
         outputs = HashCache().folder(folder / unit.folder)
         manifest.write(folder / unit.folder, unit, state.identity, outputs, threads=1, resumed=False, **record)
     return folder

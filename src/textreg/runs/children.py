@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,8 @@ class Child:
 
 def job_of(profile: Profile, place: Place, state: State, *, fresh: bool) -> execution.Job:
     """What the child of one unit is told."""
-    return execution.Job(
-        unit=state.unit,
-        profile=profile.name,
-        run=place.run.resolve(),
-        shown=_display(place.run),
-        notebook=(place.notebooks / state.unit.notebook).resolve(),
-        parameters=asdict(state.settings),
-        identity=state.identity,
-        fresh=fresh,
-    )
+    notebook = (place.notebooks / state.unit.notebook).resolve()
+    return execution.Job(state, profile.name, place.run.resolve(), _display(place.run), notebook, fresh)
 
 
 def launch(profile: Profile, place: Place, state: State, weight: int, *, fresh: bool) -> Child:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,8 @@ from textreg.processes import largest_memory_mb
 from textreg.runs import manifest, notebooks
 from textreg.runs.identity import Identity
 from textreg.runs.notebooks import Failure
-from textreg.runs.stages import Unit, missing_artefacts, relative
+from textreg.runs.plan import State
+from textreg.runs.stages import missing_artefacts, relative
 
 ATTEMPT = ".identity"
 Tell = Callable[[Mapping[str, Any]], None]
@@ -32,14 +33,12 @@ Tell = Callable[[Mapping[str, Any]], None]
 class Job:
     """What the child needs to know.  ``run``: absolute folder; ``shown``: the same as the notebook sees it."""
 
-    unit: Unit
+    state: State
     profile: str
     run: Path
     shown: str
     notebook: Path
-    parameters: Mapping[str, Any]
-    identity: Identity
-    fresh: bool = False
+    fresh: bool
 
 
 class Relay:
@@ -68,7 +67,7 @@ def _papermill(job: Job, temporary: Path, tell: Tell) -> Failure | None:
 
     hidden = job.run / ".runner"
     try:
-        kernel = Kernel.started(hidden / "runtime" / f"{job.unit.stem}.json", hidden / "ipython")
+        kernel = Kernel.started(hidden / "runtime" / f"{job.state.unit.stem}.json", hidden / "ipython")
     except RuntimeError as error:
         return Failure(f"the kernel did not start: {error}")
 
@@ -98,7 +97,7 @@ def _papermill(job: Job, temporary: Path, tell: Tell) -> Failure | None:
         papermill.execute_notebook(
             job.notebook,
             temporary,
-            parameters=dict(job.parameters),
+            parameters=asdict(job.state.settings),
             engine_name="textreg",
             kernel_name="python3",
             progress_bar=False,
@@ -148,21 +147,21 @@ def execute(job: Job, tell: Tell = lambda event: None) -> Failure | None:
     ``tell`` is called with events: ``{"cell", "cells"}`` when a cell starts, ``{"line"}`` for a line of output.
     """
     try:
-        resumed = prepare(job.run / job.unit.folder, job.identity, job.fresh)
+        resumed = prepare(job.run / job.state.unit.folder, job.state.identity, job.fresh)
         return _run_and_publish(job, resumed, tell)
     except OSError as error:
         return Failure(trouble(error, job.shown))
 
 
 def _run_and_publish(job: Job, resumed: bool, tell: Tell) -> Failure | None:
-    run, unit = job.run, job.unit
+    run, unit = job.run, job.state.unit
     folder, shelf = run / unit.folder, run / "notebooks"
     final, failed = shelf / f"{unit.stem}.ipynb", shelf / f"{unit.stem}.failed.ipynb"
     temporary = shelf / f".{unit.stem}.part-.ipynb"
     shelf.mkdir(exist_ok=True)
     for stale in (final, temporary):
         stale.unlink(missing_ok=True)
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    began = datetime.now(UTC)
     failure = _papermill(job, temporary, tell)
     if failure is None and (missing := missing_artefacts(unit, folder)):
         failure = Failure(f"every cell ran, but {unit.folder} lacks {', '.join(missing)}")
@@ -176,14 +175,13 @@ def _run_and_publish(job: Job, resumed: bool, tell: Tell) -> Failure | None:
     manifest.write(
         folder,
         unit,
-        job.identity,
+        job.state.identity,
         HashCache().folder(folder),
         profile=job.profile,
         notebook=f"notebooks/{final.name}",
-        started=started,
-        seconds=time.monotonic() - clock,
-        peak_memory_mb=round(largest_memory_mb(of_children=True) or 0) or None,
-        threads=int(job.parameters.get("threads", 1)),
+        began=began,
+        peak_memory_mb=largest_memory_mb(of_children=True),
+        threads=getattr(job.state.settings, "threads", 1),
         resumed=resumed,
     )
     return None

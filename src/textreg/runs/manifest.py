@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -36,13 +37,15 @@ def write(
     *,
     profile: str,
     notebook: str,
-    started: str,
-    seconds: float,
+    began: datetime,
     peak_memory_mb: float | None,
     threads: int,
     resumed: bool,
 ) -> dict[str, Any]:
-    """Write the manifest of a finished unit and return it.  ``outputs``: path below ``folder`` -> SHA-256."""
+    """Write the manifest of a unit that ``began`` then (UTC) and finishes now, and return it.
+
+    ``outputs``: path below ``folder`` -> SHA-256.
+    """
     content: dict[str, Any] = {
         "format": FORMAT,
         "unit": unit.name,
@@ -56,9 +59,9 @@ def write(
         "outputs": dict(outputs),
         "outputs_digest": outputs_digest(outputs),
         "notebook": notebook,
-        "started": started,
-        "seconds": round(seconds, 2),
-        "peak_memory_mb": peak_memory_mb,
+        "started": began.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - began).total_seconds(), 2),
+        "peak_memory_mb": round(peak_memory_mb or 0) or None,
         "threads": threads,
         "resumed": resumed,
         **provenance(),

@@ -15,7 +15,6 @@ options: torchrun takes ``--run`` for its own.
 import contextlib
 import os
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +111,7 @@ def tune_arm(run: Path, arm: str) -> None:
     with runner.sole(run) if ranks.leads() else contextlib.nullcontext():
         resumed = execution.prepare(folder, state.identity, fresh=False) if ranks.leads() else False
         ranks.smallest(0, device)
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        began = datetime.now(UTC)
         log = tune(settings, folder)
         if not ranks.leads():
             return
@@ -124,9 +123,8 @@ def tune_arm(run: Path, arm: str) -> None:
             HashCache().folder(folder),
             profile=plan.remembered(run, stages.repository())[0].name,
             notebook=f"textreg.runs.parallel in {ranks.world()} processes",
-            started=started,
-            seconds=time.monotonic() - clock,
-            peak_memory_mb=round(largest_memory_mb() or 0) or None,
+            began=began,
+            peak_memory_mb=largest_memory_mb(),
             threads=settings.threads,
             resumed=resumed,
         )
