@@ -19,7 +19,7 @@ try:
 
     from textreg import __version__
     from textreg.display import visible_answer, well_formed
-    from textreg.errors import InputError, RunError
+    from textreg.errors import InputError, RunError, did_you_mean
 except KeyboardInterrupt:  # most of the start is spent here, outside of what main can catch
     print(INTERRUPTED, file=sys.stderr)
     sys.exit(130)
@@ -206,6 +206,8 @@ def score(
 
     collect_less()
     judging: object = judge
+    if judge not in (judges := ("exact", "llm", "none")):
+        raise InputError(f"--judge {judge!r}: no such judge{did_you_mean(judge, judges)}")
     if judge == "llm":
         if not (endpoint and model):
             raise InputError("--judge llm needs --endpoint URL and --model NAME")

@@ -65,6 +65,8 @@ def test_captions_of_a_folder_make_its_text_arm(photos):
     assert told[1].prompt.startswith("Foto b.png.\n")
     assert json.loads(told[1].reference) == ["Foto b.png."]
     assert "2 requests" in folder_set(photos, ("es", "fr")).notes[0]
+    (photos / "captions.jsonl").write_text(json.dumps({**lines[0], "image": "a"}))
+    assert "no image of the folder: a" in folder_set(photos, ("es",)).notes[0]
 
 
 @pytest.mark.parametrize(

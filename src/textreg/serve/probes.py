@@ -106,10 +106,12 @@ def scene_set(codes: Sequence[str] = (), limit: int = 24, seed: int = 0, side: i
 def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> ProbeSet:
     """The images of a folder, by name; the text arm where ``captions.jsonl`` has a caption in the asked language."""
     codes = _known(codes, tuple(dict.fromkeys((*languages.codes(), *crossmodal.languages()))), "own images")
-    paths = find_images(folder)[:limit]
-    captions = _captions(folder / CAPTIONS)
+    found, captions = find_images(folder), _captions(folder / CAPTIONS)
+    paths = found[:limit]
     probes: list[Probe] = []
-    without = 0
+    notes, without = [], 0
+    if astray := {name for name, _ in captions} - {path.name for path in found}:
+        notes.append(f"{folder / CAPTIONS} names what is no image of the folder: {', '.join(sorted(astray)[:3])}")
     for number, path in enumerate(paths):
         open_image(path)
         shown = _picture(path, path.name)
@@ -118,7 +120,6 @@ def folder_set(folder: Path, codes: Sequence[str] = (), limit: int = 100) -> Pro
             without += told is None
             reference = json.dumps([told] if told else [], ensure_ascii=False)
             probes += _arms(f"{path.name}:caption", code, _prompt(code, number), reference, shown, told)
-    notes = []
     if without:
         where = "no" if without == len(paths) * len(codes) else f"{without} requests have no"
         notes.append(

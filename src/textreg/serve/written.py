@@ -11,7 +11,7 @@ Use: ``annotated(answers, open_identifier())``, with the columns of ``annotate``
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from html import unescape
 from importlib.resources import files
 from unicodedata import normalize
@@ -30,8 +30,11 @@ from textreg.fidelity.parts import RULES
 
 _TABLE = files(__package__).joinpath("written.yaml").read_text("utf-8")
 _IN = {name: re.compile("".join(pieces)) for name, pieces in yaml.safe_load(_TABLE).items()}
-#: What nobody reads of a page.
-HIDDEN = ("head", "style", "script", "svg", "template", "function", "tool_call", "tool_response")
+#: What nobody reads of a page, and where some models think: the tags around it.
+_TAGS = ("head", "style", "script", "svg", "template", "function", "tool_call", "tool_response")
+HIDDEN = (("<!--", "-->"), *((rf"<{tag}\b[^<>]*>", f"</{tag}>") for tag in _TAGS))
+THOUGHTS = (*((f"<{tag}>", f"</{tag}>") for tag in ("antThinking", "inner_monologue")),
+            (r"<details\b[^<>]*\breasoning\b[^<>]*>", "</details>"))  # fmt: skip
 MODELS = {"assistant", "model", "chatbot_token", "/inst", "response"}  # whose turns are answers
 POINTED = 1 / 3  # points per letter and point from which a text is Hebrew with vowels
 POINTED_LANGUAGES = ("hbo", "yi", "grc", "cu")
@@ -54,7 +57,11 @@ def _turn(text: str) -> str:
 def _markup(text: str) -> str:
     text = _IN["entity"].sub(lambda found: unescape(found[0]), text.replace("▁", " "))
     text = _IN["escaped"].sub(lambda found: well_formed(json.loads(f'"{found[0]}"')), text)
-    for beginning, ending in (("<!--", "-->"), *((rf"<{tag}\b[^<>]*>", f"</{tag}>") for tag in HIDDEN)):
+    return _without(text, HIDDEN)
+
+
+def _without(text: str, tags: Iterable[tuple[str, str]]) -> str:
+    for beginning, ending in tags:
         head, found, rest = text.rpartition(ending)  # so that no beginning without an end is looked through
         text = re.sub(f"(?s){beginning}.*?{ending}", " ", head + found) + rest
     return text
@@ -71,7 +78,7 @@ OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
     "turns": ("< [INST ##", _turn),
     "reasoning": (
         "analysis assistantfinal <antT <inner_ <details <unused94> swer ponse SWER PONSE",
-        lambda text: _IN["thoughts"].sub("", _IN["channels"].sub("", text)),
+        lambda text: _IN["thoughts"].sub("", _without(_IN["channels"].sub("", text), THOUGHTS)),
     ),
     "metadata": ("--- +++", lambda text: _IN["metadata"].sub(r"\1\n", text, count=1)),
     "markup": ("<! </ & ▁ \\u", _markup),
