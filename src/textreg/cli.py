@@ -217,20 +217,10 @@ def score(
         service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
         judging = LLMJudge(service, answers.with_suffix(".verdicts.jsonl"), progress=True)
     result = score_and_draw(
-        answers,
-        out,
-        figures,
-        identifier=_identifier(identifier, identifier_model, candidates),
-        judge=judging,
-        skip_bad=skip_bad,
-        rules=_rules(near, set_aside),
-        places=places or (),
-        language=language,
-        against=against,
-        seen=_codes(seen),
-        held_out=_codes(held_out),
-        price=_price(price),
-    )
+        answers, out, figures, identifier=_identifier(identifier, identifier_model, candidates), judge=judging,
+        skip_bad=skip_bad, rules=_rules(near, set_aside), places=places or (), language=language, against=against,
+        seen=_codes(seen), held_out=_codes(held_out), price=_price(price),
+    )  # fmt: skip
     print_result(result)
 
 

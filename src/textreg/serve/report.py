@@ -25,22 +25,11 @@ from textreg.serve.score import Scores
 UNLIMITED = 1000
 LONGEST_LINE = 5000  # characters of one line below the tables
 MEASURES = {  # column of fidelity.csv -> heading; the last ones are left out first
-    "class_english": "English",
-    "lf_plus": "LF+",
-    "grounded": "GF",
-    "class_mixed": "mixed",
-    "lpr": "LPR",
-    "class_other": "other",
-    "undecided": "undecided",
-    "class_empty": "empty",
-    "class_short": "short",
-    "class_asked": "asked",
-    "refusal": "refusal",
-    "repetition": "repeating",
-    "wpr": "WPR",
-    "parse_rate": "parsed",
+    "class_english": "English", "lf_plus": "LF+", "grounded": "GF", "class_mixed": "mixed", "lpr": "LPR",
+    "class_other": "other", "undecided": "undecided", "class_empty": "empty", "class_short": "short",
+    "class_asked": "asked", "refusal": "refusal", "repetition": "repeating", "wpr": "WPR", "parse_rate": "parsed",
     "exclusive_share": "exclusive",
-}
+}  # fmt: skip
 KEYS = ("seed", "system", "against", "lambda", "language", "arm", "group")
 ALWAYS = ("class_asked", "class_english", "class_other", "class_mixed")  # the others are shown where there are any
 

@@ -77,21 +77,11 @@ class Scores:
 
 
 def score_file(
-    path: str | Path,
-    out: str | Path | None = None,
-    identifier: str | Identifier = DEFAULT,
-    judge: Judge | str | None = "exact",
-    skip_bad: bool = False,
-    rules: Rules | None = None,
-    *,
-    places: Sequence[str] = (),
-    language: str = "",
-    against: str = "",
-    seen: Sequence[str] = (),
-    held_out: Sequence[str] = (),
-    price: Price | None = None,
-    workers: int | None = None,
-) -> Scores:
+    path: str | Path, out: str | Path | None = None, identifier: str | Identifier = DEFAULT,
+    judge: Judge | str | None = "exact", skip_bad: bool = False, rules: Rules | None = None, *,
+    places: Sequence[str] = (), language: str = "", against: str = "", seen: Sequence[str] = (),
+    held_out: Sequence[str] = (), price: Price | None = None, workers: int | None = None,
+) -> Scores:  # fmt: skip
     """Score a file of answers (see ``answers`` for its forms) and write what was asked for.
 
     out: ``.csv`` (the table) or ``.json`` (everything).  identifier: a name or an open one; by name, a long file is
