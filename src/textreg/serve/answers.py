@@ -34,7 +34,9 @@ LOOKED_AT = 100  # rows from which the columns are chosen
 SHOWN = 3
 TABLES: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("columns.yaml").read_text("utf-8"))
 KNOWN, SAID, THOUGHTS, STOPPED = (TABLES[name] for name in ("known", "said", "thoughts", "stopped"))
-NUMBERS = {"seed": TypeAdapter(Annotated[int, Field(ge=-(2**63), lt=2**63)]), "lambda": TypeAdapter(float)}
+NUMBERS: dict[str, TypeAdapter[Any]] = {
+    "seed": TypeAdapter(Annotated[int, Field(ge=-(2**63), lt=2**63)]), "lambda": TypeAdapter(float)
+}  # fmt: skip
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
