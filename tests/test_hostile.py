@@ -208,7 +208,6 @@ FILES = {
     "header_only.csv": (b"answer,language\n", "no answers"),
     "text.parquet": (b"answer,language\nx,es\n", "not a readable parquet"),
     "pickle.pkl": (b"\x80\x04.", "answers are read from"),
-    "answers": (GOOD_LINE.encode(), "answers are read from"),
 }
 
 
