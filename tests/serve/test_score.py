@@ -188,7 +188,9 @@ def test_results_are_written_as_csv_and_json(tmp_path, identifier):
 
 def test_pandas_reads_back_every_name_or_the_notes_say_which_not(tmp_path, identifier):
     rows = [{**ROWS[0], "language": "nan", "system": "NA"}, {**ROWS[0], "system": "TR"}]
-    notes = score.score_file(write(tmp_path / "a.jsonl", rows), tmp_path / "f.csv", identifier).notes
+    path = write(tmp_path / "a.jsonl", rows)
+    notes = score_figures.score_and_draw(path, tmp_path / "f.csv", tmp_path / "drawn", identifier=identifier).notes
+    assert "zh-min-nan" in pd.read_csv(tmp_path / "drawn" / "confusion.csv")["asked"].tolist()
     read = pd.read_csv(tmp_path / "f.csv")
     assert read["language"].tolist() == ["zh-min-nan", "es"] and named_language("zh-min-nan") == "nan"
     assert any("'NA' is nothing to many readers of tables" in note for note in notes)

@@ -19,7 +19,7 @@ import pandas as pd
 from textreg.display import drawn_answer, visible_answer
 from textreg.errors import InputError
 from textreg.serve.paired import names, series
-from textreg.serve.score import Scores, check_places, score_file, write
+from textreg.serve.score import READ_BACK, Scores, check_places, score_file, write
 
 FEW = 4  # systems with their arms that can be told apart in one drawing; matrices that fit side by side
 LONGEST = 80  # letters of a name that are drawn
@@ -68,12 +68,13 @@ def _draw(result: Scores, folder: Path) -> None:
             data = shown.loc[shown["system"].isin(part), ["system", "language", "value", "low", "high"]]
             named = data.assign(system=data["system"].map(_broken(part)))
             fig = per_language.per_language_plot(named, drawn_answer(f"Language fidelity{of_arm} (%)"))
-            style.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=data)
+            saved = data.replace({"language": READ_BACK})
+            style.save_figure(fig, folder / f"fidelity{suffix}{number}", alt=alt, data=saved)
         called = dict(zip(shown["system"], shown["name"], strict=True))
         alt = f"Share of answers in each language (columns) for each asked language (rows){of_arm}."
         for number, part in _parts(shown["system"], FEW):
             counts = {system: result.confusion[called[system]] for system in part}
-            data = pd.concat(counts, names=["system"]).reset_index()
+            data = pd.concat(counts, names=["system"]).reset_index().replace({"asked": READ_BACK})
             broken = _broken(part)
             fig = answers.confusion({broken[system]: table for system, table in counts.items()})
             style.save_figure(fig, folder / f"confusion{suffix}{number}", alt=alt, data=data)
