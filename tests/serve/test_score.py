@@ -191,11 +191,11 @@ def test_pandas_reads_back_every_name_or_the_notes_say_which_not(tmp_path, ident
     path = write(tmp_path / "a.jsonl", rows)
     notes = score_figures.score_and_draw(path, tmp_path / "f.csv", tmp_path / "drawn", identifier=identifier).notes
     assert "zh-min-nan" in pd.read_csv(tmp_path / "drawn" / "confusion.csv")["asked"].tolist()
+    assert any("no name for nan: a wider" in note for note in notes)
     read = pd.read_csv(tmp_path / "f.csv")
     assert read["language"].tolist() == ["zh-min-nan", "es"] and named_language("zh-min-nan") == "nan"
     assert any("'NA' is nothing to many readers of tables" in note for note in notes)
-    read = pd.read_csv(tmp_path / "f.csv", keep_default_na=False, na_values=[""])
-    assert read["system"].tolist() == ["NA", "TR"] and read["lf_plus"].isna().all()
+    assert set(pd.read_csv(tmp_path / "f.csv", keep_default_na=False, na_values="")["system"]) == {"NA", "TR"}
 
 
 def test_an_output_of_another_kind_is_refused_before_anything_is_read(tmp_path):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from textreg.data.codes import named_language
+from textreg.data.codes import base_code, named_language
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules
@@ -208,6 +208,9 @@ def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: C
     unknown = [code for code in languages if not can_tell(code, identifier.candidates, rules.near)]
     if unknown:
         notes.append(f"{identifier.name} cannot tell {', '.join(unknown)}: undefined, not zero")
+    named = set(map(base_code, identifier.candidates))
+    if nameless := [code for code in languages if base_code(code) not in named and code not in unknown]:
+        notes.append(f"{identifier.name} has no name for {', '.join(nameless)}: a wider or near language counts as it")
     pairs = [f"{code} and {other}" for code, other in combinations(languages, 2) if same_language(code, other)]
     if pairs and rules.near == TOGETHER:
         notes.append(f"near languages count as one: {', '.join(pairs)} (--near apart keeps them apart)")
