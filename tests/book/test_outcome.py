@@ -30,3 +30,5 @@ def test_the_first_page_answers_what_was_measured_and_leaves_the_rest_out(result
     told = outcome.short(results)
     assert told["loss"].startswith("*Its English.* Tuning takes 100 of 100 answers")
     assert told["cure"] == ""  # EN was not asked
+    unjudged = replace(results, answers=results.answers.drop(columns="class"))
+    assert set(outcome.short(unjudged).values()) == {""} and outcome.findings(unjudged) == {}

@@ -62,7 +62,7 @@ def points(found: Estimate, sign: str = "+") -> str:
 
 def findings(results: Results) -> dict[str, str]:
     """Name of a finding -> Markdown sentences with the numbers it rests on (per cent; differences in points)."""
-    if results.answers.empty or "class" not in results.answers:
+    if not _judged(results):
         return {}
     values, told = Values(results), {}
     for tell in (_loss, _document, _cure, _controls, _content, _seeing, _alone, _price, _left_out):
@@ -82,8 +82,14 @@ def _loss(v: Values, _: Results) -> str:
 def short(results: Results) -> dict[str, str]:
     """``loss``, ``cure`` and ``price``: answers to the questions of the first page, in means without intervals but in
     the words that the intervals allow; empty where a system or an arm was not evaluated."""
+    if not _judged(results):
+        return dict.fromkeys(SHORT, "")
     v = Values(results)
     return {name: _where_measured(partial(tell, v)) for name, tell in SHORT.items()}
+
+
+def _judged(results: Results) -> bool:
+    return not results.answers.empty and "class" in results.answers
 
 
 def _short_loss(v: Values) -> str:
