@@ -642,14 +642,10 @@ def test_any_column_can_be_named_and_a_language_given(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"said": {"out": [ES]}, "where": {"lg": "es"}}, {"said": {"out": [EN]}}])
     (table,) = Answers(path, read_map(["answer=said.out.0", "language=where.lg"]), language="English")
     assert table.to_dict("list") == {"answer": [ES, EN], "language": ["es", "en"]}
-    twice = ["answer=said", "answer=told"]
-    for words, message in (
-        (["answer"], "expected COLUMN=NAME"),
-        (["anwser=said"], "did you mean 'answer'"),
-        (twice, "already"),
-    ):
+    maps = {"answer": "expected COLUMN=NAME", "anwser=said": "did you mean 'answer'", "answer=a answer=b": "already"}
+    for words, message in maps.items():
         with pytest.raises(InputError, match=message):
-            read_map(words)
+            read_map(words.split())
     with pytest.raises(InputError, match=r"no 'sayd' in it .did you mean 'said'"):
         list(Answers(path, {"answer": "sayd"}))
 

@@ -57,7 +57,6 @@ ANSWERS = {  # asked language, answer -> class, what was set aside
     "a literal of Python": ("es", "{'description': 'La imagen muestra un perro que corre', 'count': 3}", "asked", ""),
     "reasoning under a heading": ("es", f"## Thinking\n\n{EN}\n{EN}\n\n## Final Response\n\n{ES}", "asked", "reasoning"),
     "reasoning before its answer": ("es", f"**Reasoning:** {EN} {EN}\n\n**Answer:** {ES}", "asked", "reasoning"),
-    "a word over the answer": ("es", f"Final answer: {ES}", "asked", "reasoning"),
     "reasoning that is folded": ("es", f'<details type="reasoning" done="true"><summary>Hm</summary>\n> {EN}\n</details>\n{ES}', "asked", "reasoning"),
     "MedGemma's thoughts": ("es", f"<unused94>thought\n{EN} {EN}<unused95>{ES}", "asked", "reasoning"),
     "a translation in brackets": ("es", f"{ES} [{EN}]", "asked", "asides"),
@@ -135,6 +134,8 @@ CHUNKS = [choice(text=text, finish_reason=None) for text in ("ho", "la")]
 STREAM = "".join(f"data: {chunk}\n\n" for chunk in (*map(json.dumps, CHUNKS), "[DONE]"))
 REPLIES = {  # a reply -> the answer, or why there is none
     "a text completion": (choice(text=" hola "), "hola"),
+    "nothing": ("null", RunError("not a chat completion")),
+    "a reply without end": ("[" * 50_000, RunError("nested too deep")),
     "a stream of texts": (STREAM, "hola"),
     "a demanded stream of texts": (STREAM, "hola"),
     "a text beside an empty message": (choice(text="hola", message={}), "hola"),
@@ -149,10 +150,10 @@ REPLIES = {  # a reply -> the answer, or why there is none
 @pytest.mark.parametrize("case", REPLIES)
 def test_a_reply_is_an_answer_or_says_why_it_is_none(case, tmp_path):
     reply, right = REPLIES[case]
-    kind = {"content_type": "text/event-stream"} if reply is STREAM else {}
 
     def play(body: dict) -> tuple:
         refused = "demanded" in case and not body["stream"]
+        kind = {"content_type": "text/event-stream" if reply is STREAM else "application/json"}
         return (400, {"error": {"message": "stream must be true"}}) if refused else (200, reply, kind)
 
     with Server(play) as server:
