@@ -4,6 +4,9 @@
 ended, as by a kill, at its change of a file of that number below the folder: before a rename, a removal, a new folder,
 or with a file opened for writing that is still empty.  Python tells of all of them (audit events).
 ``together(2, folder, work, ...)`` does it in two forks that are the processes of one training.
+
+PyTorch's pool of threads does not outlive a fork, and the first use in the fork renews it without a lock: a fork does
+so before its work, in which several threads may compute at once (transformers reads weights so).
 """
 
 import multiprocessing
@@ -14,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
@@ -24,10 +28,15 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 def ended(work: Callable[..., Any], *given: Any) -> int:
     """Exit code of a fork that did ``work(*given)``: 0, or 1 after an exception, which it prints."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=given)
+    process = multiprocessing.get_context("fork").Process(target=_alone, args=(work, given))
     process.start()
     process.join()
     return process.exitcode
+
+
+def _alone(work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(torch.get_num_threads())
+    work(*given)
 
 
 def ended_at(number: int, folder: Path, work: Callable[..., Any], *given: Any) -> int:
@@ -69,6 +78,7 @@ def together(count: int, folder: Path, work: Callable[..., Any], *given: Any) ->
 def _ranked(rank: int, count: int, folder: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # asked for, and not used once a group is there
+    torch.set_num_threads(torch.get_num_threads())
     AcceleratorState._reset_state(reset_partial_state=True)  # what the test process found holds for it alone
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=timedelta(minutes=2))
