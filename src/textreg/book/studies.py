@@ -55,7 +55,8 @@ def block(name: str, root: Path, target: Path) -> str:
             "",
         ]
     folder = target / FIGURES
-    drawings = [draw_plane(found, *asked.plane, name, folder) if asked.plane else draw(found, name, folder)]
+    planes = [pair for pair in asked.planes or [] if len(found.reindex(columns=pair).dropna())]
+    drawings = [draw_plane(found, *pair, name, folder) for pair in planes] or [draw(found, name, folder)]
     points_of = study_table.law(found, asked.rule) if asked.rule else found[:0]
     said = []
     if asked.rule and len(points_of):
@@ -82,10 +83,11 @@ def draw_plane(found: pd.DataFrame, across: str, down: str, name: str, out: Path
     """The map of a study as SVG."""
     drawn = drawing.plane(found, across, down)
     alt = f"Six maps of {across} and {down}, in per cent: {'; '.join(drawing.MAPS)}. The table below has the numbers."
-    seeds = found["seed"].nunique()
+    seeds = found.dropna(subset=[across, down])["seed"].nunique()
     means = f"means over {seeds} seeds" if seeds > 1 else "one seed"
     caption = f"Study {name}: {means}, foreign captions; empty where no run has ended."
-    return save_figure(drawn, out / name, alt=alt, data=found, caption=caption).paths["svg"]
+    place = out / f"{name}_{down.rpartition('.')[2]}"
+    return save_figure(drawn, place, alt=alt, data=found, caption=caption).paths["svg"]
 
 
 def draw_line(points_of: pd.DataFrame, rule: study.Rule, name: str, out: Path) -> Path:

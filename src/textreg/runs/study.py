@@ -65,8 +65,8 @@ class Rule:
 @checked(frozen=True, kw_only=True, config=STRICT)
 class Study:
     """A study's file.  ``prediction``: in words, and why; ``expects``: what of it the table decides; ``groups``:
-    further groups of languages in its table, by name; ``plane``: the two settings, across and down, of which it is a
-    map; ``rule``: of which half of the runs is fitted and the other half predicted."""
+    further groups of languages in its table, by name; ``planes``: the pairs of settings, across and down, of which it
+    is a map; ``rule``: of which half of the runs is fitted and the other half predicted."""
 
     question: str
     prediction: str
@@ -75,7 +75,7 @@ class Study:
     tables: list[dict[str, Any]]
     seeds: list[Seed]
     groups: dict[str, Some] | None = None
-    plane: tuple[str, str] | None = None
+    planes: list[tuple[str, str]] | None = None
     rule: Rule | None = None
 
 
