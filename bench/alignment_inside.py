@@ -4,8 +4,8 @@ then have left to do?
 Reads what ``07_mechanism`` wrote in the runs of ``textreg study alignment_prompts``.  A row of ``inside.csv`` is one
 run and system: ``dose``, what its visual tokens' component along English adds to the probability that the answer opens
 in English (0..1); and for a tuned system the update of the states that predict the first token, mean over layers:
-``along`` English context minus context in the asked language, and its ``length``, both as parts of the length that BM's
-has in the run of the same seed with prompts.
+``along`` English context minus context in the asked language, and its ``length``, both as parts of the length of BM's
+in the run of the same seed with prompts.
 ``inside.md`` has the verdicts on what was predicted before the notebook ran there, and the means.
 
     textreg study alignment_prompts && python bench/alignment_inside.py
@@ -56,8 +56,8 @@ def page(found: pd.DataFrame) -> str:
         ]
         rows.append([system, f"{prompts:g}", *cells])
     head = ["system", "prompts in alignment", "English in visual tokens adds", "update along English", "its length"]
-    means = f"Means over {found['seed'].nunique()} seeds with their range: points, and per cent of BM's update with prompts"
-    return verdicts_table(found, EXPECTED) + "\n" + table(head, rows, means)
+    title = f"Means over {found['seed'].nunique()} seeds with their range; updates in per cent of BM's with prompts"
+    return verdicts_table(found, EXPECTED) + "\n" + table(head, rows, title)
 
 
 def main(

@@ -16,6 +16,7 @@ from textreg.vlm.adapters import attach
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 import accelerator
+import alignment_inside
 import compare
 import cuisines
 import flops
@@ -132,3 +133,22 @@ def test_answers_about_dishes_are_read_by_language_and_names_alone_are_left_out(
         (folder / f"task1_oe_{name}_pred_small.jsonl").write_text(lines)
     found = cuisines.long_enough(cuisines.read_answers(tmp_path))
     assert found[["system", "language", "item_id"]].to_numpy().tolist() == [["tiny-1b", "ja", "task1-ja_formal-7"]]
+
+
+def test_the_look_inside_alignment_tells_updates_in_parts_of_those_with_prompts(tmp_path):
+    for seed in (0, 1):
+        for prompts, length, english in ((0.0, 60.0, 0.5), (1.0, 120.0, 0.3)):
+            folder = tmp_path / f"prompts-{prompts}-seed-{seed}" / "mechanism"
+            folder.mkdir(parents=True)
+            dose = [
+                ("BM", "visual tokens", 1.0, english),
+                ("BM", "visual tokens", 0.0, 0.1),
+                ("BM", "words", 1.0, 9.0),
+            ]
+            pd.DataFrame(dose, columns=["system", "context", "share", "english"]).to_csv(folder / "dose.csv")
+            update = [("BM", layer, length / 4, length) for layer in (1, 2)]
+            pd.DataFrame(update, columns=["system", "layer", "along", "length"]).to_csv(folder / "update.csv")
+    alignment_inside.main(tmp_path, tmp_path)
+    found = pd.read_csv(tmp_path / "inside.csv").groupby("align.prompts")[["dose", "along", "length"]].mean().round(6)
+    assert found.to_numpy().tolist() == [[0.4, 0.125, 0.5], [0.2, 0.25, 1.0]]
+    assert '"BM","0","40.0 ' in (tmp_path / "inside.md").read_text("utf-8")
