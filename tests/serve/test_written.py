@@ -101,6 +101,9 @@ NAMES = {
     "Mongolian (Traditional)": "mn-Mong", "Traditional Mongolian": "mn-Mong", "Roman Urdu": "ur-Latn", "Urdu (Roman)": "ur-Latn",
     "__label__spa_Latn": "es", "zh-nan": "nan", "zh-min-nan": "nan", "Spanish; Castilian": "es", "Uyghur - Arabic": "ug",
     "Filipino (Tagalog)": "fil", "Basque (Traditional)": "eu", "Arabic (Egypt)": "ar", "Norwegian (Nynorsk)": "nn", "pt-BR": "pt",
+    "Arabic (Moroccan)": "ary", "Greek (Ancient)": "grc", "Kazakh (Arabic)": "kk-Arab", "English (Tonga)": "en", "Hindi language": "hi",
+    "Espanol": "es", "cestina": "cs", "Japanese (romaji)": "ja-Latn", "<|es|>": "es", "<2es>": "es", "__es__": "es", ">>spa<<": "es",
+    "ar-arz": "arz", "en_GB": "en", "ja_XX": "ja", "no-bok": "nb", "Meiteilon (Manipuri)": "mni", "be_BY@latin": "be-Latn",
 }  # fmt: skip
 
 
@@ -109,19 +112,12 @@ def test_a_script_beside_the_name_of_a_language_is_kept(name):
     assert named_language(name) == NAMES[name]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "English/Latin",
-        "jp (Japan)",
-        "und (Latin)",
-        "x" * 9000,
-        "English to German",
-        "Arabic-English",
-        "German, English",
-    ],
-)
-def test_a_script_beside_no_language_and_two_languages_make_none(name):
+NONE = ["English/Latin", "jp (Japan)", "und (Latin)", "x" * 9000, "English to German", "Arabic-English", "German, English",
+        "Darija", "Moroccan Darija", "Ladino", "Romaji", "English Spanish", "English-Arabic", "English (Hindi)", "zh-en", "eng-spa"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_a_script_beside_no_language_the_beginning_of_a_name_and_two_languages_make_none(name):
     with pytest.raises(InputError, match="unknown language code"):
         named_language(name)
 

@@ -14,24 +14,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
+from unicodedata import normalize
 
 import yaml
 from langcodes import Language, LanguageTagError, find
+from langcodes.data_dicts import LIKELY_SUBTAGS, MACROLANGUAGES
+from language_data.names import load_trie, normalize_name
+from language_data.util import data_filename
 
 from textreg.errors import InputError, did_you_mean, quoted
 
 OWN = {"qu": "quz"}  # CLDR takes Cusco's for Quechua
 IN_DATA = {"nb": "no", "quy": "quz"}
 WHOLE = {"Hang", "Kore", "Jpan", "Hrkt", "Hani"}  # scripts in a tag that leave nothing to choose
-SCRIPT_NAMES = {"chs": "Simplified", "cht": "Traditional"}
 #: Spellings that ``langcodes`` takes for something else: pattern -> what is read in its place.
 SPELLED = {
-    r"(?i)^(?:__label__|zh[-_](?=nan\b))": "",  # a label of fastText; an extended language
+    r"(?i)^(?:__label__|zh[-_](?:min[-_])?(?=nan\b))": "",  # a label of fastText; an extended language
+    r"^(?:<2|>>|__|<\||[<\[(\"'])(\w+?)(?:<<|__|\|>|[>\])\"'])$": r"\1",  # the mark by which a model is told
+    r"(?i)^zh[-_]ch([st])$": r"zh-Han\1",
+    r"^([a-z]+)_[A-Z]{2}@(latin|cyrillic|devanagari)$": r"\1 (\2)",
     r"(?i)^(latin|cyrillic|roman|romani[sz]ed|traditional) (\w+)$": r"\2 (\1)",
-    r"(?i)\broman(?:i[sz]ed)?\b": "Latin",
+    r"(?i)(\w\W+)(?:roman(?:i[sz]ed)?|romaji|pinyin)\b": r"\1Latin",
     r"(?i)^mongolian \(traditional\)$": "mn-Mong",
 }
-APART = re.compile(r"\s*(?:[,;&+|→-]|\b(?:and|to)\b)\s*")  # what stands between the names of two languages
 NO_TAG = {"und", "zxx", "mul", "mis"}
 
 
@@ -88,37 +94,79 @@ def read_language(value: str) -> str:
 @lru_cache(maxsize=4096)
 def named_language(value: str) -> str:
     """As :func:`read_language`, with the script or region that stands beside a name: ``Serbian (Latin)``; two
-    languages are none."""
+    languages are none, nor is what only begins like the name of one (``Darija`` like ``Dari``)."""
     for pattern, read in SPELLED.items():
         value = re.sub(pattern, read, value.strip())
-    parts = {base_code(code): part for part in APART.split(value[:99]) if len(part) > 4 and (code := _code(part))}
-    if len(parts) > 1 and not any(_subtag(part, "en") for part in list(parts.values())[1:]):
-        raise InputError(f"unknown language code {quoted(value, 40)}: {len(parts)} languages; name one")
-    plain, words = _code(value), re.findall(r"[^\W_]+", value)[:9]
-    for size in range(1, len(words)) if "-" not in plain and "/" not in value else ():
-        head = _code(" ".join(words[:size]))
-        if head and plain in ("", base_code(head)):
-            beside = [word for word in words[size:] if _code(word) != head]
-            found = filter(None, (_subtag(name, head) for name in (" ".join(beside), *beside)))
-            if (subtag := next(found, "")) or not (plain or beside):
-                return read_language(f"{head}-{subtag}".strip("-"))
-    return plain or read_language(value)
+    if "/" in value:
+        return read_language("/".join(map(named_language, value.split("/"))))
+    if found := _code(value):
+        return found
+    words = re.findall(r"(?:[^\W_]|[\u0300-\u036f\u0900-\u1cff'’])+", value)[:9]
+    heads = (" ".join(words[:size]) for size in range(len(words) - 1, 0, -1))
+    name = next(filter(_code, heads), "")
+    if not name:  # Meiteilon (Manipuri)
+        bracketed = re.search(r"\w{4}\W*[(（](.+)[)）]$", value)
+        return (bracketed and _code(bracketed[1])) or _unaccented(value)
+    head = _code(name)
+    beside = [word for word in words[len(name.split()) :] if _code(word) != head]
+    for rest in (" ".join(beside), *beside) if beside else ():
+        if subtag := _subtag(rest, head):
+            return read_language(f"{head}-{subtag}")
+        if narrower := _code(f"{rest} {name}"):  # Arabic (Moroccan)
+            return narrower
+        if (len(rest) > 3 or len(name) < 4) and _code(rest):
+            raise InputError(f"unknown language code {quoted(value, 40)}: 2 languages; name one")
+    return read_language(value) if beside and len(name) < 4 else head
 
 
+@lru_cache(maxsize=1)
+def _names() -> Any:
+    """Names of languages in all languages, as ``normalize_name`` writes them -> tags."""
+    return load_trie(data_filename("trie/und/name_to_language.marisa"))
+
+
+@lru_cache(maxsize=4096)
 def _code(name: str) -> str:
-    try:
-        return read_language(name)
-    except InputError:
-        return ""
+    """The code of a tag, or of what is the whole name of a language; '' for another text, and for a pair of codes."""
+    parts = re.split("[-_]", name.strip())
+    second, key = parts[1] if len(parts) > 1 else "", normalize_name(re.split("[.@]", name)[0].replace("_", " "))
+    with suppress(InputError):
+        code = read_language(name)
+        if len(parts[0]) < 4 and name.isascii():
+            region = second.isdecimal() or (len(second) == 2 and Language.get(f"und-{second}").is_valid())
+            other = _code(second) if 1 < len(second) < 4 and not region else code
+            if MACROLANGUAGES.get(other) == code:
+                return other
+            return "" if other not in ("", code) and base_code(code) == _code(parts[0]) else code
+        if key in _names() or key == normalize_name(Language.get(code).display_name("en")):  # it has no Hindi
+            return code
+    return ""
+
+
+def _unaccented(value: str) -> str:
+    """The code of a name whose accents were left out (``Espanol``); InputError if there is none, or more than one."""
+    wanted = normalize_name(value)
+    like = ((name, tag) for name, tag in _names().items() if len(name) == len(wanted) > 3 and wanted.isascii())
+    tags = {tag for name, tag in like if normalize("NFD", name).encode("ascii", "ignore") == wanted.encode()}
+    if len(tags) == 1:
+        return read_language(tags.pop().decode())
+    raise InputError(f"unknown language code {quoted(value, 40)}{suggestion(value)}")
 
 
 def _subtag(name: str, code: str) -> str:
-    """The script or region of that name in whatever language, if a language can have it; else ''."""
+    """The script or region of that name in whatever language, if a language can have it; else ''.
+
+    What is a language's name too must be a region's in English, or a script that the language is written in.
+    """
+    spoken = "en" if _code(name) else None
     for kind in ("territory", "script"):
         with suppress(LookupError):
-            found = Language.find_name(kind, SCRIPT_NAMES.get(name.lower(), name))
-            if not str(found.script).startswith("Han") or str(Language.get(code).maximize().script).startswith("Han"):
-                return found.script or found.territory
+            found = Language.find_name(kind, name, spoken)
+            script = found.script or ""
+            own = script == "Latn" or any(tag.startswith(f"{code}-{script}-") for tag in LIKELY_SUBTAGS.values())
+            han = str(Language.get(code).maximize().script).startswith("Han")
+            if (own or not (spoken and script)) and (han or not script.startswith("Han")):
+                return script or found.territory
     return ""
 
 
