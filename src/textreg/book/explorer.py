@@ -22,7 +22,7 @@ from textreg.fidelity.estimates import CAPTION
 from textreg.figures import marks
 from textreg.figures.book import pictures
 from textreg.figures.style import CLASSES, CONTEXTS, language_names, language_order
-from textreg.figures.tables import Results, verdicts
+from textreg.figures.tables import Results
 from textreg.scenes import grammar, scene
 
 PICTURES = 40
@@ -77,7 +77,7 @@ def write(results: Results | None, static: Path, page: Path) -> None:
 
 def _chosen(results: Results) -> pd.DataFrame:
     """Captions of one backbone and seed, without doubles."""
-    answers = verdicts(results)
+    answers = results.verdicts
     if answers.empty or "class" not in answers:
         return answers.iloc[:0]
     rows = answers[

@@ -29,7 +29,7 @@ from textreg.fidelity.estimates import CAPTION
 from textreg.figures import marks
 from textreg.figures.book import pictures
 from textreg.figures.style import language_names
-from textreg.figures.tables import Results, load_results, verdicts
+from textreg.figures.tables import Results, load_results
 from textreg.files import atomic_write
 from textreg.micro import assets
 
@@ -82,7 +82,7 @@ class First:
 
 def first(results: Results) -> First | None:
     """The first screen of results; None where they hold no judged answers of the three systems."""
-    answers = verdicts(results)
+    answers = results.verdicts
     if answers.empty or "class" not in answers or not set(SYSTEMS) <= set(answers["system"]):
         return None
     seed = answers["seed"].min()

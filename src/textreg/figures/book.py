@@ -45,7 +45,6 @@ from textreg.figures.tables import (
     macro,
     over_runs,
     per_language,
-    verdicts,
 )
 from textreg.scenes.rows import draw_scenes, images
 
@@ -92,7 +91,7 @@ def answer_classes(results: Results, out: Path) -> Saved | None:
     """What the answers of every system are: the asked language, clean English, or neither."""
     if results.answers.empty or "class" not in results.answers:
         return None
-    drawn = classes(verdicts(results))
+    drawn = classes(results.verdicts)
     image = drawn[drawn["arm"] == "image"]
     told = {name: describe(image[image["class"] == name], "share") for name in ("asked", "english", "mixed")}
     alt = (
@@ -339,11 +338,10 @@ def draw_all(results: Results, out: Path) -> list[Saved]:
 def captions(results: Results, systems: Sequence[str] = PAPER_SYSTEMS) -> pd.DataFrame:
     """Image-arm captions of ``systems`` with language and verdict of each; empty without answers, and for
     answers that were written without their verdicts."""
-    if not {"answered", "grounded"} <= set(results.answers):
-        return results.answers.iloc[:0]
-    answers = results.answers
-    wanted = (answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(systems)
-    return headline(answers[wanted], results.chosen)
+    answers = results.verdicts
+    if not {"answered", "grounded"} <= set(answers):
+        return answers.iloc[:0]
+    return answers[(answers["arm"] == "image") & (answers["task"] == "caption") & answers["system"].isin(systems)]
 
 
 def _verdict(row: pd.Series) -> str:

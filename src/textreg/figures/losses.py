@@ -6,14 +6,13 @@ Arms train on different rows, so that levels compare only within an arm.
 from types import MappingProxyType
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from textreg.figures.style import handle, legend_above, refuse_empty, size, style, system_marks
 from textreg.figures.tables import over_runs, require
 
-DASHES = MappingProxyType({"-": "", "--": (4, 1.5), ":": (1, 1.2), "-.": (4, 1.2, 1, 1.2)})
+DASHES = MappingProxyType({"-": (), "--": (4, 1.5), ":": (1, 1.2), "-.": (4, 1.2, 1, 1.2)})
 
 
 def loss_curves(losses: pd.DataFrame) -> Figure:
@@ -28,14 +27,11 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
     with style():
         fig = Figure(figsize=size("page"))
         ax = fig.subplots()
-        mean, colours = over_runs(losses, ["arm", "step"], ["loss"]), {arm: look.colour for arm, look in marks.items()}
-        dashes = {arm: DASHES[look.line] for arm, look in marks.items()}
-        sns.lineplot(
-            mean, x="step", y="loss", hue="arm", style="arm", palette=colours, dashes=dashes, legend=False, ax=ax
-        )
-        for arm, rows in losses.groupby("arm"):
-            spread = rows.groupby("step")["loss"].agg(["min", "max"])
-            ax.fill_between(spread.index, spread["min"], spread["max"], color=colours[arm], alpha=0.1, linewidth=0)
+        means = over_runs(losses, ["arm", "step"], ["loss"])["loss"]
+        for arm, look in marks.items():
+            mean, spread = means[arm].sort_index(), losses[losses["arm"] == arm].groupby("step")["loss"]
+            ax.fill_between(mean.index, spread.min(), spread.max(), color=look.colour, alpha=0.1, linewidth=0)
+            ax.plot(mean.index, mean, color=look.colour, dashes=DASHES[look.line])
         ax.set(xlabel="optimizer step", ylabel="training loss (nats per token)", yscale="log",
                title="Does the training settle?")  # fmt: skip
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -10,6 +10,7 @@ it.  A claim is put to its question by what it measures, so that a new line of `
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ import pandas as pd
 from textreg.evaluation.claims import Claim, judge, load
 from textreg.fidelity.asked import same_language
 from textreg.fidelity.identifiers import open_identifier
-from textreg.figures.tables import ENGLISH, Results, headline, over_runs, per_language, require, verdicts
+from textreg.figures.tables import ENGLISH, Results, headline, over_runs, per_language, require
 
 VERDICTS = MappingProxyType({"met": "held", "missed": "failed", "undecided": "undecided", "undefined": "not measured"})
 SIGNS = MappingProxyType({"held": "✓", "failed": "✗", "undecided": "?", "not measured": "–"})
@@ -86,12 +87,15 @@ def claimed(judged: pd.DataFrame, claims: Iterable[Claim], question: str) -> Pre
     return Predictions(tuple(boxes))
 
 
+_promised = cache(load)
+
+
 def of_results(results: Results, question: str) -> Predictions:
     """The claims of one question, held against results; none where no answers were kept."""
-    answers = verdicts(results)
+    answers = results.measured
     if answers.empty or "class" not in answers:
         return Predictions(())
-    asked = tuple(claim for claim in load() if about(claim) == question)
+    asked = tuple(claim for claim in _promised() if about(claim) == question)
     return claimed(judge(answers, asked), asked, question)
 
 

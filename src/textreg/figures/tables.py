@@ -4,8 +4,8 @@ A results folder is one run (``evaluate/fidelity.csv`` lies in it) or a folder o
 Values are shares in 0..1 and stay undefined (empty) where nothing was scored.  With one seed an interval is the 95 %
 bootstrap over images that the evaluation wrote (a Wilson interval for LF+ and GF, which it writes without bounds);
 with several seeds it is the range over seeds.  What is said about all of them together, with intervals, is estimated
-from the answers (:func:`verdicts`, :mod:`textreg.fidelity.estimates`).  Not obvious: a mean that is drawn counts runs
-as these estimates do (:func:`over_runs`), so that a figure and the table beside it say one number.
+from the answers (:attr:`Results.verdicts`, :mod:`textreg.fidelity.estimates`).  Not obvious: a mean that is drawn
+counts runs as these estimates do (:func:`over_runs`), so that a figure and the table beside it say one number.
 """
 
 import json
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from textreg.errors import InputError
 from textreg.fidelity.estimates import CAPTION, CLASSES, KEYS, Estimate, Point, estimate
@@ -52,9 +52,14 @@ class Results:
     _known: dict[tuple, Estimate] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The answers of every system at its own lambda, with what can be said of each; empty where none were kept."""
+        return headline(self.answers, self.chosen)
+
+    @cached_property
     def measured(self) -> pd.DataFrame:
-        """The answers of :func:`verdicts` without their texts: an estimate selects among all, and copies."""
-        answers, words = verdicts(self), ["system", "arm", "task", "class"]
+        """The same without their texts: an estimate selects among all, and copies."""
+        answers, words = self.verdicts, ["system", "arm", "task", "class"]
         texts = answers.select_dtypes(exclude=["number", "bool"]).columns.difference([*KEYS, *words])
         return answers.drop(columns=texts).astype({name: "category" for name in words if name in answers})
 
@@ -133,11 +138,6 @@ def over_runs(table: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> 
     return means.groupby(level=list(by), sort=False).mean()
 
 
-def verdicts(results: Results) -> pd.DataFrame:
-    """The answers of every system at its own lambda, with what can be said of each; empty where none were kept."""
-    return results.answers if results.answers.empty else headline(results.answers, results.chosen)
-
-
 def system_order(systems: Iterable[str]) -> list[str]:
     """Each system once: those of :data:`SYSTEM_ORDER` in that order, then others as they come."""
     given = list(dict.fromkeys(systems))
@@ -191,16 +191,19 @@ def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.Data
     if table.empty:
         return table
     named = {} if chosen is None else {(row.seed, row.system): row[3] for row in chosen.itertuples()}
-    kept = []
-    for (seed, system), rows in table.groupby(["seed", "system"], sort=False):
-        lambdas = sorted(rows["lambda"].dropna().unique())
+    groups, wanted = table.groupby(["seed", "system"], sort=False), []
+    for (seed, system), found in groups["lambda"].unique().items():
+        lambdas, lam = sorted(found[~np.isnan(found)]), np.nan  # with nothing to choose every row stays
         if len(lambdas) > 1:
             if system.endswith("+M") and (seed, system) not in named:
                 raise InputError(f"system {system}: lambdas {lambdas} and none named as chosen (merge/*/choice.json)")
             lam = named[seed, system] if system.endswith("+M") else lambdas[-1]
-            rows = rows[(rows["lambda"] - lam).abs() < 1e-9]
-        kept.append(rows)
-    return _concat(kept)
+        wanted.append(lam)
+    place = groups.ngroup().to_numpy()
+    lams = np.array(wanted)[place]
+    kept = np.flatnonzero((place >= 0) & (np.isnan(lams) | (np.abs(table["lambda"] - lams) < 1e-9)))
+    # All rows are copied at once: most of a table of answers is text.
+    return table.iloc[kept[np.argsort(place[kept], kind="stable")]].reset_index(drop=True)
 
 
 def per_language(
@@ -290,6 +293,8 @@ def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
     row = group.iloc[0]
     if metric == "lf" and pd.notna(row.get("lf_low")):
         return row["lf_low"], row["lf_high"]
+
+    from scipy.stats import binomtest  # half a second to load, and only one seed alone asks for it
 
     scored = int(row.get("n_scored", row["n"]))
     bounds = binomtest(round(row[metric] * scored), scored).proportion_ci(method="wilson")

@@ -29,7 +29,7 @@ from textreg.runs.stages import Unit, relative
 
 PRELOADED = [
     *("accelerate", "ipykernel.ipkernel", "ipykernel.kernelapp", "matplotlib.pyplot", "nbclient", "pandas"),
-    *("matplotlib_inline.backend_inline", "papermill.clientwrap", "peft", "pyarrow.parquet", "scipy.stats", "seaborn"),
+    *("matplotlib_inline.backend_inline", "papermill.clientwrap", "peft", "pyarrow.parquet", "scipy.stats"),
     *("sklearn.linear_model", "torch", "transformers.trainer", "transformers.models.llama.modeling_llama"),
     *("transformers.models.llava.modeling_llava", "transformers.models.siglip.modeling_siglip"),
 ]
