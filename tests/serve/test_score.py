@@ -542,6 +542,8 @@ FORMS = {  # rows as tools write them -> answers that are read, their languages,
     "an error in words": ([{"response": "Rate limit", "error": "429", "lang": "es"}, {"response": ES, "error": "None", "lang": "es"}], [ES], "(an error): 1"),
     "a system prompt beside its model": ([{"answer": ES, "language": "es", "model": "m", "system": "You are a helpful assistant."}], [ES], "system from 'model'"),
     "Bedrock": ([{"output": {"message": {"content": [{"text": ES}]}}, "lang": "es"}], [ES], "answer from 'output'"),
+    "inspect-ai": ([{"output": {"choices": [{"message": MESSAGE}]}, "metadata": {"language": "es"}}], [ES], "output.choices.0.message"),
+    "deepeval": ([{"actualOutput": ES, "expectedOutput": "gold", "lang": "es"}], [ES], "answer from 'actualOutput'"),
     "tags and names": ([{"answer": ES, "language": name} for name in ("es-MX", "spa", "Spanish", "español")], [ES] * 4, ""),
 }  # fmt: skip
 
@@ -636,6 +638,30 @@ def test_tables_are_read_by_any_separator_from_excel_arrow_columns_and_folders(t
     for place in tmp_path.iterdir():
         (read,) = Answers(place)
         assert sorted(read["answer"]) == sorted(table["answer"]), place.name
+
+
+JSONS = {  # a whole file -> its answers, and where they were
+    "texts": ([ES, EN], [ES, EN], "answer from 'text'"),
+    "texts by id": ({"v1_0": ES, "v1_1": EN}, [ES, EN], "answer from 'text', item_id from 'id'"),
+    "lists by picture": ({"dog.jpg": [ES, EN]}, [ES, EN], "item_id from 'id'"),
+    "one row": ({"answer1": "x", "text": ES}, [ES], "answer from 'text'"),
+    "promptfoo": (
+        {"results": {"results": [{"response": {"output": ES}, "vars": {}}], "stats": {}}, "config": {}},
+        [ES],
+        "response.output",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", JSONS)
+def test_a_json_file_without_rows_of_its_own_is_read_by_what_it_holds(tmp_path, how):
+    whole, answers, said = JSONS[how]
+    (tmp_path / "a.json").write_text(json.dumps(whole))
+    read = Answers(tmp_path / "a.json", language="es")
+    assert next(iter(read))["answer"].tolist() == answers and said in read.notes()[0]
+    (tmp_path / "a.json").write_bytes(json.dumps([{"answer": ES}], ensure_ascii=False).encode("cp1252"))
+    with pytest.raises(InputError, match="not UTF-8 text; save it as UTF-8"):
+        list(Answers(tmp_path / "a.json", language="es"))
 
 
 def test_any_column_can_be_named_and_a_language_given(tmp_path):

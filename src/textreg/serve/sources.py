@@ -96,7 +96,7 @@ def _text(path: Path, suffix: str, stored: Any, wanted: Wanted) -> Iterator[Row]
     by_line = suffix in (".jsonl", ".ndjson")
     if by_line or suffix == ".json" or head[:1] in ("{", "["):
         errors = "surrogateescape" if "8" in encoding else "replace"
-        yield from _json(path, io.TextIOWrapper(file, encoding, errors, newline="\n"), head, by_line)
+        yield from _json(path, io.TextIOWrapper(file, encoding, errors, newline="\n"), head, by_line, wanted)
     else:
         yield from _csv(path, io.TextIOWrapper(file, encoding, newline=""), head, wanted)
 
@@ -120,7 +120,7 @@ def _object(row: object) -> dict | str:
     return row if isinstance(row, dict) else f"a JSON object is expected, not {quoted(row, 40)}"
 
 
-def _json(path: Path, text: IO[str], head: str, by_line: bool) -> Iterator[Row]:
+def _json(path: Path, text: IO[str], head: str, by_line: bool, wanted: Wanted) -> Iterator[Row]:
     number, first = next(((n, line) for n, line in enumerate(text, 1) if line.strip()), (1, ""))
     whole = isinstance(next(_lines([first], 1), ("", ""))[1], dict)
     second = head.partition("\n")[2].lstrip()
@@ -135,8 +135,10 @@ def _json(path: Path, text: IO[str], head: str, by_line: bool) -> Iterator[Row]:
         if by_line:
             yield from _lines(io.StringIO(data), number)
             return
-        raise InputError(f"{path}: not JSON ({str(failure).splitlines()[0][:80]}): write it again") from None
-    inner = _records(values[0] if len(values) == 1 else values)
+        foreign = isinstance(failure, UnicodeEncodeError)
+        why = f"JSON ({str(failure).splitlines()[0][:80]}): write it again"
+        raise InputError(f"{path}: not {'UTF-8 text; save it as UTF-8' if foreign else why}") from None
+    inner = _records(values[0] if len(values) == 1 else values, wanted)
     if inner is None:
         raise InputError(f"{path}: no list of answers in it; write one JSON object per answer")
     for place, row in enumerate(inner, 1):
@@ -152,28 +154,42 @@ def _values(text: str) -> Iterator[object]:
         at = _BLANKS.match(text, at).end()
 
 
-def _records(whole: object) -> list | None:
-    """The rows of a JSON array (or of the arrays in it) or object: one of its values, its values by key, its columns,
-    or itself."""
+def _records(whole: object, wanted: Wanted) -> list | None:
+    """The rows of a JSON array (or of the arrays in it, or its texts) or object: one of its values, its values by key,
+    its texts by key, its columns, one of the lists in its values, or itself."""
     if isinstance(whole, list):
-        return list(chain(*whole)) if all(isinstance(part, list) for part in whole) else whole
+        texts = bool(whole) and all(isinstance(part, str) for part in whole)
+        rows = list(chain(*whole)) if all(isinstance(part, list) for part in whole) else whole
+        return [{"text": text} for text in whole] if texts else rows
     if not isinstance(whole, dict):
         return None
     if isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):  # pandas' orient="split"
         return [dict(zip(whole["columns"], row, strict=False)) for row in whole["data"] if isinstance(row, list)]
-    lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    inner = list(whole.values())
+    lists = _lists(inner)
+    if not lists and inner and all(isinstance(value, dict) and not all(map(str.isdecimal, value)) for value in inner):
+        return inner  # columns have numbers for keys
+    if not lists and not wanted(list(whole)):
+        if all(re.search(r"\d|\.(?:jpe?g|png|webp)$", key) for key in whole) and all(map(_said, inner)):
+            return [{"id": key, "text": value} for key, value in whole.items()]
+        lists = _lists([part for value in inner if isinstance(value, dict) for part in value.values()])
     if lists:  # one of them, or parts with the same columns
         names = set(max(lists, key=len)[0])
         return [row for part in lists if 2 * len(names & set(part[0])) > len(names) for row in part]
-    inner = list(whole.values())
-    if inner and all(isinstance(value, dict) and not all(map(str.isdecimal, value)) for value in inner):
-        return inner  # columns have numbers for keys
     if inner and all(isinstance(value, list | dict) for value in inner):
         try:
             return pd.DataFrame(whole).to_dict("records")
         except ValueError:
             return None
     return [whole] if whole else None
+
+
+def _lists(values: Iterable[object]) -> list[list[dict]]:
+    return [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict)]
+
+
+def _said(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(part, str) for part in value))
 
 
 def _csv(path: Path, text: IO[str], head: str, wanted: Wanted) -> Iterator[Row]:
@@ -198,7 +214,10 @@ def _csv(path: Path, text: IO[str], head: str, wanted: Wanted) -> Iterator[Row]:
     except UnicodeDecodeError:
         raise InputError(f"{path}, line {number + 1}: not UTF-8 text; save it as UTF-8") from None
     except csv.Error as failure:
-        raise InputError(f"{path}, line {number + 1}: not CSV ({failure}); the rest cannot be read") from None
+        cure = "quote the cells as CSV does, or write JSON lines"
+        raise InputError(
+            f"{path}, line {number + 1}: not CSV ({failure}), so the rest cannot be read; {cure}"
+        ) from None
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -11,7 +11,7 @@ Use: ``annotated(answers, open_identifier())``, with the columns of ``annotate``
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from html import unescape
 from importlib.resources import files
 from unicodedata import normalize
@@ -30,11 +30,9 @@ from textreg.fidelity.parts import RULES
 
 _TABLE = files(__package__).joinpath("written.yaml").read_text("utf-8")
 _IN = {name: re.compile("".join(pieces)) for name, pieces in yaml.safe_load(_TABLE).items()}
-#: What nobody reads of a page, and where some models think: the tags around it.
+#: What nobody reads of a page: the tags around it.
 _TAGS = ("head", "style", "script", "svg", "template", "function", "tool_call", "tool_response")
 HIDDEN = (("<!--", "-->"), *((rf"<{tag}\b[^<>]*>", f"</{tag}>") for tag in _TAGS))
-THOUGHTS = (*((f"<{tag}>", f"</{tag}>") for tag in ("antThinking", "inner_monologue")),
-            (r"<details\b[^<>]*\breasoning\b[^<>]*>", "</details>"))  # fmt: skip
 MODELS = {"assistant", "model", "chatbot_token", "/inst", "response"}  # whose turns are answers
 POINTED = 1 / 3  # points per letter and point from which a text is Hebrew with vowels
 POINTED_LANGUAGES = ("hbo", "yi", "grc", "cu")
@@ -54,14 +52,16 @@ def _turn(text: str) -> str:
     return text if whole or not words(text[: stop.start()]) else text[: stop.start()]
 
 
+def _reasoning(text: str) -> str:
+    for name in ("channels", "tagged", "tag", "thoughts"):
+        text = _IN[name].sub("", text)
+    return text
+
+
 def _markup(text: str) -> str:
     text = _IN["entity"].sub(lambda found: unescape(found[0]), text.replace("▁", " "))
     text = _IN["escaped"].sub(lambda found: well_formed(json.loads(f'"{found[0]}"')), text)
-    return _without(text, HIDDEN)
-
-
-def _without(text: str, tags: Iterable[tuple[str, str]]) -> str:
-    for beginning, ending in tags:
+    for beginning, ending in HIDDEN:
         head, found, rest = text.rpartition(ending)  # so that no beginning without an end is looked through
         text = re.sub(f"(?s){beginning}.*?{ending}", " ", head + found) + rest
     return text
@@ -76,10 +76,7 @@ def _quotations(text: str) -> str:
 #: Name -> marks, one of which a text holds that the rule may change, and the rule.
 OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
     "turns": ("< [INST ##", _turn),
-    "reasoning": (
-        "analysis assistantfinal <antT <inner_ <details <unused94> swer ponse SWER PONSE",
-        lambda text: _IN["thoughts"].sub("", _without(_IN["channels"].sub("", text), THOUGHTS)),
-    ),
+    "reasoning": ("analysis assistantfinal < swer ponse SWER PONSE", _reasoning),
     "metadata": ("--- +++", lambda text: _IN["metadata"].sub(r"\1\n", text, count=1)),
     "markup": ("<! </ & ▁ \\u", _markup),
     "asides": ("[", lambda text: _IN["note"].sub(" ", text)),
