@@ -37,6 +37,8 @@ KNOWN, SAID, THOUGHTS, STOPPED = (TABLES[name] for name in ("known", "said", "th
 NUMBERS: dict[str, TypeAdapter[Any]] = {
     "seed": TypeAdapter(Annotated[int, Field(ge=-(2**63), lt=2**63)]), "lambda": TypeAdapter(float)
 }  # fmt: skip
+FAULTS = ("error", "response.body.error", "result.error")  # where an error of the server is told
+FAULTY = frozenset(name for place in FAULTS for name in (place, place.split(".")[0]))
 COLUMNS = ("answer", "language", "seed", "lambda", "system", "arm", "item_id", "task", "prompt", "reference")
 
 
@@ -226,7 +228,9 @@ def _holds(value: Any) -> bool:
 
 
 def _failed(row: dict, kinds: type = object) -> bool:
-    found = (at(row, place) for place in ("error", "response.body.error", "result.error"))
+    if FAULTY.isdisjoint(row):
+        return False
+    found = (at(row, place) for place in FAULTS)
     return any(error and isinstance(error, kinds) and str(error).lower() not in TABLES["no_error"] for error in found)
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Collection
 from html import unescape
 from importlib.resources import files
+from itertools import chain
 from unicodedata import normalize
 
 import pandas as pd
@@ -83,6 +84,9 @@ OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
     "pictures": ("![", lambda text: _IN["picture"].sub(" ", text)),
     "quotations": ("' ‘ ‹ ” »", _quotations),
 }
+_MARKS = {name: tuple(marks.split()) for name, (marks, _) in OUTER.items()}
+#: In a text that a rule or the mending of line breaks may change; words alone, which are searched for the fastest.
+_TOUCHED = re.compile("|".join(map(re.escape, dict.fromkeys(chain("\r\x85\u2028\u2029", *_MARKS.values())))))
 
 
 def read_rules(names: str = "all", near: str = TOGETHER) -> Rules:
@@ -98,9 +102,11 @@ def read_rules(names: str = "all", near: str = TOGETHER) -> Rules:
 
 def outer_part(answer: str, rules: Collection[str]) -> tuple[str, tuple[str, ...]]:
     """As :func:`textreg.fidelity.parts.judged_part`, by the rules of :data:`OUTER`."""
+    if not _TOUCHED.search(answer):
+        return answer, ()
     text, applied = re.sub("\r\n?|[\x85\u2028\u2029]", "\n", answer), []
-    for name, (marks, rule) in OUTER.items():
-        left = rule(text) if name in rules and any(mark in text for mark in marks.split()) else text
+    for name, (_, rule) in OUTER.items():
+        left = rule(text) if name in rules and any(mark in text for mark in _MARKS[name]) else text
         if left != text and (name == "reasoning" or words(left) > 1):
             text = left
             applied.append(name)
@@ -125,12 +131,12 @@ def annotated(
 ) -> pd.DataFrame:
     """``annotate`` of anyone's answers, with :data:`OUTER` among the rules (by default all of them)."""
     rules = rules or read_rules()
-    found = [outer_part(text, rules.set_aside) for text in answers["answer"].fillna("").astype(str)]
-    asked = answers["language"].astype(str)
+    found = [outer_part(text, rules.set_aside) for text in answers["answer"].fillna("").astype(str).tolist()]
+    asked = answers["language"].astype(str).tolist()
     ready = [without_points(text, language) for (text, _), language in zip(found, asked, strict=True)]
     table = annotate(answers.assign(answer=ready), identifier, judge, rules)
     names = [
-        " ".join(dict.fromkeys((*taken, *said.split())))
-        for (_, taken), said in zip(found, table["set_aside"], strict=True)
+        " ".join(dict.fromkeys((*taken, *said.split()))) if taken else said
+        for (_, taken), said in zip(found, table["set_aside"].tolist(), strict=True)
     ]
     return table.assign(answer=answers["answer"], set_aside=names)
