@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy.stats import linregress
 
 from textreg.book.pages import table
+from textreg.book.results import dropdown
 from textreg.figures.style import legend_above, save_figure, size, style
 
 HERE = Path(__file__).parent / "results"
@@ -122,11 +123,11 @@ def page(found: pd.DataFrame) -> str:
     parts.append("Where ours loses or misses its aim by time:\n\n" + "\n".join(lines) + "\n")
     how = found.drop_duplicates(["group", "hardware", "threads"]).sort_values("group")
     rows = [[each.group, each.hardware, each.threads, each.command] for each in how.itertuples()]
-    parts.append(table(["group", "hardware", "threads", "command"], rows, "How it was measured"))
-    parts += [
+    made = [table(["group", "hardware", "threads", "command"], rows)]
+    made += [
         f"{', '.join(groups)}: {versions}.\n" for versions, groups in how.groupby("versions")["group"].unique().items()
     ]
-    return "\n".join(parts)
+    return "\n".join([*parts, dropdown("How it was measured", made)])
 
 
 def accelerator(report: dict[str, Any]) -> str:

@@ -45,16 +45,17 @@ def test_the_prompt_is_glossed_by_the_english_prompt_of_the_same_meaning():
 def test_the_first_screen_shows_a_picture_that_bm_answers_in_english_and_the_shares_of_all_answers(shown):
     assert shown.code == "it" and [said.system for said in shown.answers] == ["BM", "TR", "TR+M"]
     bm, tr, _ = shown.answers
-    assert bm.kind == "english" and dict(bm.numbers)["English"] == "100.0 %"
-    assert tr.kind == "asked" and tr.right and dict(tr.numbers)["asked, right"] == "100.0 %"
+    assert bm.kind == "english" and dict(bm.numbers)["English"] == "100\u00a0%"
+    assert tr.kind == "asked" and tr.right and dict(tr.numbers)["asked, right"] == "100\u00a0%"
     page = first.html(shown)
-    assert "answers 100.0 % of the time in English" in page and "#picture=test-00000:caption&amp;language=it" in page
+    assert "answers 100\u00a0% of the time in English" in page
+    assert "#picture=test-00000:caption&amp;language=it" in page
 
 
 def test_the_first_screen_says_what_its_model_does_where_nothing_is_lost(results):
     rows = results.answers["system"].replace({"BM": "TR", "TR": "BM"})
     turned = first.first(replace(results, answers=results.answers.assign(system=rows)))
-    assert turned.answers[0].kind == "asked" and "answers 0.0 % of the time in English" in first.html(turned)
+    assert turned.answers[0].kind == "asked" and "answers 0\u00a0% of the time in English" in first.html(turned)
 
 
 def test_results_without_judged_answers_have_no_first_screen_and_an_explorer_that_says_so(results, tmp_path):

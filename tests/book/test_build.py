@@ -231,9 +231,9 @@ def row_of(shown, system):
 
 
 def test_tables_hold_the_shares_of_the_answers(results):
-    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
+    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value, 0)) for value in (1.0, 0.0))
     shown = book_pages.systems_table(results)
-    assert shown.splitlines()[3].startswith('"system","asked","English","mixed"')
+    assert ":class: n2 n3" in shown and shown.splitlines()[4].startswith('"system","asked","English","mixed"')
     assert row_of(shown, "BM").startswith(f'"BM","{none}","{whole}","{none}"')
     assert row_of(shown, "TR").startswith(f'"TR","{whole}","{none}","{none}"')
     assert f'"BM","{none}","{whole}"' in row_of(book_pages.arms_table(results), "BM")
@@ -250,7 +250,7 @@ def test_systems_stand_in_one_order_whatever_the_order_of_the_files(results):
 
 
 def test_what_tuning_took_stands_by_arm_with_its_interval(results):
-    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value)) for value in (1.0, 0.0))
+    whole, none = (book_pages.escaped(book_pages.per_cent(value, value, value, 0)) for value in (1.0, 0.0))
     shown = book_pages.losses_table(results)
     assert row_of(shown, "BM") == f'"BM","{whole}","{whole}","{none}","{none}"'
     assert "`" not in shown.splitlines()[0].lstrip("`"), "a backtick ends the directive before it began"
@@ -258,7 +258,7 @@ def test_what_tuning_took_stands_by_arm_with_its_interval(results):
 
 def test_questions_are_shown_by_kind_with_their_number(results):
     shown = book_pages.questions_table(results)
-    assert '"colour","100","95.0"' in shown and "caption" not in shown.splitlines()[4]
+    assert '"colour","100","95.0"' in shown and "caption" not in shown.splitlines()[5]
 
 
 def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root, run):
@@ -269,12 +269,12 @@ def test_a_run_beside_shipped_results_shows_its_systems_and_no_figure_again(root
     first, second = page.split("## This run (mine)")
     assert first.count("{figure}") == len(FIGURES) and "{figure}" not in second
     assert "Systems asked about pictures" in second and "06_figures" in second and "**The loss.**" in second
-    assert '"bound","measured","This run (mine)"' in first, "this run's verdict stands beside the shipped one"
+    assert '"predicted","measured","This run (mine)"' in first, "this run's verdict stands beside the shipped one"
 
 
 def test_each_question_of_the_results_page_says_which_predictions_held(page):
     loss, document = page.split("\n## ")[1:3]
-    assert '"✓\u00a0held","What comes instead is clean English","at least 30"' in loss
+    assert '"✓\u00a0held","What comes instead is clean English: at least 30"' in loss
     assert "Text in the asked language stays intact" in document and "Text in the asked language" not in loss
 
 
@@ -298,7 +298,7 @@ def test_answers_of_published_models_are_shown_from_the_shipped_tables_and_misse
     fidelity = pd.read_csv(ROOT / "results/real_vlms/fidelity.csv")
     assert all(f'"{book_pages.escaped(system)}"' in page for system in fidelity["system"])
     row = fidelity[(fidelity["system"] == "cambrian") & (fidelity["language"] == "ja")].iloc[0]
-    assert f'"{row["lf"]:.0f} ({row["english"]:.0f})"' in page and "Kinyarwanda" in page
+    assert f'"{row["lf"]:.0f}\u00a0({row["english"]:.0f})"' in page and "Kinyarwanda" in page
     assert page.count("csv-table") == 4
     assert "not at hand" in book_pages.real_models_page(tmp_path)
 

@@ -35,9 +35,9 @@ def test_means_ranges_and_verdicts_of_a_table_are_shown(tmp_path):
     target.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(target / "table.csv", index=False)
     block = studies.block("tiny", root, tmp_path)
-    assert "4 of 6 runs" in block and "55.0 \\[50.0,\u00a060.0\\]" in block
+    assert "4 of 6 runs" in block and "55.0 \\[50,\u00a060\\]" in block
     assert (tmp_path / studies.FIGURES / "tiny.svg").is_file() and "TR at text share 0.5 55" in block
-    assert 'failed","more","within ±10","40.0' in block
+    assert 'failed","more: within ±10","40.0' in block
 
 
 def test_the_size_of_a_study_on_real_weights_counts_its_trainings():

@@ -42,7 +42,7 @@ SYSTEMS = MappingProxyType(
     }
 )
 #: What the columns say: the asked language, clean English, and the asked language with the right content.
-NUMBERS = MappingProxyType({"as asked": ASKED, "English": ENGLISH, "asked, right": RIGHT})
+NUMBERS = MappingProxyType({"asked": ASKED, "English": ENGLISH, "asked, right": RIGHT})
 FILE, SHIPPED = Path("book/_static/first.svg"), Path("results/laptop")
 PAGES = Environment(
     loader=PackageLoader("textreg.book", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -41,8 +41,8 @@ class Values:
         return found
 
     def told(self, system: str, point: tuple) -> str:
-        """The mean in per cent: ``"66.6 %"``."""
-        return f"{100 * self.of((1.0, system, point)).value:.1f} %"
+        """The mean in per cent: ``"67 %"``, unbroken."""
+        return f"{100 * self.of((1.0, system, point)).value:.0f}\u00a0%"
 
     def difference(self, one: str, other: str, point: tuple) -> str:
         """``"+3.1 [1.0, 5.2] points"``: one minus the other."""
@@ -55,9 +55,9 @@ class Values:
 
 
 def points(found: Estimate, sign: str = "+") -> str:
-    """``"+3.1 [1.0, 5.2] points"``; with an empty ``sign`` only what is negative has one."""
+    """``"+3.1 [1.0, 5.2] points"``, unbroken; with an empty ``sign`` only what is negative has one."""
     value, low, high = (round(100 * number, 1) + 0.0 for number in (found.value, found.low, found.high))
-    return f"{value:{sign}.1f} [{low:.1f}, {high:.1f}] points"
+    return f"{value:{sign}.1f} [{low:.1f},\u00a0{high:.1f}] points".replace("-", "−")
 
 
 def findings(results: Results) -> dict[str, str]:

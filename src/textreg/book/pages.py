@@ -26,16 +26,19 @@ from textreg.figures.tables import Results, headline, losses_by_arm, per_languag
 from textreg.micro import assets
 
 UNDEFINED = "–"
+NUMBERS = re.compile(r"[\s\d.,+–%±()\\[\]-]+")  # a column of these is set flush right
 NARROW = "\u00a0"  # between the ends of a range, which stays on one line where a cell is broken
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> str:
-    """A MyST ``csv-table``; cells are escaped, so that nothing in them is read as markup."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow([escaped(cell) for cell in header])
-    writer.writerows([escaped(cell) for cell in row] for row in rows)
-    return f"````{{csv-table}} {title}\n:header-rows: 1\n\n{text.getvalue()}````\n"
+    """A MyST ``csv-table``; cells are escaped, so that nothing in them is read as markup.  Of the columns that hold
+    numbers alone the style sheet is told the places, as classes."""
+    text, cells = io.StringIO(), [[escaped(cell) for cell in row] for row in rows]
+    numeric = "".join(f" n{place}" for place, column in enumerate(zip(*cells, strict=True), start=1)
+                      if NUMBERS.fullmatch("".join(column)))  # fmt: skip
+    options = ":header-rows: 1\n" + (f":class:{numeric}\n" if numeric else "")
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([map(escaped, header), *cells])
+    return f"````{{csv-table}} {title}\n{options}\n{text.getvalue()}````\n"
 
 
 def escaped(cell: Any) -> str:
@@ -102,7 +105,7 @@ def losses_table(results: Results) -> str:
         return ""
     found = losses_by_arm(answers).set_index(["system", "arm"])
     systems = system_order(found.index.get_level_values("system"))
-    rows = [[system, *(per_cent(*found.loc[(system, arm)]) for arm in names)] for system in systems]
+    rows = [[system, *(per_cent(*found.loc[(system, arm)], digits=0) for arm in names)] for system in systems]
     title = f"Answers in the asked language lost against the untuned model, points; {_spread(answers)}"
     return table(["system", *names.values()], rows, escaped(title)) if rows else ""
 
@@ -117,7 +120,7 @@ def _by_system(results: Results, columns: Mapping[str, Sequence[str]], title: st
     }
     measured = {name: cells for name, cells in found.items() if any(each.runs for each in cells)}
     rows = [
-        [system, *(per_cent(each.value, each.low, each.high) for each in row)]
+        [system, *(per_cent(each.value, each.low, each.high, digits=0) for each in row)]
         for system, *row in zip(systems, *measured.values(), strict=True)
     ]
     return table(["system", *measured], rows, f"{title}; {_spread(answers)}")
@@ -148,11 +151,11 @@ def claims_table(judged: Mapping[str, pd.DataFrame]) -> str:
     rows = []
     for place, row in enumerate(found.itertuples()):
         by = [*(["the paper's"] if row.origin == "paper" else []), *(["after the results"] * (row.written == "after"))]
-        claim = row.claim + (f" ({', '.join(by)})" if by else "")
+        claim = f"{row.claim}: {row.bound}" + (f" ({', '.join(by)})" if by else "")
         beside = [each.iloc[place] for _, each in others]
-        rows.append([verdict(row.verdict), claim, row.bound, per_cent(row.value, row.low, row.high),
+        rows.append([verdict(row.verdict), claim, per_cent(row.value, row.low, row.high),
                      *(f"{verdict(each['verdict'])}: {per_cent(each['value'])}" for each in beside)])  # fmt: skip
-    return table(["verdict", "predicted", "bound", origin, *(name for name, _ in others)], rows)
+    return table(["verdict", "predicted", origin, *(name for name, _ in others)], rows)
 
 
 def verdict(word: str) -> str:
@@ -217,27 +220,27 @@ def _arm(unit: str) -> str:
 
 
 def status_page(folders: dict[str, Path]) -> str:
-    """When, where and with which versions each run was made."""
-    parts = []
+    """When, where and with which versions each run was made, a column each."""
+    told = {}
     for label, folder in folders.items():
-        records = manifests(folder)
-        if not records:
+        if not (records := manifests(folder)):
             continue
         last = records[-1]
-        where = f"{last.get('system', UNDEFINED)}, {last.get('processor') or UNDEFINED}, {last.get('cores')} cores"
-        rows = [
-            ["profile", last.get("profile", UNDEFINED)],
-            ["units", len(records)],
-            ["time", f"{sum(record['seconds'] for record in records):.0f} s, summed over units"],
-            ["first started", min(record["started"] for record in records)],
-            ["system", where],
-            ["accelerator", last.get("accelerator") or "none"],
-            ["Python", last.get("python", UNDEFINED)],
-            ["commit", f"{last.get('git_commit') or UNDEFINED}{' and changes' if last.get('git_dirty') else ''}"],
-            *([name, version] for name, version in last.get("versions", {}).items() if version),
-        ]
-        parts += [f"## {label}\n", table(["what", "value"], rows)]
-    return "\n".join(parts) or "No run with manifests was found when this book was built.\n"
+        told[label] = {
+            "profile": last.get("profile", UNDEFINED),
+            "units": len(records),
+            "seconds of all": f"{sum(record['seconds'] for record in records):.0f}",
+            "first started": min(record["started"] for record in records)[:19].replace("T", " "),
+            "system": f"{last.get('system', UNDEFINED)}, {last.get('cores')} cores",
+            "processor": last.get("processor") or UNDEFINED,
+            "accelerator": last.get("accelerator") or "none",
+            "Python": last.get("python", UNDEFINED),
+            "commit": f"{(last.get('git_commit') or UNDEFINED)[:12]}{' and changes' if last.get('git_dirty') else ''}",
+        } | {name: version for name, version in last.get("versions", {}).items() if version}
+    if not told:
+        return "No run with manifests was found when this book was built.\n"
+    names = dict.fromkeys(name for facts in told.values() for name in facts)
+    return table(["what", *told], [[name, *(facts.get(name, UNDEFINED) for facts in told.values())] for name in names])
 
 
 def published_page() -> str:
@@ -262,12 +265,12 @@ def real_models_page(results: Path) -> str:
     other = found[found["language"] != "en"]
     asked = language_order(other["language"].unique())
     means = other.groupby("system")[["lf", "english"]].mean().sort_values("lf")
-    cell = {(row.system, row.language): f"{row.lf:.0f} ({row.english:.0f})" for row in other.itertuples()}
+    cell = {(row.system, row.language): f"{row.lf:.0f}{NARROW}({row.english:.0f})" for row in other.itertuples()}
     rows = [
-        [system, *(cell.get((system, code), UNDEFINED) for code in asked), f"{mean.lf:.0f} ({mean.english:.0f})"]
-        for system, mean in means.iterrows()
+        [name, f"{mean.lf:.0f}{NARROW}({mean.english:.0f})", *(cell.get((name, code), UNDEFINED) for code in asked)]
+        for name, mean in means.iterrows()
     ]
-    parts = [table(["model", *(Language.get(code).display_name() for code in asked), "mean"], rows,
+    parts = [table(["model", "mean", *(Language.get(code).display_name() for code in asked)], rows,
                    "LF, and English instead in parentheses, per cent of the answers that were scored")]  # fmt: skip
     judged = pd.read_csv(vlms / "judge.csv").dropna(subset=["score_english"])
     rows = [[row.system, int(row.n_asked), f"{row.score_asked:.2f}", int(row.n_english), f"{row.score_english:.2f}"]

@@ -191,10 +191,10 @@ def languages(verdicts: pd.DataFrame) -> str:
 def predictions(judged: pd.DataFrame) -> str:
     """What the study predicts for this model, and what came."""
     rows = [
-        [verdict(row.verdict), row.claim, row.bound, per_cent(row.value, row.low, row.high)]
+        [verdict(row.verdict), f"{row.claim}: {row.bound}", per_cent(row.value, row.low, row.high)]
         for row in judged.itertuples()
     ]
-    return table(["verdict", "predicted", "bound", "measured"], rows, "In per cent or points")
+    return table(["verdict", "predicted", "measured"], rows, "In per cent or points")
 
 
 def made(about: dict) -> str:

@@ -43,20 +43,18 @@ class Question:
 
 
 QUESTIONS = (
-    Question("What is lost, and what comes instead?", ("loss",), ("loss",), "0_classes", ("6_confusion",),
-             (pages.systems_table,), "system=BM&arm=image&filter=english"),
+    Question("What is lost, and what comes instead?", ("loss",), ("loss",), "0_classes",
+             ("6_confusion", "8_gallery"), (pages.systems_table,), "system=BM&arm=image&filter=english"),
     Question("Is it the picture, or is it English?", ("document",), ("document",), "5_arms", (),
              (pages.losses_table, pages.arms_table), "system=BM&arm=text_en&filter=english"),
     Question("Does multilingual text keep the asked language?", ("cure",), ("cure", "controls"), "3_intervals",
-             ("1_language_fidelity",),
+             ("1_language_fidelity", "2_mixture", "7_losses", "11_rate"),
              (pages.languages_table, partial(pages.languages_table, metric="lf_plus", title="LF+")),
              "system=TR&arm=image"),
     Question("Is the right language also right?", ("right", "seeing"), ("content", "seeing"), "9_grounding", (),
              (pages.questions_table,), "arm=image&filter=wrong"),
     Question("Does merging give it back, and at what price?", ("merging",), ("alone", "price"), "4_frontier"),
     Question("What of languages without any text?", ("left_out",), ("left_out",), "10_held_out"),
-    Question("What do the answers look like?", (), (), "8_gallery", (), (), "arm=image"),
-    Question("What were they trained on, and how did it go?", (), (), "7_losses", ("2_mixture", "11_rate")),
 )  # fmt: skip
 
 
@@ -107,7 +105,7 @@ def page(
             )
         folded = [text for make in question.tables if (text := make(results))]
         folded += [shown[name] for name in drawn if name != question.drawing]
-        parts += [dropdown("In numbers", folded)] if folded else []
+        parts += [dropdown("In numbers, and further figures", folded)] if folded else []
     return "\n".join(parts)
 
 
@@ -122,9 +120,10 @@ def _counted(judged: Mapping[str, pd.DataFrame]) -> str:
 
 def beside(results: Results, origin: str) -> str:
     """A run beside shipped results: its sentences and tables; its figures have their own page."""
-    where = f"All its figures are on the page {{doc}}`_executed/{FIGURES}`.\n"
-    told = [f"- {line}" for line in outcome.findings(results).values()]
-    return "\n".join([f"## {origin}\n", where, *told, "", pages.systems_table(results), pages.losses_table(results)])
+    where = f"Its verdicts stand beside the shipped ones, its figures on the page {{doc}}`_executed/{FIGURES}`.\n"
+    told = [f"{line}\n" for line in outcome.findings(results).values()]
+    folded = dropdown("In sentences and numbers", [*told, pages.systems_table(results), pages.losses_table(results)])
+    return f"## {origin}\n\n{where}\n{folded}"
 
 
 def _shown(path: Path, cell: str) -> str:

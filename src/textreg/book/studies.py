@@ -23,7 +23,6 @@ COLUMNS = {
     "English instead": ("caption", "image", "foreign", "english"),
     "asked, no text row": ("caption", "image", "held_out", "asked"),
     "asked, English text": ("caption", "text_en", "foreign", "asked"),
-    "LF+": ("caption", "image", "foreign", "lf_plus"),
     "content": ("caption", "image", "foreign", "content"),
     "English questions right": ("questions", "image", "en", "content"),
 }
@@ -42,11 +41,11 @@ def write(target: Path, root: Path) -> None:
 def block(name: str, root: Path, target: Path) -> str:
     """One study as Markdown; its drawing goes below ``target``."""
     asked = study.load(name, root)
-    lines = [f"*Question.* {asked.question}", "", f"*Prediction.* {asked.prediction}", ""]
+    planned, lines = [f"*Question.* {asked.question}\n", f"*Prediction.* {asked.prediction}\n"], []
     found = read(name, root)
     if found.empty:
-        lines.append(f"This study has not been run; `textreg study {name} --dry-run` says what it costs.\n")
-        return "\n".join(lines)
+        planned.append(f"This study has not been run; `textreg study {name} --dry-run` says what it costs.\n")
+        return "\n".join(planned)
     points = study.points(asked, name, root / study.RUNS / name)
     made = found["run"].nunique()
     if made < len(points):
@@ -64,7 +63,7 @@ def block(name: str, root: Path, target: Path) -> str:
         said = [rule_in_words(points_of), ""]
     shown = map(figure, drawings)
     said += [groups_table(found, list(asked.groups))] if asked.groups else []
-    folded = dropdown("Table: every setting", [runs_table(found)])
+    folded = dropdown("What was asked and predicted, and every setting", [*planned, runs_table(found)])
     return "\n".join([*lines, verdicts_table(found, asked.expects), *said, *shown, folded])
 
 
@@ -126,18 +125,15 @@ def read(name: str, root: Path) -> pd.DataFrame:
 
 def runs_table(found: pd.DataFrame) -> str:
     """Per system and settings, the measures of :data:`COLUMNS`."""
-    settings = drawing.varied(found)
-    rows = []
-    for values, mine in found.groupby(["system", "lambda", *settings], dropna=False, sort=False):
+    keys, rows = ["system", *["lambda"] * (found["lambda"].nunique() > 1), *drawing.varied(found)], []
+    for values, mine in found.groupby(keys, dropna=False, sort=False):
         cells = []
         for task, arm, group, measure in COLUMNS.values():
             seeds = study_table.rows_of(mine, task=task, arm=arm, group=group)[measure]
-            cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ())))
+            cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ()), digits=0))
         rows.append([*map(_setting, values), mine["seed"].nunique(), *cells])
-    names = map(drawing.setting_name, settings)
-    return table(
-        ["system", "lambda", *names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range"
-    )
+    names = map(drawing.setting_name, keys)
+    return table([*names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
 
 
 def _setting(value: Any) -> str:
@@ -166,8 +162,8 @@ def verdicts_table(found: pd.DataFrame, expects: Sequence[study.Expected]) -> st
         sign = {"at least": expected.at_least, "at most": expected.at_most, "within ±": expected.within}
         bound = next(f"{key} {100 * value:g}" for key, value in sign.items() if value is not None).replace("± ", "±")
         measured = per_cent(seen.value, seen.low, seen.high)
-        rows.append([verdict(word), expected.says, bound, measured, seen.runs])
-    return table(["verdict", "predicted", "bound", "measured", "seeds"], rows, "In per cent or points")
+        rows.append([verdict(word), f"{expected.says}: {bound}", measured, seen.runs])
+    return table(["verdict", "predicted", "measured", "seeds"], rows, "In per cent or points")
 
 
 def hub_table(names: list[str], root: Path, plan: str = "gpu") -> str:

@@ -280,7 +280,7 @@ def gallery(
 def grounding(results: Results, out: Path) -> Saved:
     """LF, LF+ and GF of every system, side by side."""
     table = headline(results.fidelity, results.chosen)
-    colours = {"lf": "#CFE3F2", "lf_plus": "#56B4E9", "grounded": "#0072B2"}
+    colours = {"lf": "#D9CFE8", "lf_plus": "#A58BC9", "grounded": "#6B4FA8"}  # no system has one of these
     values = {metric: macro(table, metric) for metric in colours}
     alt = (
         f"Bars of LF, LF+ and grounded fidelity of every system on image prompts. LF: {describe(values['lf'])}. "
@@ -310,8 +310,8 @@ def left_out(results: Results, out: Path) -> Saved | None:
     )
     data = pd.concat([rows.assign(languages=name) for name, rows in values.items()])
     shown = {
-        f"in the text rows ({len(seen)})": ("#0072B2", values["seen"]),
-        f"left out ({names})": ("#E69F00", values["left out"]),
+        f"in the text rows ({len(seen)})": ("#44AA99", values["seen"]),
+        f"left out ({names})": ("#999933", values["left out"]),
     }
     fig = bars.grouped(shown, "Are languages without text kept?", MEASURES[measure])
     return _save(fig, out / "10_held_out", alt, data)

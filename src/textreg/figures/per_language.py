@@ -119,8 +119,8 @@ def mixture(table: pd.DataFrame, paper: Mapping[str, float]) -> Figure:
         fig = Figure(figsize=size("page", height=1.3 + 0.27 * len(named)))
         ax = fig.subplots()
         ax.hlines(places, theirs, mine, color="#cccccc", linewidth=1.2)
-        ax.plot(theirs, places, "D", color="#D55E00", label="the paper's", clip_on=False)
-        ax.plot(mine, places, "o", color="#0072B2", label="ours", clip_on=False)
+        ax.plot(theirs, places, "D", color="#882255", label="the paper's", clip_on=False)
+        ax.plot(mine, places, "o", color="#44AA99", label="ours", clip_on=False)
         ax.set_yticks(places, [names[code] for code in named])
         ax.set(ylim=(len(named) - 0.4, -0.6), title="How much text?", xlabel="share of the text (%)")
         # Inside the axes a legend hides points; beside the title it cannot.

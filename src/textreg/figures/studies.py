@@ -23,6 +23,7 @@ PANELS = {
     "English questions right": ("questions", "image", "en", "content"),
 }
 SHOWN = 4  # words of a setting that is a list
+DARK_BELOW = 45  # per cent: there cividis is too dark for dark ink
 
 
 def varied(table: pd.DataFrame) -> list[str]:
@@ -82,7 +83,7 @@ def plane(table: pd.DataFrame, across: str, down: str) -> Figure:
             cells = mine.pivot_table(index=down, columns=across, values=measure).sort_index(ascending=False) * 100
             sns.heatmap(cells, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", cbar=False, ax=ax)
             for number in ax.texts:  # ink on colour stays as it is on a dark page
-                number.set_color("#FAFAFA" if number.get_color() == "w" else ON_COLOUR)
+                number.set_color("#FAFAFA" if float(number.get_text()) < DARK_BELOW else ON_COLOUR)
             ax.set_title(title.replace(": ", ":\n"), loc="left")
             ax.set(xlabel=setting_name(across), ylabel=setting_name(down))
             ax.grid(False)
@@ -94,12 +95,12 @@ def line(points: pd.DataFrame, by: str, of: str) -> Figure:
     (:func:`textreg.runs.study_table.law`); ``by`` and ``of`` in words."""
     ordered = points.sort_values("by")
     with style():
-        fig = Figure(figsize=size("column", height=3.0))
+        fig = Figure(figsize=size("page", height=3.0))
         ax = fig.subplots()
         ax.plot(ordered["by"], ordered["predicted"], color="#555555", zorder=1)
-        for fitted, face, label in ((True, "#0072B2", "fitted to these"), (False, "none", "predicted")):
+        for fitted, face, label in ((True, "#222222", "fitted to these"), (False, "none", "predicted")):
             mine = points[points["fitted"] == fitted]
-            ax.scatter(mine["by"], mine["of"], s=28, facecolors=face, edgecolors="#0072B2", label=label)
+            ax.scatter(mine["by"], mine["of"], s=28, facecolors=face, edgecolors="#222222", label=label)
         per_cent(ax, fill(by, 40))
         per_cent(ax, fill(of, 34), "y")
         fig.legend(loc="outside upper center", ncols=2)
