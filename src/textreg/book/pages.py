@@ -265,9 +265,9 @@ def real_models_page(results: Path) -> str:
     other = found[found["language"] != "en"]
     asked = language_order(other["language"].unique())
     means = other.groupby("system")[["lf", "english"]].mean().sort_values("lf")
-    cell = {(row.system, row.language): f"{row.lf:.0f}{NARROW}({row.english:.0f})" for row in other.itertuples()}
+    cell = {(row.system, row.language): f"{row.lf:.0f} ({row.english:.0f})" for row in other.itertuples()}
     rows = [
-        [name, f"{mean.lf:.0f}{NARROW}({mean.english:.0f})", *(cell.get((name, code), UNDEFINED) for code in asked)]
+        [name, f"{mean.lf:.0f} ({mean.english:.0f})", *(cell.get((name, code), UNDEFINED) for code in asked)]
         for name, mean in means.iterrows()
     ]
     parts = [table(["model", "mean", *(Language.get(code).display_name() for code in asked)], rows,

@@ -125,15 +125,16 @@ def read(name: str, root: Path) -> pd.DataFrame:
 
 def runs_table(found: pd.DataFrame) -> str:
     """Per system and settings, the measures of :data:`COLUMNS`."""
-    keys, rows = ["system", *["lambda"] * (found["lambda"].nunique() > 1), *drawing.varied(found)], []
-    for values, mine in found.groupby(keys, dropna=False, sort=False):
+    varied, several, rows = drawing.varied(found), found["lambda"].nunique() > 1, []
+    for (system, lam, *values), mine in found.groupby(["system", "lambda", *varied], dropna=False, sort=False):
+        setting = ", ".join(filter(None, [drawing.in_words(values, varied), f"λ {lam:g}" * several])) or UNDEFINED
         cells = []
         for task, arm, group, measure in COLUMNS.values():
             seeds = study_table.rows_of(mine, task=task, arm=arm, group=group)[measure]
             cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ()), digits=0))
-        rows.append([*map(_setting, values), mine["seed"].nunique(), *cells])
-    names = map(drawing.setting_name, keys)
-    return table([*names, "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
+        rows.append([system, setting, mine["seed"].nunique(), *cells])
+    head = ["system", "setting", "seeds", *COLUMNS]
+    return table(head, rows, "Means over seeds in per cent, with their range")
 
 
 def _setting(value: Any) -> str:

@@ -36,7 +36,7 @@ def drawn(table: pd.DataFrame) -> pd.DataFrame:
     lambdas the largest first."""
     names, lambdas = varied(table), table["lambda"].nunique() > 1
     table = table.sort_values("lambda", ascending=False, kind="stable") if lambdas else table
-    texts = [_setting(values, names) for values in table[names].itertuples(index=False)]
+    texts = [in_words(values, names) for values in table[names].itertuples(index=False)]
     if lambdas:
         texts = [
             ", ".join([text] * bool(text) + [f"λ {value:g}"])
@@ -51,7 +51,8 @@ def drawn(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
 
 
-def _setting(values: Iterable[object], names: list[str]) -> str:
+def in_words(values: Iterable[object], names: list[str]) -> str:
+    """The settings ``names`` of a run, those that it has: ``text share 0.1, text phases 2``."""
     told = []
     for name, value in zip(names, values, strict=True):
         if not pd.isna(value):
