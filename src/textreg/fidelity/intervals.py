@@ -181,12 +181,7 @@ def _sign_flip(difference: np.ndarray, rng: np.random.Generator, permutations: i
     from scipy.stats import permutation_test
 
     found = permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=permutations,
-        vectorized=True,
-        batch=max(1, 2_000_000 // len(difference)),
-        rng=rng,
-    )
+        (difference,), np.mean, permutation_type="samples", n_resamples=permutations, vectorized=True,
+        batch=max(1, 2_000_000 // len(difference)), rng=rng,
+    )  # fmt: skip
     return float(found.pvalue)

@@ -181,13 +181,9 @@ def per_cent(ax: Axes, label: str, axis: str = "x") -> None:
 
 def handle(look: Mark, *, line: bool = False, marker: bool = True) -> Line2D:
     return Line2D(
-        [],
-        [],
-        color=look.colour,
-        linestyle=look.line if line else "",
-        marker=look.marker if marker else "",
+        [], [], color=look.colour, linestyle=look.line if line else "", marker=look.marker if marker else "",
         label=look.label,
-    )
+    )  # fmt: skip
 
 
 def legend_above(fig: Figure, ax: Axes, columns: int, handles: list | None = None) -> None:

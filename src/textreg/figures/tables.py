@@ -193,12 +193,11 @@ def headline(table: pd.DataFrame, chosen: pd.DataFrame | None = None) -> pd.Data
     named = {} if chosen is None else {(row.seed, row.system): row[3] for row in chosen.itertuples()}
     groups, wanted = table.groupby(["seed", "system"], sort=False), []
     for (seed, system), found in groups["lambda"].unique().items():
-        lambdas, lam = sorted(found[~np.isnan(found)]), np.nan  # with nothing to choose every row stays
-        if len(lambdas) > 1:
-            if system.endswith("+M") and (seed, system) not in named:
-                raise InputError(f"system {system}: lambdas {lambdas} and none named as chosen (merge/*/choice.json)")
-            lam = named[seed, system] if system.endswith("+M") else lambdas[-1]
-        wanted.append(lam)
+        lambdas, merged = sorted(found[~np.isnan(found)]), system.endswith("+M")
+        if len(lambdas) > 1 and merged and (seed, system) not in named:
+            raise InputError(f"system {system}: lambdas {lambdas} and none named as chosen (merge/*/choice.json)")
+        # With nothing to choose every row stays.
+        wanted.append(np.nan if len(lambdas) < 2 else named[seed, system] if merged else lambdas[-1])
     place = groups.ngroup().to_numpy()
     lams = np.array(wanted)[place]
     kept = np.flatnonzero((place >= 0) & (np.isnan(lams) | (np.abs(table["lambda"] - lams) < 1e-9)))
@@ -302,11 +301,8 @@ def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
 
 
 def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    table = (
-        pd.read_parquet(path)
-        if path.suffix == ".parquet"
-        else pd.read_csv(path, keep_default_na=False, na_values=[""])
-    )
+    stored = path.suffix == ".parquet"
+    table = pd.read_parquet(path) if stored else pd.read_csv(path, keep_default_na=False, na_values=[""])
     require(table, columns, str(path))
     return table
 

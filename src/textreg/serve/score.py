@@ -148,9 +148,7 @@ def _measure(table: pd.DataFrame, identifier: str | Identifier, judge: object, r
     told = annotated(table, _opened(identifier) if isinstance(identifier, str) else identifier, judge, rules)
     if isinstance(judge, Record):
         judge.compare(told)
-    parts = Counter[str]()
-    for names, count in Counter(told["set_aside"].tolist()).items():
-        parts.update(dict.fromkeys(names.split(), count))
+    parts = Counter(name for names in told["set_aside"].tolist() if names for name in names.split())
     return _Measured(measures.tally(told), _answered(told), by_item.compact(told), parts)
 
 

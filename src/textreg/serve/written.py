@@ -75,18 +75,17 @@ def _quotations(text: str) -> str:
 
 
 #: Name -> marks, one of which a text holds that the rule may change, and the rule.
-OUTER: dict[str, tuple[str, Callable[[str], str]]] = {
-    "turns": ("< [INST ##", _turn),
-    "reasoning": ("analysis assistantfinal < swer ponse SWER PONSE", _reasoning),
-    "metadata": ("--- +++", lambda text: _IN["metadata"].sub(r"\1\n", text, count=1)),
-    "markup": ("<! </ & ▁ \\u", _markup),
-    "asides": ("[", lambda text: _IN["note"].sub(" ", text)),
-    "pictures": ("![", lambda text: _IN["picture"].sub(" ", text)),
-    "quotations": ("' ‘ ‹ ” »", _quotations),
+OUTER: dict[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
+    "turns": (("<", "[INST", "##"), _turn),
+    "reasoning": (("analysis", "assistantfinal", "<", "swer", "ponse", "SWER", "PONSE"), _reasoning),
+    "metadata": (("---", "+++"), lambda text: _IN["metadata"].sub(r"\1\n", text, count=1)),
+    "markup": (("<!", "</", "&", "▁", "\\u"), _markup),
+    "asides": (("[",), lambda text: _IN["note"].sub(" ", text)),
+    "pictures": (("![",), lambda text: _IN["picture"].sub(" ", text)),
+    "quotations": (("'", "‘", "‹", "”", "»"), _quotations),
 }
-_MARKS = {name: tuple(marks.split()) for name, (marks, _) in OUTER.items()}
 #: In a text that a rule or the mending of line breaks may change; words alone, which are searched for the fastest.
-_TOUCHED = re.compile("|".join(map(re.escape, dict.fromkeys(chain("\r\x85\u2028\u2029", *_MARKS.values())))))
+_TOUCHED = re.compile("|".join(map(re.escape, chain("\r\x85\u2028\u2029", *(marks for marks, _ in OUTER.values())))))
 
 
 def read_rules(names: str = "all", near: str = TOGETHER) -> Rules:
@@ -105,8 +104,8 @@ def outer_part(answer: str, rules: Collection[str]) -> tuple[str, tuple[str, ...
     if not _TOUCHED.search(answer):
         return answer, ()
     text, applied = re.sub("\r\n?|[\x85\u2028\u2029]", "\n", answer), []
-    for name, (_, rule) in OUTER.items():
-        left = rule(text) if name in rules and any(mark in text for mark in _MARKS[name]) else text
+    for name, (marks, rule) in OUTER.items():
+        left = rule(text) if name in rules and any(mark in text for mark in marks) else text
         if left != text and (name == "reasoning" or words(left) > 1):
             text = left
             applied.append(name)
