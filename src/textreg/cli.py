@@ -71,17 +71,9 @@ def run(
     from textreg.runs import report, runner
 
     done = runner.run(
-        profile,
-        run,
-        only=only or (),
-        start=start,
-        stop=stop,
-        arms=arm or (),
-        jobs=jobs,
-        overrides=parameter or (),
-        force=force,
-        dry_run=dry_run,
-    )
+        profile, run, only=only or (), start=start, stop=stop, arms=arm or (), jobs=jobs, overrides=parameter or (),
+        force=force, dry_run=dry_run,
+    )  # fmt: skip
     for line in [] if dry_run else report.headline(done.run):
         typer.echo(line)
 
@@ -256,7 +248,8 @@ def evaluate(
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
     rules = _rules(near, set_aside)
-    result = score_and_draw(found.answers, out / "fidelity.csv", out / "figures", identifier=opened, rules=rules)
+    table, drawn = out / "fidelity.csv", out / "figures"
+    result = score_and_draw(found.answers, table, drawn, must=False, identifier=opened, rules=rules)
     write(result, out / "scores.json")
     print_result(result)
 
@@ -336,21 +329,10 @@ def merge(
     if len(tuned) < 2:
         raise InputError("merge needs TUNED and BASE: textreg merge TUNED BASE --lambda 0.5 --out DIR")
     report = merging.merge(
-        tuned[:-1],
-        tuned[-1],
-        out,
-        lam,
-        method,
-        density=density,
-        gamma=gamma,
-        seed=seed,
-        patterns=parse_patterns(pattern or []),
-        keep=keep or (),
-        adapter_base=adapter_base,
-        untie=untie,
-        overwrite=force,
-        check_reload=check,
-    )
+        tuned[:-1], tuned[-1], out, lam, method, density=density, gamma=gamma, seed=seed,
+        patterns=parse_patterns(pattern or []), keep=keep or (), adapter_base=adapter_base, untie=untie,
+        overwrite=force, check_reload=check,
+    )  # fmt: skip
     Console().print(report.table())
     for sentence in report.said():
         typer.echo(visible_answer(sentence, LONGEST_ERROR))

@@ -250,6 +250,8 @@ def test_nothing_is_written_where_nothing_can_be_drawn(tmp_path, identifier):
     with pytest.raises(InputError, match="nothing to draw"):
         score_figures.score_and_draw(path, tmp_path / "f.csv", tmp_path / "figures", identifier=identifier)
     assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
+    score_figures.score_and_draw(path, tmp_path / "f.csv", tmp_path / "d", must=False, identifier=identifier)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jsonl", "f.csv"]
 
 
 NAMES = {  # a name out of a file -> what a drawing shows of it
@@ -674,6 +676,17 @@ def test_any_column_can_be_named_and_a_language_given(tmp_path):
             read_map(words.split())
     with pytest.raises(InputError, match=r"no 'sayd' in it .did you mean 'said'"):
         list(Answers(path, {"answer": "sayd"}))
+
+
+def test_a_language_in_latin_letters_that_no_identifier_knows_is_undefined_and_not_another(tmp_path):
+    hindi = "Ek bhura kutta park mein gend ke saath daud raha hai aur bachche dekh rahe hain."
+    rows = [
+        {"answer": hindi, "language": "Hindi (romanized)"},
+        {"answer": "Smeđi pas trči kroz park.", "language": "sr-Latn"},
+    ]
+    result = score.score_file(write(tmp_path / "a.jsonl", rows))
+    assert result.summary.set_index("language")["n_scored"].to_dict() == {"hi-Latn": 0, "sr-Latn": 1}
+    assert any("cannot tell hi-Latn: undefined, not zero" in note for note in result.notes)
 
 
 def test_a_language_that_nobody_can_read_is_reported_and_the_rest_scored(tmp_path):

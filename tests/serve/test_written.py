@@ -142,6 +142,8 @@ REPLIES = {  # a reply -> the answer, or why there is none
     "reasoning among parts": (completion({"content": [{"type": "reasoning", "text": EN}, {"text": "hola"}]}), "hola"),
     "a function beside an answer": (completion({"content": "hola", "function_call": {"name": "f"}}), "hola"),
     "a function": (completion({"content": "", "function_call": {"name": "f"}}), RunError("called a tool")),
+    "no message": (choice(message=None), RunError("message is null.*cure that")),
+    "no JSON": ("", RunError("the reply is no JSON")),
     "an abort": (completion("", "abort"), RunError("nothing was said, finish reason 'abort'")),
 }
 
@@ -151,7 +153,7 @@ def test_a_reply_is_an_answer_or_says_why_it_is_none(case, tmp_path):
     reply, right = REPLIES[case]
 
     def play(body: dict) -> tuple:
-        refused = "demanded" in case and not body["stream"]
+        refused = "demanded" in case and "stream" not in body
         kind = {"content_type": "text/event-stream" if reply is STREAM else "application/json"}
         return (400, {"error": {"message": "stream must be true"}}) if refused else (200, reply, kind)
 

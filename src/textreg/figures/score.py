@@ -28,23 +28,24 @@ MANY = 6  # rows of marks that one language has room for
 
 
 def score_and_draw(
-    path: str | Path, out: str | Path | None = None, figures: str | Path | None = None, **how: Any
+    path: str | Path, out: str | Path | None = None, figures: str | Path | None = None, must: bool = True, **how: Any
 ) -> Scores:
     """:func:`textreg.serve.score.score_file` (``how``: its further arguments) with drawings in the folder ``figures``.
 
-    Raises InputError, also where drawings are asked for and nothing was scored; nothing is written then, and never
-    over the answers.
+    Raises InputError, also where drawings ``must`` be and nothing was scored; nothing is written then, and never over
+    the answers.
     """
     check_places(path, out, figures)
     result = score_file(path, **how)
-    if figures is not None and result.summary["lf"].isna().all():
+    nothing = result.summary["lf"].isna().all()
+    if figures is not None and nothing and must:
         raise InputError(
             f"{path}: no answer could be scored, so there is nothing to draw: leave --figures out and read the notes "
             "of the table"
         )
     if out is not None:
         write(result, out)
-    if figures is not None:
+    if figures is not None and not nothing:
         try:
             _draw(result, Path(figures))
         except OSError as failure:

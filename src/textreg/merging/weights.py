@@ -115,7 +115,9 @@ def check_kind(folder: Path, config: AdapterConfig) -> None:
     if not config.peft_type:
         raise InputError(f"{folder}: no adapter of peft (an MLX one?); convert it, or fuse it into the model first")
     if config.peft_type != "LORA":
-        raise InputError(f"{folder} is a {config.peft_type} adapter; only LoRA is a change of the weights that scales")
+        raise InputError(
+            f"{folder} is a {config.peft_type} adapter; only LoRA can be scaled: merge it with peft first"
+        )
     options = dict(config.model_extra or {})
     if config.init_lora_weights not in PLAIN_STARTS:
         options["init_lora_weights"] = config.init_lora_weights

@@ -78,22 +78,20 @@ def evaluate(
         found = [(probe, journal[key]) for key, probe in zip(keys, probes.probes, strict=True) if key in journal]
     if not found:
         reasons = "; ".join(f"{why} ({count} times)" for why, count in unanswered.most_common(3))
-        raise RunError(f"model {service.model!r} at {service.url}: no request got an answer: {reasons}")
+        raise RunError(
+            f"model {service.model!r} at {service.url}: no request got an answer: {reasons}; cure that, then ask again"
+        )
     silent = sorted({probe.arm for probe in probes.probes} - {probe.arm for probe, _ in found})
     notes += [f"no request of the arm {arm} got an answer: what is compared with it is left out" for arm in silent]
     table = answer_table(service.model, found)
     with atomic_write(out / ANSWERS) as temporary:
         table.to_parquet(temporary, index=False)
     return Evaluation(
-        out / ANSWERS,
-        asked=len(pending) - unanswered.total(),
-        kept=kept,
-        unanswered=dict(unanswered),
+        out / ANSWERS, asked=len(pending) - unanswered.total(), kept=kept, unanswered=dict(unanswered),
         cut=sum(record["finish"] == "length" for _, record in found),
         tokens_in=sum(record["tokens_in"] for _, record in found),
-        tokens_out=sum(record["tokens_out"] for _, record in found),
-        notes=(*probes.notes, *notes),
-    )
+        tokens_out=sum(record["tokens_out"] for _, record in found), notes=(*probes.notes, *notes),
+    )  # fmt: skip
 
 
 def sentences(found: Evaluation) -> list[str]:
@@ -136,11 +134,12 @@ class _Session(Session):
         self._client = SimpleNamespace(chat=SimpleNamespace(completions=completions), close=self._client.close)
         return self
 
-    async def _heard(self, **asked: Any) -> Any:
-        try:
-            found = await self._create(**asked)
-        except RecursionError:
-            raise ValueError("the reply is nested too deep") from None
+    async def _heard(self, stream: bool, **asked: Any) -> Any:
+        try:  # some servers do not know the word stream, even where it is told to be false
+            found = await self._create(**asked, **({"stream": True} if stream else {}))
+        except (RecursionError, ValueError) as error:
+            why = "nested too deep" if isinstance(error, RecursionError) else f"no JSON ({error})"
+            raise ValueError(f"the reply is {why}") from None
         if hasattr(found, "__aiter__"):
             return _streamed(found)
         if isinstance(found, str):  # a stream that was not asked for
@@ -149,10 +148,17 @@ class _Session(Session):
             )
         whole = found.model_dump(warnings=False) if hasattr(found, "model_dump") else {}
         for choice in whole.get("choices") or ():
+            if isinstance(choice, dict) and choice.get("message") is choice.get("text") is None:
+                raise ValueError("the reply is not a chat completion: its message is null")
             if isinstance(choice, dict) and isinstance(said := choice.get("message") or {}, dict):
                 choice["message"] = _message(said, choice)
         told = whole.get("detail") or whole.get("message")  # of an error that is not called one
         return f"data: {json.dumps({'error': told, **whole} if isinstance(told, str) else whole)}"
+
+    def _explained(self, error: Exception) -> Exception:
+        said, cure = str(error.__cause__)[:120], "try http; a certificate of its own is named in SSL_CERT_FILE"
+        secure = InputError(f"{self._where()}: no secure connection ({said}); {cure}")
+        return secure if said.startswith("[SSL") else super()._explained(error)
 
 
 async def _streamed(chunks: Any) -> AsyncIterator[SimpleNamespace]:
@@ -185,13 +191,9 @@ def _message(said: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, An
 
 
 async def _ask(
-    service: Service,
-    options: Mapping[str, Any],
-    pending: Mapping[str, Probe],
-    journal: Journal,
-    unanswered: Counter[str],
-    advance: Callable[[], None],
-) -> list[str]:
+    service: Service, options: Mapping[str, Any], pending: Mapping[str, Probe], journal: Journal,
+    unanswered: Counter[str], advance: Callable[[], None],
+) -> list[str]:  # fmt: skip
     """Asks what is pending; returns notes on how it had to be asked."""
     smaller = 0
     async with _Session(service) as session:
@@ -218,7 +220,6 @@ async def _ask(
 
 def answer_table(system: str, found: Sequence[tuple[Probe, Mapping[str, Any]]]) -> "pd.DataFrame":
     """Probes and their records in the columns of ``answers.parquet``, in the order of the probes."""
-
     asked = ("language", "arm", "item_id", "task", "prompt")
     rows = [
         (0, system, AS_SERVED, *(getattr(probe, name) for name in asked), record["answer"], probe.reference)

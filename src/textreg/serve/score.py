@@ -25,7 +25,7 @@ from textreg.data.codes import base_code, named_language
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity import measures
 from textreg.fidelity.annotation import ENGLISH, Judge, Rules
-from textreg.fidelity.asked import TOGETHER, can_tell, same_language
+from textreg.fidelity.asked import TOGETHER, same_language
 from textreg.fidelity.identifiers import DEFAULT, open_identifier
 from textreg.fidelity.judges import Agreement, Price, Record, Usage
 from textreg.fidelity.labels import Identifier
@@ -33,7 +33,7 @@ from textreg.files import atomic_write
 from textreg.processes import die_with_parent
 from textreg.serve import paired as by_item
 from textreg.serve.answers import PART, Answers, read_map
-from textreg.serve.written import annotated, read_rules
+from textreg.serve.written import annotated, can_say, read_rules
 
 READ_BACK = {"nan": "zh-min-nan"}  # code -> a tag of the same language that no reader of tables takes for nothing
 NOTHING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A"}  # to readers of tables
@@ -205,7 +205,7 @@ def _notes(counted: pd.DataFrame, identifier: Identifier, rules: Rules, parts: C
         for name in sorted(names & NOTHING)
     ]
     languages = sorted(set(counted["language"]))
-    unknown = [code for code in languages if not can_tell(code, identifier.candidates, rules.near)]
+    unknown = [code for code in languages if not can_say(identifier, code, rules.near)]
     if unknown:
         notes.append(f"{identifier.name} cannot tell {', '.join(unknown)}: undefined, not zero")
     named = set(map(base_code, identifier.candidates))

@@ -17,14 +17,16 @@ from importlib.resources import files
 from itertools import chain
 from unicodedata import normalize
 
+import numpy as np
 import pandas as pd
 import yaml
+from langcodes import Language
 
 from textreg.data.codes import base_code
 from textreg.display import well_formed
 from textreg.errors import InputError, did_you_mean
 from textreg.fidelity.annotation import Judge, Rules, annotate
-from textreg.fidelity.asked import TOGETHER
+from textreg.fidelity.asked import TOGETHER, can_tell, same_language
 from textreg.fidelity.labels import Identifier
 from textreg.fidelity.linewise import words
 from textreg.fidelity.parts import RULES
@@ -125,6 +127,14 @@ def without_points(text: str, asked: str = "") -> str:
     return _IN["marks"].sub("", normalize("NFC", text)) or text if _IN["marks"].search(text) else text
 
 
+def can_say(identifier: Identifier, asked: str, near: str = TOGETHER) -> bool:
+    """Whether an identifier can ever say the asked language.  None but GlotLID knows Hindi in Latin letters and the
+    like: what no candidate near it is written in."""
+    kin = [code for code in identifier.candidates if same_language(base_code(asked), code)]
+    latin = "glotlid" in identifier.name or any(Language.get(code).maximize().script == "Latn" for code in kin)
+    return can_tell(asked, identifier.candidates, near) and (latin or not asked.endswith("-Latn"))
+
+
 def annotated(
     answers: pd.DataFrame, identifier: Identifier, judge: Judge | str | None = "exact", rules: Rules | None = None
 ) -> pd.DataFrame:
@@ -134,8 +144,12 @@ def annotated(
     asked = answers["language"].astype(str).tolist()
     ready = [without_points(text, language) for (text, _), language in zip(found, asked, strict=True)]
     table = annotate(answers.assign(answer=ready), identifier, judge, rules)
+    said = {language: can_say(identifier, language, rules.near) for language in set(asked)}
+    unsaid = np.array([not said[language] for language in asked], bool)
+    table.loc[unsaid, ["lf", "english", "other", "answered", "lf_plus", "lpr", "wpr"]] = None
+    table.loc[unsaid & table["class"].isin(["asked", "other", "mixed"]), "class"] = None
     names = [
-        " ".join(dict.fromkeys((*taken, *said.split()))) if taken else said
-        for (_, taken), said in zip(found, table["set_aside"].tolist(), strict=True)
+        " ".join(dict.fromkeys((*taken, *inner.split()))) if taken else inner
+        for (_, taken), inner in zip(found, table["set_aside"].tolist(), strict=True)
     ]
     return table.assign(answer=answers["answer"], set_aside=names)
