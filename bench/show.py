@@ -137,7 +137,7 @@ def accelerator(report: dict[str, Any]) -> str:
         rate = f"{row['tokens_per_s']:,.0f} tokens" if "tokens_per_s" in row else ""
         rate = f"{row['answers_per_s']:.1f} answers" if "answers_per_s" in row else rate
         memory = f"{row['peak_memory_gib']:.0f}" if "peak_memory_gib" in row else "–"
-        note = row.get("failed") or row.get("said") or row.get("note") or ""
+        note = (row.get("failed") or row.get("said") or row.get("note") or "").partition(":")[0]
         cells = [row.get("micro_batch", "–"), rate or note, row.get("useful_tflops", "–"), memory]
         rows.append([row["what"], row.get("side", "–"), *cells, row.get("seconds", "–")])
     head = ["work", "by", "micro-batch", "a second", "useful TFLOP/s", "peak GiB", "seconds"]

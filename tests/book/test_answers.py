@@ -48,8 +48,7 @@ def test_the_first_screen_shows_a_picture_that_bm_answers_in_english_and_the_sha
     assert bm.kind == "english" and dict(bm.numbers)["English"] == "100\u00a0%"
     assert tr.kind == "asked" and tr.right and dict(tr.numbers)["asked, right"] == "100\u00a0%"
     page = first.html(shown)
-    assert "answers 100\u00a0% of the time in English" in page
-    assert "#picture=test-00000:caption&amp;language=it" in page
+    assert "100\u00a0% of the time in English" in page and "#picture=test-00000:caption&amp;language=it" in page
 
 
 def test_the_first_screen_says_what_its_model_does_where_nothing_is_lost(results):

@@ -34,8 +34,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "")
     """A MyST ``csv-table``; cells are escaped, so that nothing in them is read as markup.  Of the columns that hold
     numbers alone the style sheet is told the places, as classes."""
     text, cells = io.StringIO(), [[escaped(cell) for cell in row] for row in rows]
-    numeric = "".join(f" n{place}" for place, column in enumerate(zip(*cells, strict=True), start=1)
-                      if NUMBERS.fullmatch("".join(column)))  # fmt: skip
+    columns = enumerate(zip(*cells, strict=True), start=1)
+    numeric = "".join(f" n{place}" for place, column in columns if NUMBERS.fullmatch("".join(column)))
     options = ":header-rows: 1\n" + (f":class:{numeric}\n" if numeric else "")
     csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([map(escaped, header), *cells])
     return f"````{{csv-table}} {title}\n{options}\n{text.getvalue()}````\n"

@@ -133,8 +133,7 @@ def runs_table(found: pd.DataFrame) -> str:
             seeds = study_table.rows_of(mine, task=task, arm=arm, group=group)[measure]
             cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ()), digits=0))
         rows.append([system, setting, mine["seed"].nunique(), *cells])
-    head = ["system", "setting", "seeds", *COLUMNS]
-    return table(head, rows, "Means over seeds in per cent, with their range")
+    return table(["system", "setting", "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
 
 
 def _setting(value: Any) -> str:

@@ -23,7 +23,6 @@ PANELS = {
     "English questions right": ("questions", "image", "en", "content"),
 }
 SHOWN = 4  # words of a setting that is a list
-DARK_BELOW = 45  # per cent: there cividis is too dark for dark ink
 
 
 def varied(table: pd.DataFrame) -> list[str]:
@@ -83,8 +82,8 @@ def plane(table: pd.DataFrame, across: str, down: str) -> Figure:
             mine = rows[(rows["system"] == system) & (rows["arm"] == arm)]
             cells = mine.pivot_table(index=down, columns=across, values=measure).sort_index(ascending=False) * 100
             sns.heatmap(cells, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", cbar=False, ax=ax)
-            for number in ax.texts:  # ink on colour stays as it is on a dark page
-                number.set_color("#FAFAFA" if float(number.get_text()) < DARK_BELOW else ON_COLOUR)
+            for number in ax.texts:  # ink on colour stays as it is on a dark page; below 45 % cividis is dark itself
+                number.set_color("#FAFAFA" if float(number.get_text()) < 45 else ON_COLOUR)
             ax.set_title(title.replace(": ", ":\n"), loc="left")
             ax.set(xlabel=setting_name(across), ylabel=setting_name(down))
             ax.grid(False)
