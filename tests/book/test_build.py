@@ -321,12 +321,14 @@ def test_pages_lose_what_no_reader_needs_and_keep_mathematics(tmp_path):
         '<head><script src="_static/vendor/fontawesome/6/js/all.min.js"></script>'
         "<script>const THEBE_JS_URL = 1</script>"
         '<script defer src="_static/mathjax/tex.js"></script></head><div role="list" class="citation-list">{}</div>'
+        '<img alt="a drawing" src="data:image/svg+xml;base64,PHN2Zy8+"/>'
     )
     for name, text in (("plain", "x"), ("maths", '<span class="math">x</span>')):
         (tmp_path / f"{name}.html").write_text(page.format(text))
     lighter.lighten(tmp_path)
     plain, maths = ((tmp_path / f"{name}.html").read_text() for name in ("plain", "maths"))
-    assert not re.search("fontawesome|THEBE|mathjax|role=", plain) and "mathjax" in maths
+    assert not re.search("fontawesome|THEBE|mathjax|role=|base64", plain) and "mathjax" in maths
+    assert 'src="plain-0.svg"' in plain and (tmp_path / "plain-0.svg").read_text() == "<svg/>"
     lighter.lighten(tmp_path)
     assert (tmp_path / "plain.html").read_text() == plain
 

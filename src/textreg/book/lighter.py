@@ -2,8 +2,9 @@
 
 Icons come as a font of the glyphs that the pages show, inside a style sheet (a page opened from a disk may load no
 font file), in place of a script of more than a megabyte; MathJax stays where there is mathematics; the launcher of
-live code, whose script is declared twice and fails, goes.  Not obvious: icons are found by their class names in the
-built pages and by the code points in the theme's style sheets, so that nothing is listed by hand.
+live code, whose script is declared twice and fails, goes; a notebook's drawings, a third larger inside the page, stand
+beside it.  Not obvious: icons are found by their class names in the built pages and by the code points in the theme's
+style sheets, so that nothing is listed by hand.
 
     lighten(Path("_build/html"))
 """
@@ -32,6 +33,7 @@ MENDED = (
     (re.compile(r'<table (?=class="table"|id="T_|border=)(?![^>]*tabindex)'), '<table tabindex="0" '),
     (re.compile(r'localStorage\.getItem\("mode"\) \|\| ""'), 'localStorage.getItem("mode") || "auto"'),
 )
+DRAWING = re.compile(r"data:image/svg\+xml;base64,([\w+/=]+)")
 NAMED = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 STYLE = """@font-face {{
   font-family: "Font Awesome 6 Free"; font-weight: 900; src: url(data:font/woff;base64,{font});
@@ -56,6 +58,9 @@ def lighten(html: Path) -> None:
             lean = lean.replace("</head>", f'<link rel="stylesheet" href="{up}_static/{ICONS}"/>\n</head>', 1)
         for wrong, right in MENDED:
             lean = wrong.sub(right, lean)
+        for place, held in enumerate(DRAWING.findall(lean)):
+            (path.parent / f"{path.stem}-{place}.svg").write_bytes(base64.b64decode(held))
+            lean = DRAWING.sub(f"{path.stem}-{place}.svg", lean, count=1)
         if not re.search(r'class="[^"]*\bmath\b', lean):
             lean = MATHEMATICS.sub("", lean)
         if lean != text:

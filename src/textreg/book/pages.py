@@ -81,15 +81,13 @@ ARM_COLUMNS = MappingProxyType(
         "blank: asked": ("blank", "asked"),
         "blank: English": ("blank", "english"),
         "text: asked": ("text", "asked"),
-        "text: LF+": ("text", "lf_plus"),
     }
 )
 
 
 def systems_table(results: Results) -> str:
     """Classes of the answers to pictures, LF+, what is right in the asked language, and English skills."""
-    title = "Systems asked about pictures, per cent"
-    return _by_system(results, SYSTEM_COLUMNS, title)
+    return _by_system(results, SYSTEM_COLUMNS, "Systems asked about pictures, per cent")
 
 
 def arms_table(results: Results) -> str:
