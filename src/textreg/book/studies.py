@@ -44,15 +44,11 @@ def block(name: str, root: Path, target: Path) -> str:
     planned, lines = [f"*Question.* {asked.question}\n", f"*Prediction.* {asked.prediction}\n"], []
     found = read(name, root)
     if found.empty:
-        planned.append(f"This study has not been run; `textreg study {name} --dry-run` says what it costs.\n")
-        return "\n".join(planned)
+        return "\n".join([*planned, f"This study has not been run; `textreg study {name} --dry-run` says more.\n"])
     points = study.points(asked, name, root / study.RUNS / name)
     made = found["run"].nunique()
     if made < len(points):
-        lines += [
-            f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the others.",
-            "",
-        ]
+        lines.append(f"{made} of {len(points)} runs are in the table; `textreg study {name}` goes on with the rest.\n")
     folder = target / FIGURES
     planes = [pair for pair in asked.planes or [] if len(found.reindex(columns=pair).dropna())]
     drawings = [draw_plane(found, *pair, name, folder) for pair in planes] or [draw(found, name, folder)]
