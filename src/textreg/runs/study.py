@@ -66,7 +66,7 @@ class Rule:
 class Study:
     """A study's file.  ``prediction``: in words, and why; ``expects``: what of it the table decides; ``groups``:
     further groups of languages in its table, by name; ``planes``: the pairs of settings, across and down, of which it
-    is a map; ``rule``: of which half of the runs is fitted and the other half predicted."""
+    is a map; ``rule``: of which half of the runs of the first map is fitted and the other half predicted."""
 
     question: str
     prediction: str
