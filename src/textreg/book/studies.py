@@ -70,8 +70,8 @@ def rule_in_words(points_of: pd.DataFrame) -> str:
     mean = (rest["of"] - seen["of"].mean()).abs().mean()
     return (
         f"*Rule.* A line through {len(seen)} runs, those of every other setting, is off by {100 * off:.0f} points on "
-        f"average in the {len(rest)} others; the mean of the first alone would be off by {100 * mean:.0f}.  The ranks of "
-        f"all agree by {points_of['by'].corr(points_of['of'], method='spearman'):.2f} (Spearman)."
+        f"average in the {len(rest)} others; the mean of the first alone would be off by {100 * mean:.0f}.  "
+        f"The ranks of all agree by {points_of['by'].corr(points_of['of'], method='spearman'):.2f} (Spearman)."
     )
 
 
