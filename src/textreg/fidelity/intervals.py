@@ -4,7 +4,7 @@ Resampling n answers with k distinct outcomes is drawing one multinomial over k 
 answer more than once.  For right-or-wrong outcomes the bootstrap distribution of the share is a binomial, and its
 quantiles are taken exactly instead of simulated.  If every answer is right (or wrong) resampling has nothing to vary;
 the bounds are then Wilson's, because 200 right answers of 200 do not prove 100 %.  All results are shares in 0..1;
-undefined is NaN.  ``scipy.stats`` is loaded where it is called: it takes most of a second, and drawings need none.
+undefined is NaN.
 
 Use: ``share_bounds(190, 200)``, ``paired_test(a, b)``.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import binom, binomtest, bootstrap, norm, permutation_test
 
 LEVEL = 0.95
 _FEW = 64  # outcomes with at most so many distinct values are resampled by their counts
@@ -42,7 +43,6 @@ def share_bounds(
     ``method``: ``bootstrap`` (percentile bootstrap over answers, exact; Wilson's bounds where all agree) or ``wilson``
     (Wilson 1927).  Always ``low <= hits / n <= high``.
     """
-    from scipy.stats import binom, norm
 
     hits, n = np.broadcast_arrays(np.asarray(hits, float), np.asarray(n, float))
     if np.any((hits < 0) | (hits > n)):
@@ -73,7 +73,6 @@ def mean_bounds(values: ArrayLike, level: float = LEVEL, resamples: int = 1000, 
     if len(distinct) <= _FEW:
         means = rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
         return _quantiles(means, level)
-    from scipy.stats import bootstrap
 
     found = bootstrap(
         (values,), np.mean, n_resamples=resamples, batch=max(1, 2_000_000 // len(values)), confidence_level=level,
@@ -157,8 +156,6 @@ def paired_test(
     low, high = mean_bounds(difference, level, resamples, seed)
     low, high = min(low, mean), max(high, mean)
     if np.isin(np.concatenate([a, b]), (0, 1)).all():
-        from scipy.stats import binomtest
-
         wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
         p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         return PairedTest(len(a), mean, low, high, float(p), "McNemar, exact")
@@ -178,10 +175,14 @@ def _sign_flip(difference: np.ndarray, rng: np.random.Generator, permutations: i
         totals = np.abs((2 * kept - counts) @ sizes)
         extreme = int((totals >= abs(difference.sum()) * (1 - 1e-12)).sum())
         return (1 + extreme) / (1 + permutations)
-    from scipy.stats import permutation_test
 
     found = permutation_test(
-        (difference,), np.mean, permutation_type="samples", n_resamples=permutations, vectorized=True,
-        batch=max(1, 2_000_000 // len(difference)), rng=rng,
-    )  # fmt: skip
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=permutations,
+        vectorized=True,
+        batch=max(1, 2_000_000 // len(difference)),
+        rng=rng,
+    )
     return float(found.pvalue)

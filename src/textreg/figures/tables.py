@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from textreg.errors import InputError
 from textreg.fidelity.estimates import CAPTION, CLASSES, KEYS, Estimate, Point, estimate
@@ -292,8 +293,6 @@ def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
     row = group.iloc[0]
     if metric == "lf" and pd.notna(row.get("lf_low")):
         return row["lf_low"], row["lf_high"]
-
-    from scipy.stats import binomtest  # half a second to load, and only one seed alone asks for it
 
     scored = int(row.get("n_scored", row["n"]))
     bounds = binomtest(round(row[metric] * scored), scored).proportion_ci(method="wilson")
