@@ -25,7 +25,7 @@ from textreg.figures import score as score_figures
 from textreg.scenes.grammar import caption
 from textreg.scenes.scene import sample
 from textreg.serve import report, score
-from textreg.serve.answers import Answers, read_map
+from textreg.serve.answers import LOOKED_AT, Answers, read_map
 from textreg.serve.paired import language_groups
 
 ES = "La imagen muestra un círculo rojo sobre un cuadrado azul."
@@ -112,6 +112,12 @@ def test_a_bad_line_is_named_and_with_skip_bad_it_is_counted(tmp_path, identifie
     assert len(str(failure.value).splitlines()) == 1
     result = score.score_file(path, identifier=identifier, skip_bad=True)
     assert (result.rows, result.bad) == (2, 1) and any("left out: 1; the first: " in note for note in result.notes)
+
+
+def test_a_good_row_behind_more_bad_ones_than_are_looked_at_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{\n" * (LOOKED_AT + 1) + GOOD, encoding="utf-8")
+    assert sum(map(len, Answers(path, skip_bad=True))) == 1
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,9 @@ class Answers:
         head = list(islice(source, LOOKED_AT))
         if head and self.path.is_dir() and (file := head[0][0].rpartition(", ")[0]):
             self.taken = f"of the folder, only the files *{''.join(Path(file).suffixes[-2:])} were read "
-        found = [row for _, row in head if isinstance(row, dict)]
-        if found:
+        while not any(isinstance(row, dict) for _, row in head) and (more := list(islice(source, LOOKED_AT))):
+            head += more
+        if found := [row for _, row in head if isinstance(row, dict)]:
             self._choose(found)
         for where, row in chain(head, source):
             try:
