@@ -80,7 +80,7 @@ def draw_plane(found: pd.DataFrame, across: str, down: str, name: str, out: Path
     drawn = drawing.plane(found, across, down)
     alt = f"Six maps of {across} and {down}, in per cent: {'; '.join(drawing.MAPS)}. The table below has the numbers."
     seeds = found.dropna(subset=[across, down])["seed"].nunique()
-    means = f"means over {seeds} seeds" if seeds > 1 else "one seed"
+    means = f"means over up to {seeds} seeds" if seeds > 1 else "one seed"
     caption = f"Study {name}: {means}, foreign captions; empty where no run has ended."
     place = out / f"{name}_{down.rpartition('.')[2]}"
     return save_figure(drawn, place, alt=alt, data=found, caption=caption).paths["svg"]
