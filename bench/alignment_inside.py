@@ -17,7 +17,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from textreg.book.pages import per_cent, table
+from textreg.book.pages import over_seeds, table
 from textreg.book.studies import verdicts_table
 from textreg.runs.study import Expected
 
@@ -51,9 +51,7 @@ def page(found: pd.DataFrame) -> str:
     """Verdicts and means as Markdown."""
     rows = []
     for (system, prompts), mine in found.groupby(["system", "align.prompts"], sort=False):
-        cells = [
-            per_cent(mine[name].mean(), mine[name].min(), mine[name].max()) for name in ("dose", "along", "length")
-        ]
+        cells = (over_seeds(mine[name]) for name in ("dose", "along", "length"))
         rows.append([system, f"{prompts:g}", *cells])
     head = ["system", "prompts in alignment", "English in visual tokens adds", "update along English", "its length"]
     title = f"Means over {found['seed'].nunique()} seeds with their range; updates in per cent of BM's with prompts"

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import typer
 
-from textreg.book.pages import per_cent, table
+from textreg.book.pages import over_seeds, table
 from textreg.book.studies import verdicts_table
 from textreg.data.images import ImageTable
 from textreg.evaluation.sweep import sweep_requests
@@ -99,7 +99,7 @@ def page(found: pd.DataFrame) -> str:
         for arm in ("BM", "TR"):
             for task, group, measure in (("caption", "foreign", "asked"), ("questions", "en", "content")):
                 rows = study_table.rows_of(mine, system=arm, task=task, group=group)
-                cells.append(per_cent(rows[measure].mean(), rows[measure].min(), rows[measure].max()))
+                cells.append(over_seeds(rows[measure]))
         lines.append([name, f"{lam:g}", *cells])
     head = ["merged by", "lambda", "BM: asked language", "BM: English questions", "TR: asked", "TR: questions"]
     seeds = found["seed"].nunique()

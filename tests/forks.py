@@ -28,13 +28,13 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 def ended(work: Callable[..., Any], *given: Any) -> int:
     """Exit code of a fork that did ``work(*given)``: 0, or 1 after an exception, which it prints."""
-    process = multiprocessing.get_context("fork").Process(target=_alone, args=(work, given))
+    process = multiprocessing.get_context("fork").Process(target=_begun, args=(work, given))
     process.start()
     process.join()
     return process.exitcode
 
 
-def _alone(work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _begun(work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     torch.set_num_threads(torch.get_num_threads())
     work(*given)
 
@@ -67,7 +67,8 @@ def together(count: int, folder: Path, work: Callable[..., Any], *given: Any) ->
     """Exit codes of ``count`` forks that do ``work(*given)`` as the processes that torchrun starts; they meet in a
     file below ``folder``."""
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_ranked, args=(rank, count, folder, work, given)) for rank in range(count)]
+    places = ((rank, count, folder, work, given) for rank in range(count))
+    processes = [fork.Process(target=_begun, args=(_ranked, place)) for place in places]
     for process in processes:
         process.start()
     for process in processes:
@@ -78,7 +79,6 @@ def together(count: int, folder: Path, work: Callable[..., Any], *given: Any) ->
 def _ranked(rank: int, count: int, folder: Path, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # asked for, and not used once a group is there
-    torch.set_num_threads(torch.get_num_threads())
     AcceleratorState._reset_state(reset_partial_state=True)  # what the test process found holds for it alone
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=timedelta(minutes=2))

@@ -58,9 +58,12 @@ def lighten(html: Path) -> None:
             lean = lean.replace("</head>", f'<link rel="stylesheet" href="{up}_static/{ICONS}"/>\n</head>', 1)
         for wrong, right in MENDED:
             lean = wrong.sub(right, lean)
-        for place, held in enumerate(DRAWING.findall(lean)):
-            (path.parent / f"{path.stem}-{place}.svg").write_bytes(base64.b64decode(held))
-            lean = DRAWING.sub(f"{path.stem}-{place}.svg", lean, count=1)
+        parts = DRAWING.split(lean)  # text, drawing, text, ...
+        for place in range(1, len(parts), 2):
+            drawing = path.with_name(f"{path.stem}-{place // 2}.svg")
+            drawing.write_bytes(base64.b64decode(parts[place]))
+            parts[place] = drawing.name
+        lean = "".join(parts)
         if not re.search(r'class="[^"]*\bmath\b', lean):
             lean = MATHEMATICS.sub("", lean)
         if lean != text:

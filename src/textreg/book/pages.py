@@ -60,6 +60,11 @@ def per_cent(value: float, low: float = float("nan"), high: float = float("nan")
     return f"{value:.1f}{interval}"
 
 
+def over_seeds(values: pd.Series, digits: int = 1) -> str:
+    """The mean in per cent, and where there are several values their range with ``digits`` decimals."""
+    return per_cent(values.mean(), *((values.min(), values.max()) if len(values) > 1 else ()), digits=digits)
+
+
 #: Columns of the table of systems: what is asked, and what is said of the answers.
 SYSTEM_COLUMNS = MappingProxyType(
     {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from textreg.book.pages import UNDEFINED, per_cent, table, verdict
+from textreg.book.pages import UNDEFINED, over_seeds, per_cent, table, verdict
 from textreg.book.results import dropdown, figure
 from textreg.figures import studies as drawing
 from textreg.figures.style import CONTEXTS, save_figure
@@ -128,7 +128,7 @@ def runs_table(found: pd.DataFrame) -> str:
         cells = []
         for task, arm, group, measure in COLUMNS.values():
             seeds = study_table.rows_of(mine, task=task, arm=arm, group=group)[measure]
-            cells.append(per_cent(seeds.mean(), *((seeds.min(), seeds.max()) if len(seeds) > 1 else ()), digits=0))
+            cells.append(over_seeds(seeds, digits=0))
         rows.append([system, setting, mine["seed"].nunique(), *cells])
     return table(["system", "setting", "seeds", *COLUMNS], rows, "Means over seeds in per cent, with their range")
 
