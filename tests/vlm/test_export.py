@@ -251,6 +251,14 @@ def test_a_card_names_the_share_of_text_only_where_there_was_text(run, text, tol
     assert {name.removeprefix("text "): value for name, value in settings.items() if "text" in name} == told
 
 
+@pytest.mark.parametrize(("precision", "told"), [("4bit", True), ("bf16", False)])
+def test_a_card_says_where_answers_were_measured_with_rounded_weights(run, precision, told):
+    base, record = read_base(run / "align"), {"parameters": {"precision": precision}}
+    (run / "evaluate" / "manifest.json").write_text(json.dumps(record))
+    assert ("in 4 bits" in card_of_run(run, System("TR+M", "TR", 0.5), base).render()) is told
+    assert "in 4 bits" not in card_of_run(run, System("TR+M", "TR", 0.25), base).render()  # nothing was measured
+
+
 @pytest.mark.parametrize("stale", ["align", "tune[TR]", "merge[TR]", "evaluate", "tune[BM]"])
 def test_a_system_of_which_a_stage_is_stale_is_not_exported_but_another_arm_may_be(run, stale, monkeypatch):
     (run / "run.json").write_text("{}")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -29,6 +29,7 @@ SEEN = ("task", "n", "before", "after", "low", "high")
 LIMITS_OF_VLM = (
     "Tuned and measured on the whole picture at one size; the published processor may also cut it into tiles.",
 )
+ROUNDED = "Measured with the language model in 4 bits; the weights here are not rounded, so answers may differ."
 TOLD = ("steps", "batch_size", "learning_rate", "text", "text_share", "text_phases", "precision", "seed")
 
 
@@ -121,6 +122,8 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
             places = pd.MultiIndex.from_frame(fidelity[["language", "arm"]])
             fidelity = fidelity.assign(lf_before=before.reindex(places).to_numpy())
     seen = _seen_on_validation(run, which) if validation is not None else _seen_on_test(run, which)
+    measured = run / ("evaluate" if validation is None else f"merge/{which.name}")
+    rounded = bool(len(fidelity)) and _parameters(measured).get("precision") == "4bit"
     return ModelCard(
         name=which.name,
         base_llm=base.vlm or base.llm,
@@ -131,7 +134,7 @@ def card_of_run(run: str | Path, which: "System", base: "Base", validation: "pd.
         seen=seen,
         split="test" if validation is None else "validation",
         settings=settings_of(run, which),
-        limits=LIMITS_OF_VLM if base.vlm else (),
+        limits=(*(LIMITS_OF_VLM if base.vlm else ()), *([ROUNDED] if rounded else ())),
         published=bool(base.vlm),
     )
 
@@ -182,11 +185,14 @@ def settings_of(run: Path, which: "System") -> dict[str, object]:
     folder = run / "tune" / which.arm
     adapter = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     found = {"lambda": f"{which.lam:g}", "LoRA rank": adapter["r"], "LoRA alpha": adapter["lora_alpha"]}
-    manifest = folder / "manifest.json"
-    if manifest.is_file():
-        parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
-        told = [name for name in TOLD if name in parameters]
-        if parameters.get("text") == "none":  # the share of rows that there are not
-            told = [name for name in told if name not in ("text_share", "text_phases")]
-        found |= {name.replace("_", " "): parameters[name] for name in told}
-    return found
+    parameters = _parameters(folder)
+    told = [name for name in TOLD if name in parameters]
+    if parameters.get("text") == "none":  # the share of rows that there are not
+        told = [name for name in told if name not in ("text_share", "text_phases")]
+    return found | {name.replace("_", " "): parameters[name] for name in told}
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    """The settings that a stage left in its manifest, empty where there is none."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))["parameters"] if path.is_file() else {}
