@@ -193,27 +193,25 @@ def score(
 ) -> None:
     """Language fidelity of anyone's answers."""
     from textreg.figures.score import score_and_draw
-    from textreg.serve.report import print_result
-    from textreg.serve.score import collect_less
+    from textreg.serve import report, score
 
-    collect_less()
+    score.collect_less()
     judging: object = judge
-    if judge not in (judges := ("exact", "llm", "none")):
-        raise InputError(f"--judge {judge!r}: no such judge{did_you_mean(judge, judges)}")
+    if judge not in (known := ("exact", "llm", "none")):
+        raise InputError(f"--judge {judge!r}: no such judge{did_you_mean(judge, known)}")
     if judge == "llm":
         if not (endpoint and model):
             raise InputError("--judge llm needs --endpoint URL and --model NAME")
-        from textreg.fidelity.judges import LLMJudge
-        from textreg.fidelity.service import Service
+        from textreg.fidelity import judges, service
 
-        service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
-        judging = LLMJudge(service, answers.with_suffix(".verdicts.jsonl"), progress=True)
+        served = service.Service(endpoint, model, timeout=timeout, concurrency=concurrency)
+        judging = judges.LLMJudge(served, answers.with_suffix(".verdicts.jsonl"), progress=True)
     result = score_and_draw(
         answers, out, figures, identifier=_identifier(identifier, identifier_model, candidates), judge=judging,
         skip_bad=skip_bad, rules=_rules(near, set_aside), places=places or (), language=language, against=against,
         seen=_codes(seen), held_out=_codes(held_out), price=_price(price),
     )  # fmt: skip
-    print_result(result)
+    report.print_result(result)
 
 
 @app.command()
@@ -237,21 +235,19 @@ def evaluate(
     from textreg.fidelity.service import Service
     from textreg.figures.score import score_and_draw
     from textreg.serve import endpoint as served
-    from textreg.serve.probes import probe_set
-    from textreg.serve.report import print_result
-    from textreg.serve.score import write
+    from textreg.serve import probes, report, score
 
     opened = _identifier(identifier, identifier_model, candidates)
-    probes = probe_set(images, _codes(languages), limit)
+    asked = probes.probe_set(images, _codes(languages), limit)
     service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
-    found = served.evaluate(service, probes, out, max_tokens=max_tokens)
+    found = served.evaluate(service, asked, out, max_tokens=max_tokens)
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
     rules = _rules(near, set_aside)
     table, drawn = out / "fidelity.csv", out / "figures"
     result = score_and_draw(found.answers, table, drawn, must=False, identifier=opened, rules=rules)
-    write(result, out / "scores.json")
-    print_result(result)
+    score.write(result, out / "scores.json")
+    report.print_result(result)
 
 
 def _codes(words: str) -> list[str]:
@@ -353,12 +349,11 @@ def export(
 ) -> None:
     """A system of a run as a checkpoint that transformers and vLLM load, with its model card."""
     from textreg.runs import report
-    from textreg.vlm import export as exporting
-    from textreg.vlm import systems
+    from textreg.vlm import export, systems
 
     which = systems.find_system(run, system)
     report.require_standing(run, which.arm)
-    folder = exporting.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
+    folder = export.export_system(run, which, out, push_to=push_to, private=not public, overwrite=force)
     typer.echo(f"{which.name} (lambda {which.lam:g}): {folder}" + (f", {push_to} on the hub" if push_to else ""))
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom, binomtest, bootstrap, norm, permutation_test
 
 LEVEL = 0.95
 _FEW = 64  # outcomes with at most so many distinct values are resampled by their counts
@@ -43,6 +42,8 @@ def share_bounds(
     ``method``: ``bootstrap`` (percentile bootstrap over answers, exact; Wilson's bounds where all agree) or ``wilson``
     (Wilson 1927).  Always ``low <= hits / n <= high``.
     """
+
+    from scipy.stats import binom, norm  # here and below: half a second that drawing what is measured does not need
 
     hits, n = np.broadcast_arrays(np.asarray(hits, float), np.asarray(n, float))
     if np.any((hits < 0) | (hits > n)):
@@ -73,6 +74,8 @@ def mean_bounds(values: ArrayLike, level: float = LEVEL, resamples: int = 1000, 
     if len(distinct) <= _FEW:
         means = rng.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
         return _quantiles(means, level)
+
+    from scipy.stats import bootstrap
 
     found = bootstrap(
         (values,), np.mean, n_resamples=resamples, batch=max(1, 2_000_000 // len(values)), confidence_level=level,
@@ -157,6 +160,8 @@ def paired_test(
     low, high = min(low, mean), max(high, mean)
     if np.isin(np.concatenate([a, b]), (0, 1)).all():
         wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+        from scipy.stats import binomtest
+
         p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         return PairedTest(len(a), mean, low, high, float(p), "McNemar, exact")
     p = _sign_flip(difference, np.random.default_rng(seed)) if difference.any() else 1.0
@@ -175,6 +180,8 @@ def _sign_flip(difference: np.ndarray, rng: np.random.Generator, permutations: i
         totals = np.abs((2 * kept - counts) @ sizes)
         extreme = int((totals >= abs(difference.sum()) * (1 - 1e-12)).sum())
         return (1 + extreme) / (1 + permutations)
+
+    from scipy.stats import permutation_test
 
     found = permutation_test(
         (difference,),

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from textreg.errors import InputError
 from textreg.fidelity.estimates import CAPTION, CLASSES, KEYS, Estimate, Point, estimate
@@ -293,6 +292,8 @@ def _interval(group: pd.DataFrame, metric: str) -> tuple[float, float]:
     row = group.iloc[0]
     if metric == "lf" and pd.notna(row.get("lf_low")):
         return row["lf_low"], row["lf_high"]
+
+    from scipy.stats import binomtest
 
     scored = int(row.get("n_scored", row["n"]))
     bounds = binomtest(round(row[metric] * scored), scored).proportion_ci(method="wilson")
