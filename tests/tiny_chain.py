@@ -5,9 +5,13 @@ has the real ``parameters`` cell of its stage, made from the settings class, so 
 itself.
 """
 
+import importlib
+import inspect
 import json
 import multiprocessing
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from rich.console import Console
 
 from textreg import settings
 from textreg.runs import children, execution, notebooks, profiles, runner, stages
+from textreg.runs.identity import OTHER_SCALES
 from textreg.runs.report import Report
 
 PROFILE = """
@@ -131,14 +136,39 @@ def quiet() -> Report:
     return Report(Console(file=open(os.devnull, "w"), soft_wrap=True))
 
 
+@contextmanager
+def forbidden(modules: Iterable[str]) -> Iterator[None]:
+    """Every function and method of these modules of the package raises, whoever holds it."""
+
+    def left_out(*_, **__):
+        raise AssertionError("the identity of this scale leaves this module out")
+
+    kept = {}
+    for name in modules:
+        module = importlib.import_module(f"textreg.{name}")
+        held = [each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__]
+        held += [each for made in held if isinstance(made, type) for each in vars(made).values()]
+        found = (each for each in map(inspect.unwrap, held) if inspect.isfunction(each))
+        kept |= {each: each.__code__ for each in found if not each.__code__.co_freevars}
+    for each in kept:
+        each.__code__ = left_out.__code__
+    try:
+        yield
+    finally:
+        for each, code in kept.items():
+            each.__code__ = code
+
+
 def cells(job: execution.Job, temporary: Path, tell: execution.Tell) -> None:
-    """Execute the cells of a notebook in this process, in place of papermill and its kernel."""
+    """Execute the cells of a notebook in this process, in place of papermill and its kernel; a function that the
+    identity of its scale leaves out fails."""
     values = {**asdict(job.state.settings), "display": lambda *shown: None}  # IPython has it
     content = notebooks.read(job.notebook)
-    for number, code in enumerate((code for code in content["cells"] if code["cell_type"] == "code"), start=1):
-        if "parameters" not in code["metadata"].get("tags", []):
-            exec(compile(notebooks.source(code), f"{job.state.unit.name}, cell {number}", "exec"), values)
-        code["execution_count"] = number
+    with forbidden(OTHER_SCALES[job.state.settings.scale]):
+        for number, code in enumerate((code for code in content["cells"] if code["cell_type"] == "code"), start=1):
+            if "parameters" not in code["metadata"].get("tags", []):
+                exec(compile(notebooks.source(code), f"{job.state.unit.name}, cell {number}", "exec"), values)
+            code["execution_count"] = number
     temporary.write_text(json.dumps(content))
 
 

@@ -1,5 +1,6 @@
 """The notebooks from rows to figures at pictures scale, with a tower and a language model of random weights."""
 
+import forks
 import pandas as pd
 import pytest
 import real_chain
@@ -10,7 +11,6 @@ import torch
 from textreg.data.rows import read_rows
 from textreg.pictures.backbone import Instruct, make
 from textreg.pictures.tower import LiteConfig, LiteTower, convert
-from textreg.runs import runner
 
 PROFILE = """
 name: miniature
@@ -37,7 +37,7 @@ def test_the_notebooks_of_every_scale_run_on_concepts(tmp_path):
     torch.save(LiteTower(LiteConfig()).state_dict(), tmp_path / "lite0.pth")
     convert(tmp_path / "lite0.pth", root / "tower")
     (tmp_path / "miniature.yaml").write_text(PROFILE.format(root=root))
-    runner.run(tmp_path / "miniature.yaml", tmp_path / "run", root=real_chain.ROOT, report=tiny_chain.quiet())
+    assert forks.ended(tiny_chain.run_here, real_chain.ROOT, tmp_path / "miniature.yaml", tmp_path / "run") == 0
     answers = pd.read_parquet(tmp_path / "run" / "evaluate" / "answers.parquet")
     asked = read_rows(tmp_path / "run" / "prepare_data" / "requests.parquet")
     assert len(answers) == 4 * (asked["split"] == "test").sum()

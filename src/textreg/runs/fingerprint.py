@@ -4,9 +4,9 @@ From the code cells the names are followed, as imports resolve them, to the func
 package that they reach; each is hashed without comments, docstrings, annotations of arguments and imports, and a name
 of another module is the same whether it was imported alone or through its module.  So a comment, a function nobody
 calls, or a definition that moves to another file invalidates nothing.  Not followed is what decides no result:
-settings (they arrive resolved), errors, and what only shows one (figures, the card of a model), unless drawings are
-what a stage makes.  A string that names a data file or folder beside its module claims it.  A module that is handed on
-whole counts whole.
+settings (they arrive resolved), errors, what only shows one (figures, the card of a model), unless drawings are
+what a stage makes, and what only other scales run.  A string that names a data file or folder beside its module
+claims it.  A module that is handed on whole counts whole.
 
     code(Path("notebooks/03_tune.ipynb"))  # {"03_tune.ipynb": "b2a4...", "attach": "77c1...", ...}
 """
@@ -14,7 +14,7 @@ whole counts whole.
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,26 +43,29 @@ class Part:
     passing: bool  # an expression alone: nothing of it stays
 
 
-def code(notebook: Path, package: Path = PACKAGE, *, drawing: bool = False) -> dict[str, str]:
+def code(
+    notebook: Path, package: Path = PACKAGE, *, drawing: bool = False, without: Sequence[str] = ()
+) -> dict[str, str]:
     """Hash of the notebook, of each definition it reaches by its name, and of each data file by its place.
 
-    ``drawing``: what shows a result counts as well.  Raises :class:`InputError` for a missing or damaged notebook and
-    for code that is no Python.
+    ``drawing``: what shows a result counts as well.  ``without``: modules, below the package, that are not followed.
+    Raises :class:`InputError` for a missing or damaged notebook and for code that is no Python.
     """
-    left_out = tuple(f"{package.name}.{name}" for name in (*NEUTRAL, *(() if drawing else SHOWING)))
+    showing = tuple(f"{package.name}.{name}" for name in (*NEUTRAL, *(() if drawing else SHOWING)))
+    left_out = {f"{package.name}.{name}" for name in without}
     cells = [notebooks.source(cell) for cell in notebooks.computing_cells(notebook)]
     source = re.sub(r"^([ \t]*)([%!].*)$", lambda magic: f"{magic[1]}({magic[2]!r},)", "\n".join(cells), flags=re.M)
     kept = [
         part
         for part in _parts(source, notebook, "", package)
-        if not (part.passing and any(module.startswith(left_out) for module, _ in part.uses))
+        if not (part.passing and any(module.startswith(showing) for module, _ in part.uses))
     ]
     texts: dict[str, set[str]] = {notebook.name: {f"{place} {part.text}" for place, part in enumerate(kept)}}
     data = {path for part in kept for path in part.data}
     waiting, seen = [use for part in kept for use in part.uses], set()
     while waiting:
         module, name = use = waiting.pop()
-        if use in seen or module.startswith(left_out):
+        if use in seen or module.startswith(showing) or module in left_out:
             continue
         seen.add(use)
         for part in module_parts(module, package):

@@ -21,6 +21,14 @@ from textreg.settings import Stage
 
 #: Notebooks whose product is drawings: only there does the code that draws decide what the result is.
 DRAWING = ("06_figures.ipynb", "07_mechanism.ipynb")
+#: Modules that a scale never runs (tested by running each), so that work on one scale leaves the others' results be.
+CONCEPTS = ("pictures.rows", "pictures.folder", "pictures.splits", "pictures.dictionary", "evaluation.named")
+HUB = ("data.prepare", "data.sources", "data.pictures", "data.crossmodal", "evaluation.served")
+OTHER_SCALES = {
+    "scenes": (*CONCEPTS, *HUB),
+    "pictures": HUB,
+    "hub": CONCEPTS,
+}  # hub: the exact judge is SCENES
 #: Settings that never change a result: where, how fast, how often told.
 WITHOUT_EFFECT = frozenset(
     {"run", "out", "device", "threads", "workers", "log_steps", "checkpoint_steps", "cache_features"}
@@ -109,7 +117,12 @@ def of(settings: Stage, notebook: Path, inputs: Mapping[str, str], hashes: HashC
     files)."""
     # Reading the package takes most of a second, and a run asks for every unit; the cure is to ask once.
     drawing = notebook.name in DRAWING
-    prints = hashes.kept(f"code of {notebook}", stamp(notebook), lambda: code(notebook, drawing=drawing))
+    without = OTHER_SCALES[settings.scale]
+    prints = hashes.kept(
+        f"code of {notebook} at {settings.scale}",
+        stamp(notebook),
+        lambda: code(notebook, drawing=drawing, without=without),
+    )
     return Identity(parameters(settings), prints, {**inputs, **local_data(settings, hashes)})
 
 
