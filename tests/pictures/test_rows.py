@@ -50,6 +50,15 @@ def test_pictures_are_trained_in_english_and_in_no_held_out_style(written, world
     assert {image.partition("@")[0] for image in visual["image_id"]} == set(world.of(*SHOWN))
 
 
+def test_a_share_of_the_pictures_comes_without_its_question_and_nothing_else_of_it_changes(world):
+    asked, bare = (list(rows.visual_rows(world, 90, "seed", share)) for share in (1.0, 0.3))
+    prompts = [row["messages"][0]["content"] for row in bare]
+    assert 0.15 < sum(prompt != "<image>" for prompt in prompts) / 90 < 0.45
+    for whole, row, prompt in zip(asked, bare, prompts, strict=True):
+        assert prompt in ("<image>", whole["messages"][0]["content"])
+        assert {**whole, "messages": 0} == {**row, "messages": 0} and whole["messages"][1] == row["messages"][1]
+
+
 def test_what_is_asked_shows_the_held_out_style_and_splits_share_no_concept(written):
     asked = read_rows(written / "requests.parquet")
     assert {image.partition("@")[2] for image in asked["image_id"].dropna() if image != "blank"} == {"thin"}

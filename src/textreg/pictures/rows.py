@@ -119,7 +119,10 @@ def write(settings: PrepareData) -> dict[str, int]:
     files = {
         "images": (IMAGES, images(world, settings)),
         "align": (ROWS, visual_rows(world, settings.align_rows, f"{settings.seed}-align")),
-        "visual": (ROWS, visual_rows(world, settings.visual_rows, f"{settings.seed}-visual")),
+        "visual": (
+            ROWS,
+            visual_rows(world, settings.visual_rows, f"{settings.seed}-visual", settings.caption_prompts),
+        ),
         "text": (ROWS, text_rows(world, quota, settings, crossing=True)),
         "text_mono": (ROWS, text_rows(world, quota, settings, crossing=False)),
         "text_control": (ROWS, text_rows(world, {"en": plan.rows}, settings, crossing=False)),
@@ -191,16 +194,18 @@ def _row(row_id: str, task: str, code: str, prompt: str, answer: str, image: str
     return {**told, "image_id": image, "messages": messages}
 
 
-def visual_rows(world: World, count: int, seed: str) -> Iterator[dict]:
-    """English names under drawings in the training styles: whole epochs, each in an order of its own."""
-    rng, pool = random.Random(seed), []
+def visual_rows(world: World, count: int, seed: str, asked: float = 1.0) -> Iterator[dict]:
+    """English names under drawings in the training styles: whole epochs, each in an order of its own; the share
+    ``asked`` has its question, the others are a picture and its name."""
+    rng, keeps, pool = random.Random(seed), random.Random(f"{seed}-prompts"), []
     styles = [style for style in world.concepts.styles if style != world.concepts.held_out_style]
     every = [(concept, style) for concept in world.of(*SHOWN) for style in styles]
     for index in range(count):
         if not pool:
             pool = rng.sample(every, len(every))
         concept, style = pool.pop()
-        prompt = IMAGE_TURN + rng.choice(prompts()["en"])
+        question = rng.choice(prompts()["en"])
+        prompt = IMAGE_TURN + question if keeps.random() < asked else IMAGE_TURN.rstrip()
         yield _row(
             f"{seed}-{index:05d}", CAPTION, "en", prompt, world.concepts.names["en"][concept], image_id(concept, style)
         )
