@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .DEFAULT_GOAL := help
 PORT ?= 8000
 STUDY ?= text_share
-.PHONY: help setup reproduce test rerun smoke engine study figures book serve pdf check bench audit clean
+.PHONY: help setup reproduce test rerun smoke engine fourbits study figures book serve pdf check bench audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ smoke: $(READY)  ## the whole chain at toy size, in about two minutes
 
 engine: $(READY)  ## install Snakemake, which makes studies, beside the pinned packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[study]'
+
+fourbits: $(READY)  ## test weights in 4 bits, with bitsandbytes beside the environment (peft loads it where it lies)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/fourbits \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) bitsandbytes
+	PYTHONPATH=$(VENV)/fourbits $(BIN)/python -m pytest -n auto -m '' tests/vlm/test_four_bits.py
 
 study: engine  ## bring a study up to date (STUDY), with Snakemake
 	$(BIN)/textreg study $(STUDY) $(if $(JOBS),--jobs $(JOBS))

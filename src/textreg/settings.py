@@ -92,11 +92,11 @@ class PrepareData(Stage):
     but never in the text rows.  ``text_mixture`` shares the text rows out by ``text_temperature`` (0: equally, 1: as
     the pools are) or like the paper's Fig. 2 (``paper``); ``text_english_source`` is the share of English among the
     sources of rows that cross languages.  ``caption_prompts`` is the share of the visual captions that keep their
-    prompt (not at hub scale); the others are a picture and its caption, as the web has them.  ``*_images`` are asked about in every
-    language, the first ``arm_images`` of them also blank and as key words; ``*_questions`` English ones are asked of
-    each kind, at hub scale so many of ``visual_check``.  The ``*_data`` fields are used at hub scale only: a hub id or
-    a local folder; with 0 ``align_rows`` their data set is not asked for.  At pictures scale ``image_folder`` is the
-    folder of concepts (:mod:`textreg.pictures.folder`).
+    prompt (not at hub scale); the others are a picture and its caption, as the web has them.  ``*_images`` are asked
+    about in every language, the first ``arm_images`` of them also blank and as key words; ``*_questions`` English ones
+    are asked of each kind, at hub scale so many of ``visual_check``.  The ``*_data`` fields are used at hub scale
+    only: a hub id or a local folder; with 0 ``align_rows`` their data set is not asked for.  At pictures scale
+    ``image_folder`` is the folder of concepts (:mod:`textreg.pictures.folder`).
     """
 
     languages: Some = Field(default_factory=lambda: list(LANGUAGES))
