@@ -7,7 +7,7 @@ the first concepts in the order of their code points, the languages in turn, so 
     textreg run --profile pictures
     python bench/pictures.py runs/pictures --out results/pictures
 
-Several run folders (seeds) go into one table.
+Several run folders (seeds) go into one table; ``--name web`` is that of another profile, ``pictures-web``.
 """
 
 import json
@@ -31,20 +31,22 @@ def main(
     runs: list[Path],
     out: Annotated[Path, typer.Option()] = Path("results/pictures"),
     backbone: Annotated[Path, typer.Option(help="of textreg data backbone")] = Path("runs/emoji/backbone"),
+    name: Annotated[str, typer.Option(help="of the table; examples are those of verdicts alone")] = "verdicts",
 ) -> None:
     """Write verdicts, examples and how they were made."""
     answers = [pd.read_parquet(run / "evaluate" / "answers.parquet") for run in runs]
     table = pd.concat([part[COLUMNS] for part in answers], ignore_index=True).assign(backbone="backbone")
     table["right_in_english"] = (table["read"] == "right") & (table["said"] == "english")
     out.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(out / "verdicts.parquet", index=False, compression="zstd")
-    examples(answers[0]).to_csv(out / "examples.csv", index=False)
+    table.to_parquet(out / f"{name}.parquet", index=False, compression="zstd")
+    if name == "verdicts":
+        examples(answers[0]).to_csv(out / "examples.csv", index=False)
     units = [json.loads(path.read_text("utf-8")) for run in runs for path in run.rglob("manifest.json")]
     left_out = pd.concat([pd.read_csv(run / "prepare_data" / "left_out.csv") for run in runs])
     told = [f"{code} {count}" for code, count in left_out.groupby("language")["left_out"].max().items() if count]
     taught = json.loads((backbone / "made_with.json").read_text("utf-8"))
     about = {
-        "command": "textreg run --profile pictures",
+        "command": f"textreg run --profile {units[0]['profile']}",
         "commit": ", ".join(sorted({unit["git_commit"][:7] for unit in units})),
         "original language model": ", ".join(f"{key} {taught[key]}" for key in TAUGHT),
         "hardware": f"{processor()}, {os.cpu_count()} cores, one thread a process",
@@ -53,7 +55,9 @@ def main(
         "peak memory of a notebook, MB": max(unit["peak_memory_mb"] for unit in units),
         "names left out because they are spelt as in English": ", ".join(told) or "none",
     }
-    (out / "about.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    (out / ("about.json" if name == "verdicts" else f"about_{name}.json")).write_text(
+        json.dumps(about, indent=1) + "\n", "utf-8"
+    )
     print(f"{len(table)} verdicts of {len(runs)} run(s) in {out}")
 
 

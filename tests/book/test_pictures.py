@@ -58,3 +58,15 @@ def test_tables_and_predictions_are_made_of_the_verdicts_after_the_gate(tmp_path
     rows = [line for line in shown.splitlines() if '"English-only tuning takes' in line]
     assert len(rows) == 1 and "held" in rows[0] and "100.0" in rows[0]
     assert '"German","100 (0)","0 (100)","100 (0)","0 (100)","100 (0)"' in shown
+
+
+def test_runs_without_questions_stand_beside_those_with_them(tmp_path):
+    folder = results(tmp_path) / "pictures"
+    assert "No run without questions" in pictures.web(folder)
+    bare = pd.read_parquet(folder / "verdicts.parquet").query("system in ['BM', 'TR']")
+    bare.assign(system=bare["system"] + "-web").to_parquet(folder / "web.parquet")
+    (folder / "about_web.json").write_text(json.dumps({"command": "textreg run --profile pictures-web"}))
+    shown = pictures.web(folder)
+    rows = [line for line in shown.splitlines() if '"Multilingual text keeps' in line]
+    assert len(rows) == 1 and "held" in rows[0] and "100.0" in rows[0]
+    assert "pictures-web" in shown and '"TR-web","picture"' in shown

@@ -20,7 +20,7 @@ from textreg.figures.bars import answer_classes
 from textreg.figures.style import language_names, language_order, save_figure
 from textreg.figures.tables import classes, describe
 
-PREDICTED = "pictures.yaml"
+PREDICTED, PREDICTED_WEB = "pictures.yaml", "pictures_web.yaml"
 ARMS = {"image": "picture", "text": "key words", "text_en": "English key words"}
 CLASSES = ("asked", "english", "other", "mixed", "short")
 LABELS = {"english": "English", "short": "a word that nobody knows", "mixed": "mixed", "image": "the drawing",
@@ -34,8 +34,9 @@ NOTHING = "No run of this scale is shipped with this commit; `textreg run --prof
 
 
 def write(results: Path, target: Path) -> None:
-    """What the pages include: the page of this scale and the sentence of the introduction."""
+    """What the pages include: the page of this scale, its part without questions, the sentence of the introduction."""
     (target / "pictures.md").write_text(page(results, target), encoding="utf-8")
+    (target / "pictures_web.md").write_text(web(results / "pictures"), encoding="utf-8")
     (target / "pictures_line.md").write_text(line(results), encoding="utf-8")
 
 
@@ -47,14 +48,30 @@ def page(results: Path, target: Path) -> str:
         return f"{seen}\n{NOTHING}" if seen else NOTHING
     verdicts = pd.read_parquet(folder / "verdicts.parquet")
     about = json.loads((folder / "about.json").read_text("utf-8"))
-    bounds = claims.load(resources.files(__package__).joinpath(PREDICTED).read_text("utf-8"))
-    judged = claims.judge(verdicts, bounds)
+    judged = claims.judge(verdicts, predicted(PREDICTED))
     folded = [dropdown("Tables: every system and arm, every language", [arms(verdicts), languages(verdicts)])]
     folded += [dropdown("What the tower alone tells apart", [seen])] if seen else []
     told = examples(pd.read_csv(folder / "examples.csv", keep_default_na=False))
     shown = [told, predictions(judged), against(verdicts), sees(verdicts)]
     folded.append(dropdown("How it was made", [made(about)]))
     return "\n".join([gate(judged), drawing(verdicts, target), *shown, *folded])
+
+
+def predicted(name: str) -> tuple[claims.Claim, ...]:
+    """What was written down before the runs."""
+    return claims.load(resources.files(__package__).joinpath(name).read_text("utf-8"))
+
+
+def web(folder: Path) -> str:
+    """The same where most pictures come without a question, beside the runs where each has one."""
+    paths = [folder / "verdicts.parquet", folder / "web.parquet"]
+    if not all(path.is_file() for path in paths):
+        return "No run without questions is shipped with this commit.\n"
+    asked, bare = map(pd.read_parquet, paths)
+    both = pd.concat([asked[asked["system"].isin(["BM", "TR"])], bare], ignore_index=True)
+    about = json.loads((folder / "about_web.json").read_text("utf-8"))
+    folded = [dropdown("Every system and arm, and how it was made", [arms(both), made(about)])]
+    return "\n".join([predictions(claims.judge(both, predicted(PREDICTED_WEB))), *folded])
 
 
 def examples(found: pd.DataFrame) -> str:
