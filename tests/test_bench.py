@@ -24,6 +24,7 @@ import gpu_step
 import instructions
 import merging_methods
 import pandas as pd
+import seeing
 import show
 
 
@@ -152,3 +153,13 @@ def test_the_look_inside_alignment_tells_updates_in_parts_of_those_with_prompts(
     found = pd.read_csv(tmp_path / "inside.csv").groupby("align.prompts")[["dose", "along", "length"]].mean().round(6)
     assert found.to_numpy().tolist() == [[0.4, 0.125, 0.5], [0.2, 0.25, 1.0]]
     assert '"BM","0","40.0 ' in (tmp_path / "inside.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_what_is_seen_is_told_by_number_of_groups_for_scenes_of_training_and_others(capsys):
+    seeing.main(count=12, fitted=60)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [cell.strip() for cell in lines[0].split("|")[2:-1]] == list(seeing.GROUPS.values())
+    assert len(lines) == 1 + 2 * len(seeing.SPLITS)
+    shown = next(line for line in lines if "caption" in line and seeing.SPLITS["train"] in line)
+    assert float(shown.split("|")[2].split("[")[0]) > 60  # the shipped model describes what training showed
