@@ -55,7 +55,7 @@ fourbits: $(READY)  ## test weights in 4 bits, with bitsandbytes beside the envi
 		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) bitsandbytes
 	PYTHONPATH=$(VENV)/fourbits $(BIN)/python -m pytest -n auto -m '' tests/vlm/test_four_bits.py
 
-study: engine  ## bring a study up to date (STUDY), with Snakemake
+study: engine  ## bring the table of a study up to date (STUDY), with Snakemake
 	$(BIN)/textreg study $(STUDY) $(if $(JOBS),--jobs $(JOBS))
 
 figures: $(READY)  ## redraw every figure from the shipped results; nothing is trained

@@ -8,7 +8,7 @@ in English (0..1); and for a tuned system the update of the states that predict 
 in the run of the same seed with prompts.
 ``inside.md`` has the verdicts on what was predicted before the notebook ran there, and the means.
 
-    textreg study alignment_prompts && python bench/alignment_inside.py
+    textreg study alignment_prompts --again && python bench/alignment_inside.py
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@ started from, and answer the study's pictures and English questions.  With one t
 ``drop``.  Writes ``methods.csv`` (rows as in the study's table) and ``methods.md`` (verdicts on what was predicted
 before any of these merges was made, and the means) beside that table.
 
-    textreg study merging && python bench/merging_methods.py
+    textreg study merging --again && python bench/merging_methods.py
 """
 
 from dataclasses import dataclass, field

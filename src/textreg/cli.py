@@ -131,11 +131,12 @@ def study(
     jobs: Annotated[int | None, typer.Option(help="cores to use, or jobs of a cluster [default: all cores]")] = None,
     on: Annotated[str, typer.Option(help="local, slurm, or another folder of workflow/profiles")] = "local",
     dry_run: Annotated[bool, typer.Option(help="say how many units there are, which stand, and what is left")] = False,
+    again: Annotated[bool, typer.Option(help="make runs, too, whose rows in the table stand")] = False,
 ) -> None:
     """A table of runs through Snakemake; what is up to date is skipped, and a failure stops only its own run."""
     from textreg.runs import study_run
 
-    study_run.run(name, jobs=jobs, where=on, dry_run=dry_run)
+    study_run.run(name, jobs=jobs, where=on, dry_run=dry_run, again=again)
 
 
 IDENTIFIER = Annotated[

@@ -1,6 +1,7 @@
 """Studies: which runs a file means, what is made once, and that whatever ends in the middle ends in the same table."""
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 import slurm_node
 import tiny_study
 import yaml
+from rich.console import Console
 
 from textreg.errors import InputError
 from textreg.files import write_json
@@ -124,6 +126,29 @@ def test_points_share_what_is_the_same_and_a_second_study_takes_it_from_the_firs
     write_json(weights / manifest.NAME, {"files": {}})
     pd.testing.assert_frame_equal(pd.read_csv(study_table.write("tiny", root)), tables[0])
     assert not study_run.cost(planned(root)[1], root / study.RUNS / "tiny", root)
+
+
+def test_a_run_whose_row_stands_is_made_again_only_where_that_is_asked_for(tmp_path):
+    root = tiny_study.build(tmp_path, ONE_SEED)
+    bring_all(root, "tiny")
+    study_table.write("tiny", root)
+    shutil.rmtree(root / study.RUNS)  # another machine, with the table alone
+
+    def units(**options):
+        console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+        study_run.run("tiny", dry_run=True, root=root, console=console, **options)
+        told = console.export_text()
+        return int(next(line for line in told.splitlines() if line.startswith("all")).split()[1]), told
+
+    count, told = units()
+    assert count == 0 and "the rows of 3 runs stand" in told
+    assert units(again=True)[0] == 12
+    tiny_study.build(root, ONE_SEED.replace("seeds: [0]", "seeds: [0, 1]"))
+    assert units()[0] == 12  # those of the new seed
+    points = root / study_table.FOLDER / "tiny" / "points.csv"
+    points.write_text(points.read_text().replace(pd.read_csv(points)["key"][0], "0" * 16))
+    count, told = units()
+    assert count == 16 and "1 runs are of other settings or code" in told
 
 
 def test_a_row_is_a_mean_over_languages_of_one_group_and_undefined_stays_empty():

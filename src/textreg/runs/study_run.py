@@ -1,9 +1,10 @@
 """A study brought up to date by Snakemake: what it costs, the engine, and what is told of it.
 
-Two choices are not obvious.  What stands is decided by the plan of each run alone: a manifest that no longer stands is
-taken away, and the engine (``workflow/Snakefile``) makes what is missing, so that it needs no record of its own, and
-none can be stale.  And it is told jobs, not rules: one per unit, with the manifests it waits for; a unit that another
-point makes as well waits for that one, and takes its files (:mod:`textreg.runs.study_unit`).
+Three choices are not obvious.  What stands is decided by the plan of each run alone: a manifest that no longer stands
+is taken away, and the engine (``workflow/Snakefile``) makes what is missing, so that it needs no record of its own,
+and none can be stale.  It is told jobs, not rules: one per unit, with the manifests it waits for; a unit that another
+point makes as well waits for that one, and takes its files (:mod:`textreg.runs.study_unit`).  And a run whose row in
+the table is that of today is not made, so that a study goes on where its table ends, on any machine.
 
     textreg study text_share --dry-run && textreg study text_share
 """
@@ -44,11 +45,12 @@ def run(
     jobs: int | None = None,
     where: str = "local",
     dry_run: bool = False,
+    again: bool = False,
     root: Path | None = None,
     console: Console | None = None,
 ) -> Path:
     """Bring a study up to date and return its table.  ``jobs``: cores, or jobs at a time of a cluster; ``where``: a
-    folder of ``workflow/profiles``.
+    folder of ``workflow/profiles``; ``again``: runs whose rows stand are made as well.
 
     Raises :class:`InputError` before anything starts, and :class:`RunError` that lists what failed, when all others
     are done; ``KeyboardInterrupt`` after Ctrl-C.
@@ -57,11 +59,18 @@ def run(
     folder = root / study.RUNS / name
     found = study.points(study.load(name, root), name, folder)
     planned = study.survey(found, folder, root)
-    console.print(_overview(planned, cost(planned, folder, root)))
     table = root / study_table.FOLDER / name / "table.csv"
-    if old := study_table.outdated(planned, table.parent):
+    if old := study_table.rows_that(False, planned, table.parent):
         console.print(f"{graph.relative(table)}: {len(old)} runs are of other settings or code ({', '.join(old[:3])})")
-    if dry_run:
+    standing = set() if again else set(study_table.rows_that(True, planned, table.parent))
+    if standing:
+        console.print(
+            f"{graph.relative(table)}: the rows of {len(standing)} runs stand; --again makes these here, too"
+        )
+        found = [point for point in found if point.name not in standing]
+        planned = study.survey(found, folder, root)
+    console.print(_overview(planned, cost(planned, folder, root)))
+    if dry_run or not found:
         return table
     words = _engine(root, where)
     with sole(folder, POINTS, "wait for it"), clean_ending():
