@@ -64,9 +64,7 @@ def run(
         console.print(f"{graph.relative(table)}: {len(old)} runs are of other settings or code ({', '.join(old[:3])})")
     standing = set() if again else set(study_table.rows_that(True, planned, table.parent))
     if standing:
-        console.print(
-            f"{graph.relative(table)}: the rows of {len(standing)} runs stand; --again makes these here, too"
-        )
+        console.print(f"{graph.relative(table)}: the rows of {len(standing)} runs stand; --again makes them, too")
         found = [point for point in found if point.name not in standing]
         planned = study.survey(found, folder, root)
     console.print(_overview(planned, cost(planned, folder, root)))
