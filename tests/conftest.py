@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Before PyTorch is loaded: a pool of OpenMP's threads does not outlive a fork, and its first use there waits for ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
