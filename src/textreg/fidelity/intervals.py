@@ -159,9 +159,9 @@ def paired_test(
     low, high = mean_bounds(difference, level, resamples, seed)
     low, high = min(low, mean), max(high, mean)
     if np.isin(np.concatenate([a, b]), (0, 1)).all():
-        wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
         from scipy.stats import binomtest
 
+        wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
         p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         return PairedTest(len(a), mean, low, high, float(p), "McNemar, exact")
     p = _sign_flip(difference, np.random.default_rng(seed)) if difference.any() else 1.0

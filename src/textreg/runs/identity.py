@@ -24,11 +24,7 @@ DRAWING = ("06_figures.ipynb", "07_mechanism.ipynb")
 #: Modules that a scale never runs (tested by running each), so that work on one scale leaves the others' results be.
 CONCEPTS = ("pictures.rows", "pictures.folder", "pictures.splits", "pictures.dictionary", "evaluation.named")
 HUB = ("data.prepare", "data.sources", "data.pictures", "data.crossmodal", "evaluation.served")
-OTHER_SCALES = {
-    "scenes": (*CONCEPTS, *HUB),
-    "pictures": HUB,
-    "hub": CONCEPTS,
-}  # hub: the exact judge is SCENES
+OTHER_SCALES = {"scenes": (*CONCEPTS, *HUB), "pictures": HUB, "hub": CONCEPTS}
 #: Settings that never change a result: where, how fast, how often told.
 WITHOUT_EFFECT = frozenset(
     {"run", "out", "device", "threads", "workers", "log_steps", "checkpoint_steps", "cache_features"}
