@@ -60,12 +60,12 @@ def run(
     found = study.points(study.load(name, root), name, folder)
     planned = study.survey(found, folder, root)
     table = root / study_table.FOLDER / name / "table.csv"
-    if old := study_table.rows_that(False, planned, table.parent):
+    rows = study_table.standing(planned, table.parent)
+    if old := [run for run, stands in rows.items() if not stands]:
         console.print(f"{graph.relative(table)}: {len(old)} runs are of other settings or code ({', '.join(old[:3])})")
-    standing = set() if again else set(study_table.rows_that(True, planned, table.parent))
-    if standing:
-        console.print(f"{graph.relative(table)}: the rows of {len(standing)} runs stand; --again makes them, too")
-        found = [point for point in found if point.name not in standing]
+    if (count := sum(rows.values())) and not again:
+        console.print(f"{graph.relative(table)}: the rows of {count} runs stand; --again makes them, too")
+        found = [point for point in found if not rows.get(point.name)]
         planned = study.survey(found, folder, root)
     console.print(_overview(planned, cost(planned, folder, root)))
     if dry_run or not found:

@@ -5,7 +5,7 @@ the shares of the classes of answers (0..1, they sum to 1), LF, LF+, content (ri
 mean is one over languages of means over requests, and an empty cell is undefined.  Groups are ``foreign`` (all but
 English), ``tuned`` and ``held_out`` (with and without text rows), ``en``, and those of the study's file.
 ``points.csv`` says of each run which commit, machine and seconds made it, and the ``key`` of its definitions: a row
-whose key is not that of today (:func:`rows_that`) was made by other settings or code.
+whose key is not that of today (:func:`standing`) was made by other settings or code.
 """
 
 import json
@@ -158,10 +158,10 @@ def verdict(table: pd.DataFrame, expected: Expected) -> tuple[Estimate, str]:
     return found, Bound(expected.at_least, expected.at_most, expected.within).verdict(found)
 
 
-def rows_that(stand: bool, jobs: Sequence[Job], folder: Path) -> list[str]:
-    """Runs in the tables of ``folder`` that the study, as planned now, makes from the same settings and code; where
-    ``stand`` is false, from others or not at all."""
+def standing(jobs: Sequence[Job], folder: Path) -> dict[str, bool]:
+    """Run in the tables of ``folder`` -> whether the study, as planned now, makes it from the same settings and code,
+    not from others or not at all."""
     path = folder / "points.csv"
     today = {job.point: job.key for job in jobs if job.state.unit.stage == "evaluate"}
     shipped = pd.read_csv(path).set_index("run")["key"] if path.is_file() else pd.Series(dtype=str)
-    return [run for run, key in shipped.items() if (today.get(run) == key) is stand]
+    return {run: today.get(run) == key for run, key in shipped.items()}
