@@ -1,6 +1,7 @@
 """Threads, device and number format of a process, and its memory.
 
-Not obvious: small models run fastest with one thread per process, and arms run side by side instead.
+Not obvious: small models use a core best with one thread per process, so arms run side by side instead; what nothing
+can run beside may take more.
 
     >>> how = set_up(threads=1)
 """
@@ -31,7 +32,7 @@ def set_up(threads: int = 1, *, precision: str = "fp32", device: str = "auto") -
     Of several processes on a machine each gets the GPU of its own number (``LOCAL_RANK``).
 
     Args:
-        threads: threads of one tensor operation; 1 for small models, whose rate falls with more.
+        threads: threads of one tensor operation; each takes its part of a tensor, whose ends can round otherwise.
         precision: ``fp32``, ``bf16`` or ``4bit`` (weights in 4 bits, arithmetic in bf16; CUDA only).
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
 

@@ -7,6 +7,7 @@ import pytest
 from textreg import settings as config
 from textreg.errors import InputError
 from textreg.runs import profiles, stages
+from textreg.runs.identity import parameters
 
 ROOT = Path(__file__).parents[2]
 ARMS = [
@@ -31,10 +32,10 @@ def test_every_profile_of_the_repository_is_valid_and_probes_no_more_images_than
         assert profiles.resolve(chosen, "mechanism").probe_images <= kept, name
 
 
-def test_the_laptop_profile_is_the_defaults_of_the_settings_classes():
+def test_the_laptop_profile_computes_what_the_defaults_of_the_settings_classes_do():
     laptop = profiles.load("laptop", ROOT)
     for stage in ("prepare_data", "align", "evaluate", "figures"):
-        assert profiles.resolve(laptop, stage) == config.stage_classes()[stage]()
+        assert parameters(profiles.resolve(laptop, stage)) == parameters(config.stage_classes()[stage]())
 
 
 def test_an_override_is_stronger_than_the_arm_the_arm_than_the_section_the_section_than_the_default():

@@ -12,6 +12,7 @@ after the hierarchical bootstrap (Davison & Hinkley 1997, section 3.8).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,27 +68,42 @@ def estimate(
     runs = [[run.to_numpy() for _, run in group.groupby("seed")] for _, group in table.groupby("backbone")]
     alike = np.ones(table.shape[1])
     middle = float(np.mean([np.mean([_macro(run, np.ones((1, len(run))), alike) for run in group]) for group in runs]))
-    drawn = _resampled(runs, table.shape[1], np.random.default_rng([seed, 36]), resamples)
+    drawn = _resampled(runs, _draws(tuple(tuple(map(len, group)) for group in runs), table.shape[1], seed, resamples))
     low, high, near, far = np.nanquantile(drawn, [0.025, 0.975, 0.05, 0.95])
     return Estimate(middle, float(low), float(high), (float(near), float(far)), sum(map(len, runs)), len(table))
 
 
-def _resampled(
-    runs: Sequence[Sequence[np.ndarray]], languages: int, rng: np.random.Generator, resamples: int
-) -> np.ndarray:
-    """The mean of every resample ``(resamples,)``; ``runs``: by backbone and seed, ``(items, languages)`` each."""
-    spoken = _counts(rng, languages, resamples)  # (resamples, languages)
-    totals = np.zeros(resamples)
-    for _ in runs:  # a place that a backbone is drawn for
-        chosen = rng.integers(len(runs), size=resamples)
-        for number, group in enumerate(runs):
+class _Draws(NamedTuple):
+    """What a bootstrap draws: how often each language, ``(resamples, languages)``; then backbone, place of its seed,
+    the resamples that drew these, and how often they drew each item, ``(resamples of these, items)``."""
+
+    spoken: np.ndarray
+    of_runs: list[tuple[int, int, np.ndarray, np.ndarray]]
+
+
+@lru_cache(maxsize=8)  # the estimates of a page have few shapes between them, and drawing is most of their time
+def _draws(items: tuple[tuple[int, ...], ...], languages: int, seed: int, resamples: int) -> _Draws:
+    """The draws for so many items by backbone and seed, and so many languages."""
+    rng = np.random.default_rng([seed, 36])
+    found = _Draws(_counts(rng, languages, resamples), [])
+    for _ in items:  # a place that a backbone is drawn for
+        chosen = rng.integers(len(items), size=resamples)
+        for number, group in enumerate(items):
             mine = np.flatnonzero(chosen == number)
             for _ in group:  # a place that one of its seeds is drawn for
                 seeds = rng.integers(len(group), size=len(mine))
-                for place, run in enumerate(group):
+                for place, size in enumerate(group):
                     rows = mine[seeds == place]
-                    weights = _counts(rng, len(run), len(rows))
-                    totals[rows] += _macro(run, weights, spoken[rows]) / (len(group) * len(runs))
+                    found.of_runs.append((number, place, rows, _counts(rng, size, len(rows))))
+    return found
+
+
+def _resampled(runs: Sequence[Sequence[np.ndarray]], draws: _Draws) -> np.ndarray:
+    """The mean of every resample ``(resamples,)``; ``runs``: by backbone and seed, ``(items, languages)`` each."""
+    totals = np.zeros(len(draws.spoken))
+    for number, place, rows, weights in draws.of_runs:
+        group = runs[number]
+        totals[rows] += _macro(group[place], weights, draws.spoken[rows]) / (len(group) * len(runs))
     return totals
 
 

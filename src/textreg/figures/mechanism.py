@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from textreg.figures.style import (
     ARMS,
+    CLASSES,
     ON_COLOUR,
     Mark,
     Saved,
@@ -32,7 +33,10 @@ from textreg.figures.style import (
 )
 from textreg.figures.tables import require
 
-OPENINGS = {"asked": ("asked language", "#0072B2", ""), "english": ("English", "#E69F00", "////")}
+OPENINGS = {
+    "asked": ("asked language", CLASSES["asked"].colour, ""),
+    "english": ("English", CLASSES["english"].colour, "////"),
+}
 LABELLED = 0.09  # share of the axis that a two-digit number needs
 ENGLISH_FIRST = "first word English (%)"
 DOSES = {"words": "English words of a text (%)", "visual tokens": "visual tokens that keep\ntheir English part (%)"}

@@ -25,7 +25,7 @@ DRAWING = ("06_figures.ipynb", "07_mechanism.ipynb")
 CONCEPTS = ("pictures.rows", "pictures.folder", "pictures.splits", "pictures.dictionary", "evaluation.named")
 HUB = ("data.prepare", "data.sources", "data.pictures", "data.crossmodal", "evaluation.served")
 OTHER_SCALES = {"scenes": (*CONCEPTS, *HUB), "pictures": HUB, "hub": CONCEPTS}
-#: Settings that never change a result: where, how fast, how often told.
+#: Settings that change no result: where, how fast, how often told; threads at most by rounding, as processors do.
 WITHOUT_EFFECT = frozenset(
     {"run", "out", "device", "threads", "workers", "log_steps", "checkpoint_steps", "cache_features"}
 )
