@@ -298,16 +298,17 @@ def _adapters(cls: type[Stage]) -> dict[str, tuple[TypeAdapter[Any], bool]]:
 def value_of(cls: type[Stage], key: str, value: Any, where: str, *, text: bool = False) -> Any:
     """``value`` as the type of field ``key`` of ``cls``, its range checked.
 
-    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de``); otherwise a value must have
-    its type already.  Numbers are finite, and a list names nothing twice.  Raises :class:`InputError` that begins with
-    ``where``, also for an unknown key (with a suggestion).
+    ``text=True`` reads a word of the command line (``50``, ``1e-4``, ``true``, ``en,de`` or ``["en", "de"]``);
+    otherwise a value must have its type already.  Numbers are finite, and a list names nothing twice.  Raises
+    :class:`InputError` that begins with ``where``, also for an unknown key (with a suggestion).
     """
     known = _adapters(cls)
     if key not in known:
         raise InputError(f"{where}: unknown parameter {quoted(key)}{did_you_mean(key, known)}")
     adapter, several = known[key]
     if text and several:
-        value = [word.strip() for word in str(value).strip("[]").split(",") if word.strip()]
+        words = (word.strip(" \t'\"") for word in str(value).strip("[]").split(","))
+        value = [word for word in words if word]
     try:
         found = adapter.validate_python(value, strict=not text)
     except ValidationError as error:

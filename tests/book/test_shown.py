@@ -88,7 +88,9 @@ def _check_python(rest):
         assert (ROOT / rest[0]).is_file()
 
 
-@pytest.mark.parametrize("page", [path for path in PAGES if blocks(path, "python")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if blocks(path, "python", "bash")], ids=lambda path: path.stem
+)
 def test_python_and_quick_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
     for name in ("results", "src", "profiles", "notebooks", "book", "_config.yml", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)

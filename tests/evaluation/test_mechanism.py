@@ -201,27 +201,39 @@ def test_the_backbone_is_opened_without_an_adapter(opened):
     assert isinstance(seen, features.Kept)
 
 
-def account(*, image, dose, along, out, into):
-    """Tables of a study whose numbers are given, for BM; TR is moved nowhere and the untouched backbone stays."""
-    arms = pd.DataFrame({"system": ["BM", "BM", "backbone"], "arm": ["image", "text_en", "image"]})
-    doses = pd.DataFrame({"system": "BM", "context": ["words"] * 2 + ["visual tokens"] * 2, "share": [0.0, 1.0] * 2})
+def account(*, image, dose, along, out, into, untuned, cure):
+    """Tables of a study whose numbers are given, for BM; ``untuned`` is what English text does to the backbone."""
+    told = [("BM", "image", image), ("BM", "text_en", 0.9), ("BM", "blank", 0.2), ("TR", "image", cure)]
+    told += [("backbone", arm, english) for arm, english in (("image", 0.1), ("text", 0.1), ("text_en", untuned))]
+    arms = pd.DataFrame([*told, ("backbone", "blank", 0.3 - untuned)], columns=["system", "arm", "english"])
+    doses = pd.DataFrame({"context": ["words"] * 2 + ["visual tokens"] * 2, "share": [0.0, 1.0] * 2})
+    rising = doses.assign(system="BM", english=[0.1, 0.1 + dose] * 2)
     return {
-        "arms": arms.assign(english=[image, 0.9, 0.1]),
-        "dose": doses.assign(english=[0.1, 0.1 + dose] * 2),
+        "arms": arms,
+        "dose": pd.concat([rising, doses.assign(system="backbone", english=[0.05] * 4)]),
         "update": pd.DataFrame({"system": ["BM", "TR"], "along": [along, 0.0]}),
         "patch": pd.DataFrame({"system": ["BM", "backbone"], "done": ["taken out", "put in"], "english": [out, into]}),
     }
 
 
+HELD = {"image": 0.8, "dose": 0.5, "along": 3.0, "out": 0.4, "into": 0.3, "untuned": 0.2, "cure": 0.1}
+FAILED = {"image": 0.95, "dose": -0.1, "along": -1.0, "out": 0.99, "into": 0.05, "untuned": 0.0, "cure": 0.97}
+
+
 def test_each_prediction_is_held_or_failed_by_its_own_number():
-    held = mechanism.verdicts(account(image=0.8, dose=0.5, along=3.0, out=0.4, into=0.3))
-    failed = mechanism.verdicts(account(image=0.95, dose=-0.1, along=-1.0, out=0.99, into=0.05))
-    assert held["held"].tolist() == [True] * 6 and failed["held"].tolist() == [False] * 6
+    held, failed = mechanism.verdicts(account(**HELD)), mechanism.verdicts(account(**FAILED))
+    assert held["held"].tolist() == [True] * 10 and failed["held"].tolist() == [False] * 10
+
+
+def test_more_english_at_every_dose_is_judged_where_the_two_are_nearest():
+    found = mechanism.verdicts(account(**HELD | {"dose": 0.0})).set_index("prediction")
+    nearest = found[found.index.str.contains("every dose")].iloc[0]
+    assert (nearest["measured"], nearest["against"], nearest["held"]) == (0.1, 0.05, True)
 
 
 def test_a_prediction_about_a_system_that_was_not_looked_into_is_left_out():
-    tables = account(image=0.8, dose=0.5, along=3.0, out=0.4, into=0.3)
-    assert mechanism.verdicts(tables, tuned="EN")["prediction"].tolist() == [
-        "putting it into the untuned model takes the language away"
+    assert mechanism.verdicts(account(**HELD), tuned="EN")["prediction"].tolist() == [
+        "the untuned model: English text pulls the answer into English, text in the asked language less",
+        "putting it into the untuned model takes the language away",
     ]
     assert mechanism.verdicts({}).empty

@@ -205,6 +205,7 @@ def test_the_value_of_a_secret_variable_is_refused_in_a_profile_too(monkeypatch)
         ("tune.cache_features=true", "tune", True),
         ("tune.steps=50", "tune", 50),
         ("prepare_data.languages=en, de", "prepare_data", ["en", "de"]),
+        ('prepare_data.languages=["en", "de"]', "prepare_data", ["en", "de"]),
         ("merge.lambdas=[0.5,1]", "merge", [0.5, 1.0]),
         ("evaluate.judge_model=7", "evaluate", "7"),
     ],

@@ -37,7 +37,7 @@ LANGUAGES = ("it", "fr", "de", "es")  # the first that BM answers in English hal
 SYSTEMS = MappingProxyType(
     {
         "BM": "tuned on English pictures",
-        "TR": "with multilingual text besides",
+        "TR": "with multilingual text beside them",
         "TR+M": "merged with its language model",
     }
 )

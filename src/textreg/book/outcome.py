@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from textreg.fidelity.estimates import Estimate, Point
+from textreg.fidelity.estimates import Estimate, Point, estimate
 from textreg.figures.style import language_names
 from textreg.figures.tables import Results
 
@@ -25,6 +25,15 @@ RIGHT = ("image", "grounded")
 QUESTIONS = ("image", "content", "questions", "en")
 CAPTIONS = ("image", "content", "caption", "en")
 NEVER_SHOWN = ("image", "content", "where", "en")
+#: Kinds of questions, as what a model can do.
+SKILLS = {
+    "colour": "naming colours",
+    "count": "counting",
+    "exist": "telling what is there",
+    "larger": "comparing sizes",
+    "shape": "naming shapes",
+    "where": "telling where",
+}
 
 
 class Values:
@@ -43,6 +52,11 @@ class Values:
     def told(self, system: str, point: tuple) -> str:
         """The mean in per cent: ``"67 %"``, unbroken."""
         return f"{100 * self.of((1.0, system, point)).value:.0f}\u00a0%"
+
+    def told_apart(self, system: str, point: tuple) -> list[float]:
+        """The mean of each language model, in per cent, in the order in which they come."""
+        answers, found = self._results.measured, [(1.0, Point(system, *point))]
+        return [100 * estimate(mine, found).value for _, mine in answers.groupby("backbone", sort=False)]
 
     def difference(self, one: str, other: str, point: tuple) -> str:
         """``"+3.1 [1.0, 5.2] points"``: one minus the other."""
@@ -94,12 +108,20 @@ def _judged(results: Results) -> bool:
 
 def _short_loss(v: Values) -> str:
     takes, beyond = _taken(v)
-    lead = "The picture, beside its English" if beyond.low > 0 else "Its English"
     image, english, own = (f"{round(100 * takes[arm].value)}" for arm in ("image", "text_en", "text"))
+    blank, lead = _where_measured(lambda: _blank(v)), "Its English"
+    if beyond.low > 0:
+        lead = "The picture, beside its English"
+    elif blank and v.of(*_lost("image"), *_minus(_lost("blank"))).low <= 0:
+        lead = "Not what it shows"
     return (
-        f"*{lead}.* Tuning takes {image} of 100 answers out of the asked language under pictures, {english} under the "
-        f"same content as English text, {own} where the text is in the asked language."
+        f"*{lead}.* Tuning takes {image} of 100 answers out of the asked language under pictures, {blank}{english} "
+        f"under the same content as English text, {own} where the text is in the asked language."
     )
+
+
+def _blank(v: Values) -> str:
+    return f"{round(100 * v.of(*_lost('blank')).value)} under blank ones, "
 
 
 def _short_cure(v: Values) -> str:
@@ -112,25 +134,35 @@ def _short_cure(v: Values) -> str:
 
 
 def _short_price(v: Values) -> str:
-    cost = v.against("BM+M", "BM", QUESTIONS)
-    lead = {"below": "English answers", "above": "Nothing"}.get(cost, "Nothing that the intervals tell")
+    kinds = {kind: ("image", "content", kind, "en") for kind in SKILLS}
+    moves = {kind: _where_measured(partial(v.against, "BM+M", "BM", point)) for kind, point in kinds.items()}
+    paid, gained = ([kind for kind, move in moves.items() if move == word] for word in ("below", "above"))
+    lead = _listed([SKILLS[kind] for kind in paid], "and") or "nothing that the intervals tell"
+    told = "; ".join(
+        f"{SKILLS[kind]} {v.told('BM+M', kinds[kind])}, before {v.told('BM', kinds[kind])}" for kind in paid + gained
+    )
     return (
-        f"*{lead}.* Merged, `BM` keeps {v.told('BM+M', ASKED)} of its answers in the asked language and has "
-        f"{v.told('BM+M', QUESTIONS)} of English questions right, before {v.told('BM', QUESTIONS)}; "
-        f"`TR` needs no merging for {v.told('TR', ASKED)}."
+        f"*{lead[0].upper()}{lead[1:]}.* Merged, `BM` keeps {v.told('BM+M', ASKED)} of its answers in the asked "
+        f"language and has {v.told('BM+M', QUESTIONS)} of English questions right, before {v.told('BM', QUESTIONS)}"
+        f"{f' ({told})' if told else ''}; `TR` needs no merging for {v.told('TR', ASKED)}."
     )
 
 
 SHORT = {"loss": _short_loss, "cure": _short_cure, "price": _short_price}
 
 
+def _lost(arm: str) -> list[tuple[float, str, tuple]]:
+    return [(1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))]
+
+
+def _minus(terms: list[tuple[float, str, tuple]]) -> list[tuple[float, str, tuple]]:
+    return [(-weight, system, point) for weight, system, point in terms]
+
+
 def _taken(v: Values) -> tuple[dict[str, Estimate], Estimate]:
     """What tuning took of the asked language by arm, and what under pictures beyond under English text."""
-    lost = {
-        arm: ((1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))) for arm in ("image", "text_en", "text")
-    }
-    beyond = v.of(*lost["image"], *((-weight, system, point) for weight, system, point in lost["text_en"]))
-    return {arm: v.of(*terms) for arm, terms in lost.items()}, beyond
+    taken = {arm: v.of(*_lost(arm)) for arm in ("image", "text_en", "text")}
+    return taken, v.of(*_lost("image"), *_minus(_lost("text_en")))
 
 
 def _document(v: Values, _: Results) -> str:
@@ -139,13 +171,16 @@ def _document(v: Values, _: Results) -> str:
     word = (
         "more than English text does, and so adds something of its own"
         if beyond.low > 0
-        else "less than English text does: the loss is English-induced, and the picture is one more English context"
+        else "less than English text does, so it need be no more than one more English context: such a loss is called "
+        "English-induced"
         if beyond.high < 0
-        else "no more than English text does, as far as the interval tells: the loss is English-induced"
+        else "no more than English text does, as far as the interval tells: such a loss is called English-induced"
     )
+    blank = _where_measured(lambda: f"{points(v.of(*_lost('blank')), '')} under blank ones, ")
     return (
         f"**A picture or an English document?** The picture takes {word}. Tuning takes {takes['image']} under "
-        f"pictures, {takes['text_en']} under the same content as English text (difference {points(beyond)}), and "
+        f"pictures, {blank}{takes['text_en']} under the same content as English text (difference to pictures "
+        f"{points(beyond)}), and "
         f"{takes['text']} under the content in the asked language."
     )
 
@@ -189,10 +224,25 @@ def _seeing(v: Values, _: Results) -> str:
         f"{v.told('backbone', QUESTIONS)})."
     ) + _where_measured(
         lambda: (
-            f" Of a kind of question that no picture trained (`where`) it has {v.told('TR', NEVER_SHOWN)}, "
-            f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` ({v.told('backbone', NEVER_SHOWN)})."
+            (
+                f" Of a kind of question that no picture trained (`where`) it has {v.told('TR', NEVER_SHOWN)}, "
+                f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` ({v.told('backbone', NEVER_SHOWN)})"
+            )
+            + _by_language_model(v)
+            + "."
         )
     )
+
+
+def _by_language_model(v: Values) -> str:
+    """What a mean over language models hides where they move in opposite directions; nothing where there is one."""
+    pairs = list(zip(*(v.told_apart(system, NEVER_SHOWN) for system in ("TR", "backbone")), strict=True))
+    each = "; ".join(f"{after:.0f}\u00a0% after tuning, {before:.0f}\u00a0% before" for after, before in pairs)
+    return f", by language model {each}" if len(pairs) > 1 else ""
+
+
+def _listed(words: list[str], last: str) -> str:
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _where_measured(tell: Callable[[], str]) -> str:
@@ -226,9 +276,8 @@ def _left_out(v: Values, results: Results) -> str:
     if not codes or not seen:
         raise KeyError("no language was left out")
     names = list(language_names(codes).values())
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     there, here = ("image", "asked", "caption", codes), ("image", "asked", "caption", seen)
     return (
-        f"**Languages left out.** No text row is in {listed}. There `TR` keeps {v.told('TR', there)}, in the "
-        f"languages of its text {v.told('TR', here)}; `BM` has {v.told('BM', there)} and {v.told('BM', here)}."
+        f"**Languages left out.** No text row is in {_listed(names, 'or')}. There `TR` keeps {v.told('TR', there)}, "
+        f"in the languages of its text {v.told('TR', here)}; `BM` has {v.told('BM', there)} and {v.told('BM', here)}."
     )

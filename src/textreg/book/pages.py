@@ -73,7 +73,7 @@ SYSTEM_COLUMNS = MappingProxyType(
         "mixed": ("image", "mixed"),
         "LF+": ("image", "lf_plus"),
         "GF": ("image", "grounded"),
-        "questions, asked": ("image", "grounded", "questions"),
+        "questions, asked and right": ("image", "grounded", "questions"),
         "English captions": ("image", "content", "caption", "en"),
         "English questions": ("image", "content", "questions", "en"),
     }
@@ -341,7 +341,10 @@ def account_page(results: Results | None) -> str:
         more, less = runs[["measured", "against"]].mean()
         told = (f"{100 * more:.0f} %", f"{100 * less:.0f} %") if more <= 1 else (f"{more:.0f}", f"{less:.0f}")
         rows.append([f"{predictions.SIGNS[one.verdict]}{NARROW}{one.verdict}", one.said, *told, one.measured])
-    title = f"Answers that begin in English, mean over {len(paths)} run(s); of the movement its length"
+    title = (
+        f"Answers that begin in English, mean over {len(paths)} run(s); of the movement its length, in units of the "
+        "hidden state"
+    )
     return table(["verdict", "predicted", "the larger", "the smaller", "how often"], rows, title)
 
 

@@ -205,7 +205,8 @@ def content(request: Mapping[str, Any], code: str) -> str:
 
 
 def along(opened: tuple[Any, Any, Any], shown: pd.DataFrame, direction: torch.Tensor, told: Mapping) -> pd.DataFrame:
-    """Mean component along the direction, and mean length, of visual tokens and of the words of each language."""
+    """Mean component along the direction, mean length and mean cosine (-1..1, the part of a vector's own length that
+    lies along the direction), of visual tokens and of the words of each language."""
     model, processor, seen = opened
     weight = plain(model).get_input_embeddings().weight.detach().float()
     with torch.inference_mode():
@@ -215,7 +216,11 @@ def along(opened: tuple[Any, Any, Any], shown: pd.DataFrame, direction: torch.Te
         ids = [token for text in texts for token in processor.tokenizer.encode(text, add_special_tokens=False)]
         vectors[f"words: {code}"] = weight[ids]
     rows = {
-        name: {"along": float((each @ direction).mean()), "length": float(each.norm(dim=-1).mean())}
+        name: {
+            "along": float((each @ direction).mean()),
+            "length": float(each.norm(dim=-1).mean()),
+            "cosine": float((each @ direction / each.norm(dim=-1)).mean()),
+        }
         for name, each in vectors.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -304,10 +309,27 @@ def verdicts(tables: Mapping[str, pd.DataFrame], tuned: str = "BM", cure: str = 
             rows = rows[rows[key] == value]
         return float(rows[column].mean())
 
+    def nearest_dose() -> tuple[float, float]:
+        means = tables["dose"].groupby(["context", "share", "system"])["english"].mean().unstack("system")
+        least = means.loc[(means[tuned] - means[BACKBONE]).idxmin()]
+        return float(least[tuned]), float(least[BACKBONE])
+
     told: list[tuple[str, Callable[[], tuple[float, float]]]] = [
+        (
+            "the untuned model: English text pulls the answer into English, text in the asked language less",
+            lambda: (mean("arms", system=BACKBONE, arm="text_en"), mean("arms", system=BACKBONE, arm="text")),
+        ),
         (
             f"{tuned}: English text pulls the answer into English as the picture does, or more",
             lambda: (mean("arms", system=tuned, arm="text_en"), mean("arms", system=tuned, arm="image")),
+        ),
+        (
+            f"{tuned}: a blank picture pulls more than it does in the untuned model",
+            lambda: (mean("arms", system=tuned, arm="blank"), mean("arms", system=BACKBONE, arm="blank")),
+        ),
+        (
+            f"{cure}: the picture pulls less than in {tuned}",
+            lambda: (mean("arms", system=tuned, arm="image"), mean("arms", system=cure, arm="image")),
         ),
         (
             f"{tuned}: more English words in the context, more English in the answer",
@@ -323,6 +345,7 @@ def verdicts(tables: Mapping[str, pd.DataFrame], tuned: str = "BM", cure: str = 
                 mean("dose", system=tuned, context="visual tokens", share=0.0),
             ),
         ),
+        (f"{tuned}: more English than the untuned model at every dose; here where they are nearest", nearest_dose),
         (
             f"{tuned} is moved towards English context, {cure} is not, or less",
             lambda: (mean("update", "along", system=tuned), mean("update", "along", system=cure)),
