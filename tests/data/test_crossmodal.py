@@ -91,7 +91,16 @@ def test_a_missing_split_names_the_file_looked_for(folder):
 
 def test_a_missing_column_names_the_file_and_the_columns(folder):
     pq.write_table(pa.table({"image_id": ["img00"], "caption": ["x"]}), folder / "data" / "de-00000-of-00001.parquet")
-    with pytest.raises(InputError, match=r"de-00000-of-00001\.parquet: no column captions; found image_id, caption"):
+    with pytest.raises(InputError, match=r"de-00000-of-00001\.parquet: no column captions; found caption, image_id"):
+        items_of(folder)
+
+
+def test_a_damaged_page_is_one_line_that_names_the_file(folder):
+    path = folder / "data" / "de-00000-of-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[8 : len(content) // 2] = bytes(len(content) // 2 - 8)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"de-00000-of-00001\.parquet: .*download it again"):
         items_of(folder)
 
 

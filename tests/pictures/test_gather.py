@@ -34,6 +34,17 @@ def test_every_source_has_a_version_a_licence_and_a_hash():
     assert len({each.get("style") for each in told["npm"].values()} - {None}) == 5
 
 
+def test_a_folder_made_with_other_concepts_is_refused(tmp_path, monkeypatch):
+    for folder in ("packages", "tower", "llm", "pictures"):
+        (tmp_path / folder).mkdir()
+    for made in ("packages/complete", "tower/config.json", "llm/config.json"):
+        (tmp_path / made).touch()
+    (tmp_path / "pictures" / "about.json").write_text(json.dumps({"picture_concepts": 200}))
+    assert gather.gather(tmp_path, 200, print) == tmp_path / "pictures"
+    with pytest.raises(InputError, match="has 200 concepts, not 50: remove it, or take another --out"):
+        gather.gather(tmp_path, 50, print)
+
+
 def test_names_come_from_languages_that_name_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(gather, "CLDR_LEAST", 2)
     told = {"❤": {"tts": ["Herz"], "default": ["Liebe", "a|b"]}, "👁\ufe0f": {"tts": ["Auge"]}, "x": {"default": ["y"]}}

@@ -4,7 +4,7 @@ import torch
 from transformers import Gemma3ForCausalLM
 
 from textreg.errors import InputError
-from textreg.pictures.vocabulary import cut, from_gguf, put_back
+from textreg.pictures.vocabulary import cut, from_gguf
 
 TEXTS = ["balabasy", "Was ist das?", " bidabao, アサ"]
 
@@ -47,20 +47,6 @@ def test_a_text_that_was_counted_in_is_split_into_the_same_tokens(whole, small):
 def test_any_other_text_can_still_be_written_and_read(small, text):
     tokenizer = small[0]
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-
-
-def test_what_was_tuned_after_the_cut_is_put_back_where_it_was(whole, small):
-    (_, model), (_, cut_model, kept) = whole, small
-    with torch.no_grad():
-        for parameter in cut_model.parameters():
-            parameter.add_(0.01)
-    again = put_back(cut_model, tiny_pictures.language_model(model.vocab_size), kept)
-    ids = torch.arange(5, 25) % len(kept)
-    with torch.no_grad():
-        old = again(torch.tensor([[kept[number] for number in ids]])).logits[..., kept]
-        assert torch.allclose(old, cut_model(ids[None]).logits, rtol=0, atol=1e-6)
-    untouched = sorted(set(range(model.vocab_size)) - set(kept))
-    assert torch.equal(again.get_input_embeddings().weight[untouched], model.get_input_embeddings().weight[untouched])
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path):

@@ -89,6 +89,11 @@ def test_evaluation_waits_for_the_systems_it_names_and_no_others():
     assert names == ["prepare_data", "align", "tune[BM]", "tune[TR]", "merge[TR]"]
 
 
+HUB = {
+    "scale": "hub",
+    "prepare_data": {"languages": ["en", "de"], "text_languages": ["de"], "held_out": []},
+    "evaluate": {"systems": ["BM", "TR"]},
+}
 REFUSED = {
     "unknown key": ({"seeds": 1}, "unknown key 'seeds' (did you mean 'seed'?)"),
     "unknown parameter": ({"tune": {"step": 3}}, "unknown parameter 'step' (did you mean 'steps'?)"),
@@ -115,6 +120,15 @@ REFUSED = {
     "judge without address": ({"evaluate": {"judge": "llm", "judge_model": "m"}}, "judge = llm needs judge_endpoint"),
     "judge without model": ({"evaluate": {"judge": "llm", "judge_endpoint": "u"}}, "judge = llm needs judge_model"),
     "text without share": ({"tune": {"text_share": 0.0}}, "tune[TR]: text = multilingual with text_share 0"),
+    "rows that the hub scale has not": (HUB | {"tune": {"text": "mono"}}, "hub scale makes no such rows"),
+    "rows that pictures have not": (
+        HUB | {"scale": "pictures", "tune": {"text": "lists"}},
+        "pictures scale makes no such",
+    ),
+    "own answers behind a picture": (
+        {"tune": {"text_answers": "own", "text_image": "blank"}},
+        "text_answers = own answers rows without an image",
+    ),
     "uneven micro-batch": ({"align": {"micro_batch": 5, "batch_size": 16}}, "align: batch_size 16 is no multiple of"),
     "held out and in the text": (
         {"prepare_data": {"held_out": ["sv"], "text_languages": ["sv"]}},

@@ -1,6 +1,8 @@
 """``textreg ask``: every shipped system about the shipped picture, and what can be said of each answer."""
 
+import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from textreg.cli import app
@@ -21,6 +23,15 @@ def test_every_shipped_system_answers_and_each_answer_is_judged(told):
 def test_foreign_words_are_named_by_the_closed_word_list():
     assert asking.foreign_words("Das Bild zeigt a red Kreuz.", "de") == ["a", "red"]
     assert asking.foreign_words("Kuvassa on risti.", "fi") == []
+
+
+def test_a_foreign_word_is_marked_as_a_word_and_not_inside_another(monkeypatch):
+    row = {"system": "BM", "answer": "Das Bild zeigt a Kreuz.", "class": "mixed", "lf_plus": False, "content": None}
+    console = Console(record=True, width=200, force_terminal=True)
+    monkeypatch.setattr(asking, "Console", lambda: console)
+    asking.show(pd.DataFrame([row | {"foreign": "a"}]))
+    said = console.export_text(styles=True)
+    assert "Das Bild zeigt \x1b[1;4ma\x1b[0m Kreuz." in said
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,4 @@ def test_crossmodal_is_asked_with_its_own_captions(tmp_path):
     assert len(probes.probes) == 2 * 2 * 3
     told = [p for p in probes.probes if p.arm == "text" and p.language == "ja"]
     assert all(p.prompt.startswith(json.loads(p.reference)[0] + "\n") for p in told)
+    assert len(probe_set(str(tmp_path), ("es", "ja"), 24).probes) == 3 * 2 * 3  # as many as there are

@@ -299,6 +299,22 @@ def test_names_that_look_alike_stay_two_in_a_drawing(tmp_path, identifier):
     assert "(2)" in drawn and "(3)" not in drawn.replace("(2) (3)", "")
 
 
+def test_every_arm_has_a_drawing_of_its_own_whatever_its_script(tmp_path, identifier):
+    arms = ("image", "текст", "λόγος", "a b", "a-b")
+    rows = [{**ROWS[0], "arm": arm, "system": f"s{number}"} for arm in arms for number in range(30)]
+    score_figures.score_and_draw(write(tmp_path / "a.jsonl", rows), figures=tmp_path / "f", identifier=identifier)
+    drawn = {path.stem for path in (tmp_path / "f").glob("fidelity*.svg")}
+    assert {f"fidelity{arm}" for arm in ("", "_текст", "_λόγος", "_a-b", "_a-b-2")} <= drawn
+
+
+def test_seeds_of_eight_digits_stay_two_systems(tmp_path, identifier):
+    rows = [{**ROWS[0], "seed": seed} for seed in (20240101, 20240102)]
+    result = score_figures.score_and_draw(
+        write(tmp_path / "a.jsonl", rows), figures=tmp_path / "f", identifier=identifier
+    )
+    assert "20240102" in (tmp_path / "f" / "confusion.svg").read_text("utf-8") and result is not None
+
+
 NUMBERS = {  # seed or lambda of a row -> what is kept, or what the error says
     "seed: Infinity": "a whole number",
     "seed: 1e400": "a whole number",

@@ -100,7 +100,8 @@ def print_paper(html: Path, out: Path, browser: Any) -> None:
     made = html / "book" / "paper-for-print.html"
     # The first page with mathematics lends its head, so that formulas are set.
     frame = next((text for text in texts if "mathjax" in text.lower()), texts[0])
-    made.write_text(re.sub(r"<body.*</body>", lambda _: f"<body>{''.join(articles)}</body>", frame, flags=re.DOTALL))
+    body = f"<body>{''.join(articles)}</body>"
+    made.write_text(re.sub(r"<body.*</body>", lambda _: body, frame, flags=re.DOTALL), encoding="utf-8")
     page = browser.new_page()
     page.goto(made.resolve().as_uri())
     page.wait_for_load_state("networkidle")

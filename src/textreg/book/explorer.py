@@ -96,13 +96,13 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
     codes = _codes(rows)
     systems = [name for name in SYSTEMS if name in set(rows["system"])]
     arms = [arm for arm in REQUESTS if arm in set(rows["arm"])]
-    strings, texts = _Places(), _Places()
+    strings, texts = {}, {}
     found = {tuple(row[key] for key in REQUEST): row for row in rows.to_dict("records")}
     flat, prompts = [], []
     for item, code, arm in product(items, codes, arms):
         asked = next((found[key] for name in systems if (key := (item, code, arm, name)) in found), None)
         context, question = _parts(asked["prompt"], arm) if asked else ("", "")
-        prompts.append((strings.place(context), strings.place(question)))
+        prompts.append((_place(strings, context), _place(strings, question)))
         for name in systems:
             row = found.get((item, code, arm, name))
             if row is None:
@@ -111,8 +111,8 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
             answer = str(row["answer"]).strip()
             signs = "".join(SIGNS[kind] for _, kind in marks.words(answer, code))
             kind = "" if pd.isna(row["class"]) else str(row["class"])
-            text = (answer, signs.rstrip("o"), kind, strings.place(marks.gloss(answer, code)))
-            flat.append(3 * texts.place(text) + (2 if pd.isna(row["content"]) else int(bool(row["content"]))))
+            text = (answer, signs.rstrip("o"), kind, _place(strings, marks.gloss(answer, code)))
+            flat.append(3 * _place(texts, text) + (2 if pd.isna(row["content"]) else int(bool(row["content"]))))
     names = language_names(codes)
     scenes = rows.drop_duplicates("item_id").set_index("item_id")["reference"]
     return Shelf(
@@ -123,8 +123,8 @@ def _shelf(rows: pd.DataFrame, items: list[str], seed: int, side: int) -> Shelf:
         systems=systems,
         arms=[(arm, CONTEXTS[arm]) for arm in arms],
         classes={name: mark.label for name, mark in CLASSES.items()},
-        strings=strings.all,
-        texts=texts.all,
+        strings=list(strings),
+        texts=list(texts),
         rows=flat,
         prompts=prompts,
     )
@@ -135,18 +135,9 @@ def _codes(rows: pd.DataFrame) -> list[str]:
     return sorted(language_order(rows["language"]), key=lambda code: code == "en")
 
 
-class _Places:
-    """Things kept once, by the place where they stand."""
-
-    def __init__(self) -> None:
-        self._at: dict[Any, int] = {}
-
-    @property
-    def all(self) -> list[Any]:
-        return list(self._at)
-
-    def place(self, thing: Any) -> int:
-        return self._at.setdefault(thing, len(self._at))
+def _place(kept: dict[Any, int], thing: Any) -> int:
+    """Where a thing that is kept once stands."""
+    return kept.setdefault(thing, len(kept))
 
 
 def _parts(prompt: str, arm: str) -> tuple[str, str]:

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from textreg.data import hub
+from textreg.data import hub, sources
 from textreg.data.images import BLANK
 from textreg.data.requests import request_arms
 from textreg.errors import InputError, did_you_mean
@@ -88,18 +86,17 @@ def split_files(folder: Path, language: str) -> list[Path]:
 
 
 def _rows(folder: Path, language: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-
     for path in split_files(folder, language):
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path.name}: not a readable Parquet file; download it again ({error})") from error
-        for column in columns:
-            if column not in file.schema_arrow.names:
-                found = ", ".join(file.schema_arrow.names)
-                raise InputError(f"{path.name}: no column {column}; found {found}; expected {', '.join(COLUMNS)}")
-        for batch in file.iter_batches(batch_size=64, columns=list(columns)):
-            yield from batch.to_pylist()
+        found = sources.columns(path)
+        if lacking := [name for name in columns if name not in found]:
+            told = f"found {', '.join(sorted(found))}; expected {', '.join(COLUMNS)}"
+            raise InputError(f"{path.name}: no column {lacking[0]}; {told}")
+        yield from sources.records(path, columns)
+
+
+def image_ids(folder: Path, language: str) -> list[str]:
+    """The images of one split, sorted."""
+    return sorted({str(row["image_id"]) for row in _rows(folder, language, ["image_id"])})
 
 
 def read_items(
@@ -111,8 +108,7 @@ def read_items(
     set has fewer images than asked for, or an image lacks a language.
     """
     check_languages(wanted)
-    first = [str(row["image_id"]) for row in _rows(folder, wanted[0], ["image_id"])]
-    ids = sorted(dict.fromkeys(first))
+    ids = image_ids(folder, wanted[0])
     if len(ids) < validation + test:
         raise InputError(
             f"{folder.name} has {len(ids)} images in {wanted[0]!r}, the profile asks for {validation} validation and "

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import ijson
@@ -30,23 +31,16 @@ from textreg.errors import InputError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Image = str | dict[str, Any]  # a path as the data set spells it, or a hub image: {"bytes": ..., "path": ...}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Columns that a data set must have (``needs``) and may have (``takes``); nothing else is read."""
-
-    name: str
-    needs: tuple[str, ...]
-    takes: tuple[str, ...] = ()
-
-
-LAYOUTS = (
-    Layout("conversations", ("conversations",), ("image", "language", "data_source")),
-    Layout("messages", ("messages",), ("image", "images", "language", "source")),
-    Layout("inputs/targets", ("inputs", "targets"), ("language_code", "language")),
-    Layout("instruction/output", ("instruction", "output"), ("input", "language")),
-    Layout("instruction/response", ("instruction", "response"), ("context", "lang", "language")),
+Layout = tuple[str, ...]
+#: Columns that a data set must have, which are its layout -> columns that it may have; nothing else is read.
+LAYOUTS: Mapping[Layout, tuple[str, ...]] = MappingProxyType(
+    {
+        ("conversations",): ("image", "language"),
+        ("messages",): ("image", "images", "language"),
+        ("inputs", "targets"): ("language_code", "language"),
+        ("instruction", "output"): ("input", "language"),
+        ("instruction", "response"): ("context", "lang", "language"),
+    }
 )
 LANGUAGE = ("language_code", "language", "lang")  # columns that may tell it, the first that does counts
 
@@ -121,11 +115,11 @@ def layout(path: Path) -> Layout:
     """The layout of a data file.  Raises ``InputError`` with the columns found and expected when none fits."""
     names = columns(path)
     for candidate in LAYOUTS:
-        if names.issuperset(candidate.needs):
+        if names.issuperset(candidate):
             return candidate
-    nearest = max(LAYOUTS, key=lambda known: len(names & {*known.needs, *known.takes}))
-    missing = ", ".join(sorted(set(nearest.needs) - names))
-    expected = " or ".join("+".join(known.needs) for known in LAYOUTS)
+    nearest = max(LAYOUTS, key=lambda known: len(names & {*known, *LAYOUTS[known]}))
+    missing = ", ".join(sorted(set(nearest) - names))
+    expected = " or ".join("+".join(known) for known in LAYOUTS)
     found = ", ".join(sorted(names)[:12])
     raise InputError(
         f"{path.name}: no column {missing}; found {found}; expected {expected}; if it is "
@@ -149,7 +143,7 @@ def read(data: Source | str, kind: Literal["visual", "text"] = "text", *, images
     number = -1
     for path in data.files:
         form = layout(path)
-        columns = [*form.needs, *form.takes]
+        columns = [*form, *LAYOUTS[form]]
         embedded = path.suffix == ".parquet" and is_struct(path, "image")
         if embedded and not images:
             columns = [name for name in columns if name != "image"]
@@ -214,16 +208,16 @@ def _row(record: Mapping[str, Any], form: Layout, number: int, data: Source) -> 
 
 def _turns(record: Mapping[str, Any], form: Layout) -> list[dict[str, str]]:
     """Role and words of every turn; none of them where a role is one that no template knows."""
-    if len(form.needs) == 2:
-        asked, answered = (record.get(name) or "" for name in form.needs)
+    if len(form) == 2:
+        asked, answered = (record.get(name) or "" for name in form)
         told = record.get("input") or record.get("context") or ""
         if not all(isinstance(text, str) for text in (asked, answered, told)):
-            raise _Malformed(f"{' or '.join(form.needs)} that are no text")
+            raise _Malformed(f"{' or '.join(form)} that are no text")
         words = "\n\n".join(filter(None, (asked.strip(), told.strip())))
         return [{"role": "user", "content": words}, {"role": "assistant", "content": answered}]
-    given = record.get(form.needs[0]) or []
+    given = record.get(form[0]) or []
     if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
-        raise _Malformed(f"{form.needs[0]} that are no list of turns")
+        raise _Malformed(f"{form[0]} that are no list of turns")
     turns = []
     for turn in given:
         role = ROLES.get(str(turn.get("from") or turn.get("role")))

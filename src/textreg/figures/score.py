@@ -112,6 +112,8 @@ def _drawings(table: pd.DataFrame) -> Iterator[tuple[str, str | None, pd.DataFra
         yield "", None, table
         return
     arms = sorted(table["arm"].dropna().unique(), key=lambda arm: (arm != "image", arm))
+    names = {arm: re.sub(r"[^\w-]+", "-", arm)[:40] for arm in arms}
     for number, arm in enumerate(arms):
-        suffix = f"_{re.sub(r'[^A-Za-z0-9-]+', '-', arm)[:40]}" if number else ""
+        place = [other for other in arms if names[other] == names[arm]].index(arm)
+        suffix = f"_{names[arm]}{f'-{place + 1}' if place else ''}" if number else ""
         yield suffix, arm, table[table["arm"] == arm]

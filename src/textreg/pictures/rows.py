@@ -112,6 +112,7 @@ def write(settings: PrepareData) -> dict[str, int]:
         settings.text_rows,
         held_out=settings.held_out,
         temperature=settings.text_temperature,
+        shares=mixture.paper_shares() if settings.text_mixture == "paper" else None,
     )
     plan.save(out / "mixture.csv")
     quota = {each.language: each.rows for each in plan.quotas}

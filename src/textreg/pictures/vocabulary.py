@@ -3,8 +3,7 @@
 A multilingual model of this size is mostly embedding: 262,144 rows, of which ten languages need a tenth.  Cutting is
 exact on what is kept: a token keeps its row and its logit, and a text that was counted in is split into the same
 tokens, because with a token every pair that can merge into it is kept, down to single signs and bytes.
-``kept_tokens.json`` beside the model says which rows of the whole vocabulary they were, and :func:`put_back` writes
-tuned rows there.
+``kept_tokens.json`` beside the model says which rows of the whole vocabulary they were.
 
 Use: ``tokenizer, model, kept = cut(tokenizer, model, texts)``.
 """
@@ -92,18 +91,3 @@ def cut(tokenizer: Any, model: Any, texts: Iterable[str], special: Iterable[str]
             if isinstance(old, int):
                 setattr(config, f"{role}_token_id", new[old])
     return small, model, ids
-
-
-def put_back(small: Any, whole: Any, kept: list[int]) -> Any:
-    """``whole`` (the model before the cut) with all weights of ``small``, its embedding rows where they were."""
-    state = small.state_dict()
-    rows = small.get_input_embeddings().weight.detach()
-    name = next(name for name, tensor in state.items() if tensor.data_ptr() == rows.data_ptr())
-    missing = whole.load_state_dict(
-        {key: value for key, value in state.items() if value.shape != rows.shape}, strict=False
-    )
-    if any(name.split(".")[-2] not in key and "lm_head" not in key for key in missing.missing_keys):
-        raise InputError(f"the two models differ in more than their vocabulary (first: {missing.missing_keys[0]})")
-    with torch.no_grad():
-        whole.get_input_embeddings().weight[kept] = rows
-    return whole

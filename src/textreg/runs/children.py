@@ -102,6 +102,8 @@ def _surroundings(threads: int, offline: bool) -> Iterator[None]:
     before = dict(os.environ)
     os.environ |= {
         "PYTHONHASHSEED": "0",
+        "PYTHONIOENCODING": "utf-8",  # of the log, whatever the terminal's
+        "PYTHONLEGACYWINDOWSSTDIO": "1",  # a console object cannot write to the file that takes its place
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -31,19 +31,8 @@ WITHOUT_EFFECT = frozenset(
 )
 #: Settings that may name a local file or folder; its content counts, not its place.
 LOCAL_DATA = frozenset(
-    {
-        "llm",
-        "tower",
-        "vlm",
-        "align_data",
-        "visual_data",
-        "text_data",
-        "evaluation_data",
-        "visual_check",
-        "image_folder",
-        "identifier_model",
-        "results",
-    }
+    {"llm", "tower", "vlm", "align_data", "visual_data", "text_data", "evaluation_data", "visual_check"}
+    | {"image_folder", "identifier_model", "results"}
 )
 
 

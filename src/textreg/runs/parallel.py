@@ -32,6 +32,7 @@ from textreg.runs import execution, manifest, plan, runner, stages
 from textreg.settings import Tune
 from textreg.training import checkpoints
 from textreg.training.learner import Learner
+from textreg.training.replay import own_answers
 from textreg.training.train import TrainLog, train
 from textreg.vlm import adapters, assembly, features
 
@@ -66,6 +67,7 @@ def tune(settings: Tune, out: Path) -> TrainLog:
     run = Path(settings.run)
     rows, order = mixture.arm_rows(settings)
     model, processor = assembly.load_aligned(run / "align", precision=settings.precision, device=how.device)
+    rows = own_answers(model, processor, rows, order.positions.tolist(), settings)
     ids = rows["image_id"].dropna().unique()
     images = ImageTable.read(run / "prepare_data" / "images.parquet", ids=ids)
     seen = features.open_features(model, processor, images, run / "features", ids=ids, cache=settings.cache_features)

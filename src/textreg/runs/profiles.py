@@ -27,6 +27,8 @@ from textreg.settings import Evaluate, Merge, PrepareData, Stage, Training, Tune
 PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
 RESERVED = ("run", "scale", "arm")
+#: Kinds of text rows that the stage of a scale does not write.
+NO_SUCH_ROWS = {"hub": ("mono", "lists"), "pictures": ("lists",)}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 #: A name or a query in an address, and keys that say what they are.
@@ -260,6 +262,12 @@ def check_settings(settings: Stage, where: str) -> None:
             )
     if isinstance(settings, Tune) and settings.text != "none" and settings.text_share == 0:
         raise InputError(f"{where}: text = {settings.text} with text_share 0; say text: none, or give it a share")
+    if isinstance(settings, Tune) and settings.text in NO_SUCH_ROWS.get(settings.scale, ()):
+        raise InputError(
+            f"{where}: text = {settings.text}: {settings.scale} scale makes no such rows; take another text"
+        )
+    if isinstance(settings, Tune) and settings.text_answers == "own" and settings.text_image != "none":
+        raise InputError(f"{where}: text_answers = own answers rows without an image; set text_image: none")
     if isinstance(settings, Merge) and 1.0 not in settings.lambdas:
         raise InputError(
             f"{where}: lambdas lack 1.0, the tuned model that the others are compared with; add it to the list"

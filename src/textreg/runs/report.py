@@ -89,7 +89,7 @@ class Report:
 
 def headline(run: Path) -> list[str]:
     """What an evaluated run found, in two lines: the asked language by system, and its claims, which are those of
-    scenes and are not told of pictures.  Empty where nothing was evaluated.
+    scenes and are told of no other scale.  Empty where nothing was evaluated.
     """
     folder = run / "evaluate"
     if not (folder / "claims.csv").is_file():
@@ -100,7 +100,7 @@ def headline(run: Path) -> list[str]:
             shares.setdefault(row["system"], []).append(float(row["class_asked"]))
     kept = ", ".join(f"{system} {100 * mean(values):.0f} %" for system, values in shares.items())
     first = f"asked language under pictures: {kept}"
-    if read_json(folder / manifest.NAME)["parameters"]["scale"] == "pictures":
+    if read_json(folder / manifest.NAME)["parameters"]["scale"] != "scenes":
         return [first]
     counts = Counter(row["verdict"] for row in _rows(folder / "claims.csv"))
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())

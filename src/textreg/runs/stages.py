@@ -113,5 +113,5 @@ def repository() -> Path:
 
 def relative(path: Path) -> str:
     """``path`` relative to the working directory where it lies below it, else as it is."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    full, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(path)

@@ -52,6 +52,10 @@ class Expected:
     at_most: float | None = None
     within: float | None = None
 
+    def __post_init__(self) -> None:
+        if [self.at_least, self.at_most, self.within].count(None) != 2:
+            raise ValueError("give one of at_least, at_most and within")
+
 
 @checked(frozen=True, kw_only=True, config=STRICT)
 class Rule:
@@ -133,7 +137,9 @@ def points(study: Study, name: str, folder: Path) -> list[Point]:
                 content["backbone"] = {**content.get("backbone", {}), "out": made}
                 content["align"] = {**content.get("align", {}), "llm": f"{made}/llm"}
             if label in found:
-                raise InputError(f"{where}: the run {label} is there twice; remove one")
+                raise InputError(
+                    f"{where}: another run is called {label}: put both settings into one table, or remove one"
+                )
             path = folder / POINTS / f"{label}.yaml"
             found[label] = Point(label, seed, settings, content, profiles.parse({**content, "name": label}, path))
     return list(found.values())
@@ -155,7 +161,7 @@ def _content(
     study: Study, arms: Sequence[str] | None, settings: Mapping[str, Any], seed: int, where: str
 ) -> dict[str, Any]:
     """The profile of one point."""
-    content = copy.deepcopy(study.profile)
+    content = {key: value for key, value in copy.deepcopy(study.profile).items() if value is not None}
     rows = {row["arm"]: row for row in content.get("arms") or []}
     for arm in arms or ():
         if arm not in rows:

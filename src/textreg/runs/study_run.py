@@ -55,6 +55,8 @@ def run(
     Raises :class:`InputError` before anything starts, and :class:`RunError` that lists what failed, when all others
     are done; ``KeyboardInterrupt`` after Ctrl-C.
     """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs {jobs}: at least 1 is needed")
     root, console = root or graph.repository(), console or Console(soft_wrap=True, highlight=False)
     folder = root / study.RUNS / name
     found = study.points(study.load(name, root), name, folder)

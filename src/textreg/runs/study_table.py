@@ -66,7 +66,7 @@ def write(name: str, root: Path) -> Path:
         for key, table in tables.items():
             path = target / f"{key}.csv"
             old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["run"])
-            whole = pd.concat([part for part in (old[old["run"].isin(kept)], table) if len(part)] or [old[:0]])
+            whole = pd.concat([part for part in (table, old[old["run"].isin(kept)]) if len(part)] or [old[:0]])
             whole = whole.sort_values("run", key=lambda names: names.map(order), kind="stable")
             if whole.empty:
                 path.unlink(missing_ok=True)

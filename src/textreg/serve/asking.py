@@ -9,6 +9,7 @@ Use: ``compare(asked_about(None), "Beschreibe das Bild.", SYSTEMS)``.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,8 @@ def show(table: pd.DataFrame, note: str = "") -> None:
     signs = {True: "yes", False: "no"}
     for row in table.rename(columns={"class": "kind"}).itertuples():
         answer = Text(visible_answer(row.answer))
-        answer.highlight_words(
-            [word for word in row.foreign.split(", ") if word], "bold underline", case_sensitive=False
-        )
+        if words := [re.escape(word) for word in row.foreign.split(", ") if word]:
+            answer.highlight_regex(rf"(?i)(?<!\w)(?:{'|'.join(words)})(?!\w)", "bold underline")
         cells = ["–" if pd.isna(value) else signs[bool(value)] for value in (row.lf_plus, row.content)]
         shown.add_row(row.system, answer, "–" if pd.isna(row.kind) else row.kind, *cells)
     console = Console()

@@ -35,7 +35,7 @@ def series(table: pd.DataFrame, seeds: bool = True) -> pd.Series:
 
 
 def _with(names: pd.Series, table: pd.DataFrame, key: str) -> pd.Series:
-    return names.str.cat(table[key].map("{:g}".format, na_action="ignore").astype(str), f", {key} ")
+    return names.str.cat(table[key].map("{:.15g}".format, na_action="ignore").astype(str), f", {key} ")
 
 
 def compact(annotated: pd.DataFrame) -> pd.DataFrame:

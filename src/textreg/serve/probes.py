@@ -134,7 +134,8 @@ def crossmodal_set(name: str, codes: Sequence[str] = (), limit: int = 100, seed:
 
     codes = _known(codes, crossmodal.languages(), "Crossmodal-3600")
     folder = crossmodal.resolve(name, codes)
-    items, _ = crossmodal.read_items(folder, codes, validation=0, test=limit, seed=seed)
+    there = len(crossmodal.image_ids(folder, codes[0]))
+    items, _ = crossmodal.read_items(folder, codes, validation=0, test=min(limit, there), seed=seed)
     pictures = {}
     for row in crossmodal.read_images(folder, codes[0], items):
         open_image(row["image"]["bytes"], row["image_id"])

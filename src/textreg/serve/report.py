@@ -147,7 +147,7 @@ def _text(value: object) -> str:
 
     if value is None or value != value:
         return "–"
-    return escape(f"{value:g}" if isinstance(value, float) else visible_answer(str(value)))
+    return escape(f"{value:.15g}" if isinstance(value, float) else visible_answer(str(value)))
 
 
 def _per_cent(share: float | None) -> str:
