@@ -104,7 +104,7 @@ def page(found: pd.DataFrame) -> str:
         by_row = told.groupby("row", sort=False)
         cost = by_row[["processor_s", "wall_s"]].median().assign(turns=by_row.size())
         rows = [
-            [name, f"{each.processor_s:.2f}", f"{each.wall_s:.2f}", SECONDS.get(name, "–"), int(each.turns),
+            [name, f"{each.processor_s:#.3g}", f"{each.wall_s:#.3g}", SECONDS.get(name, "–"), int(each.turns),
              "met" if each.processor_s <= SECONDS.get(name, np.inf) else "missed"]
             for name, each in cost.iterrows()
         ]  # fmt: skip

@@ -52,7 +52,7 @@ class Place:
 @dataclass(frozen=True)
 class State:
     """What is known of one unit.  ``state``: ``done``, ``stale``, ``failed`` or ``missing``; ``reasons`` are short
-    phrases."""
+    phrases; ``product`` is the hash of the files that it left."""
 
     unit: Unit
     state: str
@@ -61,6 +61,7 @@ class State:
     identity: identity.Identity
     seconds: float | None = None
     peak_memory_mb: float | None = None
+    product: str | None = None
 
 
 def survey(profile: Profile, place: Place, hashes: HashCache, units: Sequence[Unit] = ()) -> dict[Unit, State]:
@@ -80,10 +81,11 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
     notebook = place.notebooks / unit.notebook
     notebooks.require_parameters(notebook, settings)
     upstream = profiles.upstream(profile, unit, place.overrides)
-    inputs: dict[str, str] = {}
-    for other in upstream:
-        content = _manifest(place.run / other.folder)
-        inputs[other.name] = content["outputs_digest"] if content else "missing"
+    products = {
+        other.name: before[other].product if other in before else _product(place.run / other.folder)
+        for other in upstream
+    }
+    inputs = {name: product or "missing" for name, product in products.items()}
     now = identity.of(settings, notebook, inputs, hashes)
     folder = place.run / unit.folder
     follows = [f"follows {other.name}" for other in upstream if other in before and before[other].state != "done"]
@@ -103,7 +105,8 @@ def assess(profile: Profile, place: Place, unit: Unit, before: Mapping[Unit, Sta
     if content.get("notebook") == executed and not place.shipped:
         reasons += _lacking_notebook(place.run / executed)
     took = content.get("seconds"), content.get("peak_memory_mb")
-    return State(unit, "stale" if reasons else "done", tuple(reasons), settings, now, *took)
+    product = content["outputs_digest"]
+    return State(unit, "stale" if reasons else "done", tuple(reasons), settings, now, *took, product=product)
 
 
 def _lacking_notebook(path: Path) -> list[str]:
@@ -115,12 +118,13 @@ def _lacking_notebook(path: Path) -> list[str]:
     return []
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _product(folder: Path) -> str | None:
     try:
-        return manifest.read(folder)
+        content = manifest.read(folder)
     except InputError:
         # The unit that owns it is reported as damaged; for what follows it counts as not done.
         return None
+    return content["outputs_digest"] if content else None
 
 
 def _failure(run: Path, unit: Unit) -> str | None:
