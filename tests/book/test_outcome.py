@@ -1,8 +1,14 @@
 """What came out, in words: the sentences hold what the answers say, and no more than their intervals allow."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
 
 from textreg.book import outcome
+from textreg.figures.tables import load_results
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_sentence_holds_the_shares_of_the_answers(results):
@@ -14,6 +20,26 @@ def test_every_sentence_holds_the_shares_of_the_answers(results):
 
 def test_a_loss_that_english_text_brings_as_well_is_called_english_induced(results):
     assert "English-induced" in outcome.findings(results)["document"]
+
+
+def test_the_first_page_tells_what_blank_pictures_cost_and_which_kinds_of_questions_pay_for_merging():
+    results = load_results(ROOT / "results" / "laptop")
+    told, v = outcome.short(results), outcome.Values(results)
+    blank = v.of((1.0, "backbone", ("blank", "asked")), (-1.0, "BM", ("blank", "asked")))
+    assert f"{100 * blank.value:.0f} under blank ones" in told["loss"]
+    below = [kind for kind in outcome.SKILLS if v.against("BM+M", "BM", ("image", "content", kind, "en")) == "below"]
+    lead = told["price"].split(".*")[0].lower()
+    assert [kind for kind, skill in outcome.SKILLS.items() if skill in lead] == below
+
+
+def test_language_models_that_move_apart_are_told_one_by_one(results):
+    apart = pd.concat([results.answers.assign(backbone=name) for name in ("one", "other")])
+    shown = apart["system"].isin(["TR", "backbone"]) & (apart["arm"] == "image")
+    where = apart[shown & (apart["language"] == apart["language"].max())].assign(
+        task="where", language="en", content=lambda rows: (rows["backbone"] == "one") == (rows["system"] == "TR")
+    )
+    told = outcome.findings(replace(results, answers=pd.concat([apart, where])))
+    assert "by language model 100\u00a0% after tuning, 0\u00a0% before; 0\u00a0% after tuning, 100" in told["seeing"]
 
 
 def test_what_comes_out_the_other_way_round_is_told_in_the_same_words(results):

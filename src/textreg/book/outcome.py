@@ -10,6 +10,7 @@ told in the same words.  Where a system was not evaluated, its sentence is left 
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -26,14 +27,16 @@ QUESTIONS = ("image", "content", "questions", "en")
 CAPTIONS = ("image", "content", "caption", "en")
 NEVER_SHOWN = ("image", "content", "where", "en")
 #: Kinds of questions, as what a model can do.
-SKILLS = {
-    "colour": "naming colours",
-    "count": "counting",
-    "exist": "telling what is there",
-    "larger": "comparing sizes",
-    "shape": "naming shapes",
-    "where": "telling where",
-}
+SKILLS = MappingProxyType(
+    {
+        "colour": "naming colours",
+        "count": "counting",
+        "exist": "telling what is there",
+        "larger": "comparing sizes",
+        "shape": "naming shapes",
+        "where": "telling where",
+    }
+)
 
 
 class Values:
@@ -180,8 +183,7 @@ def _document(v: Values, _: Results) -> str:
     return (
         f"**A picture or an English document?** The picture takes {word}. Tuning takes {takes['image']} under "
         f"pictures, {blank}{takes['text_en']} under the same content as English text (difference to pictures "
-        f"{points(beyond)}), and "
-        f"{takes['text']} under the content in the asked language."
+        f"{points(beyond)}), and {takes['text']} under the content in the asked language."
     )
 
 

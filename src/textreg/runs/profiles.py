@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from textreg.errors import InputError, did_you_mean, quoted
@@ -28,7 +29,7 @@ PROFILE_KEYS = ("name", "scale", "seed", "stages", "arms")
 #: Set by the runner, not by a profile's section or an override.
 RESERVED = ("run", "scale", "arm")
 #: Kinds of text rows that the stage of a scale does not write.
-NO_SUCH_ROWS = {"hub": ("mono", "lists"), "pictures": ("lists",)}
+NO_SUCH_ROWS = MappingProxyType({"hub": ("mono", "lists"), "pictures": ("lists",)})
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 #: A name or a query in an address, and keys that say what they are.
