@@ -112,19 +112,16 @@ def _judged(results: Results) -> bool:
 def _short_loss(v: Values) -> str:
     takes, beyond = _taken(v)
     image, english, own = (f"{round(100 * takes[arm].value)}" for arm in ("image", "text_en", "text"))
-    blank, lead = _where_measured(lambda: _blank(v)), "Its English"
+    blank = f"{round(100 * takes['blank'].value)} under blank ones, " if "blank" in takes else ""
+    lead = "Its English"
     if beyond.low > 0:
         lead = "The picture, beside its English"
-    elif blank and v.of(*_lost("image"), *_minus(_lost("blank"))).low <= 0:
+    elif blank and _beyond(v, "blank").low <= 0:
         lead = "Not what it shows"
     return (
         f"*{lead}.* Tuning takes {image} of 100 answers out of the asked language under pictures, {blank}{english} "
         f"under the same content as English text, {own} where the text is in the asked language."
     )
-
-
-def _blank(v: Values) -> str:
-    return f"{round(100 * v.of(*_lost('blank')).value)} under blank ones, "
 
 
 def _short_cure(v: Values) -> str:
@@ -154,18 +151,22 @@ def _short_price(v: Values) -> str:
 SHORT = {"loss": _short_loss, "cure": _short_cure, "price": _short_price}
 
 
-def _lost(arm: str) -> list[tuple[float, str, tuple]]:
-    return [(1.0, "backbone", (arm, "asked")), (-1.0, "BM", (arm, "asked"))]
+def _lost(arm: str, sign: float = 1.0) -> list[tuple[float, str, tuple]]:
+    return [(sign, "backbone", (arm, "asked")), (-sign, "BM", (arm, "asked"))]
 
 
-def _minus(terms: list[tuple[float, str, tuple]]) -> list[tuple[float, str, tuple]]:
-    return [(-weight, system, point) for weight, system, point in terms]
+def _beyond(v: Values, arm: str) -> Estimate:
+    """What tuning took of the asked language under pictures beyond what it took in another arm."""
+    return v.of(*_lost("image"), *_lost(arm, -1.0))
 
 
 def _taken(v: Values) -> tuple[dict[str, Estimate], Estimate]:
-    """What tuning took of the asked language by arm, and what under pictures beyond under English text."""
+    """What tuning took of the asked language by arm (``blank`` where it was asked), and what under pictures beyond
+    under English text."""
     taken = {arm: v.of(*_lost(arm)) for arm in ("image", "text_en", "text")}
-    return taken, v.of(*_lost("image"), *_minus(_lost("text_en")))
+    with suppress(KeyError):
+        taken["blank"] = v.of(*_lost("blank"))
+    return taken, _beyond(v, "text_en")
 
 
 def _document(v: Values, _: Results) -> str:
@@ -179,7 +180,7 @@ def _document(v: Values, _: Results) -> str:
         if beyond.high < 0
         else "no more than English text does, as far as the interval tells: such a loss is called English-induced"
     )
-    blank = _where_measured(lambda: f"{points(v.of(*_lost('blank')), '')} under blank ones, ")
+    blank = f"{takes['blank']} under blank ones, " if "blank" in takes else ""
     return (
         f"**A picture or an English document?** The picture takes {word}. Tuning takes {takes['image']} under "
         f"pictures, {blank}{takes['text_en']} under the same content as English text (difference to pictures "
@@ -226,12 +227,9 @@ def _seeing(v: Values, _: Results) -> str:
         f"{v.told('backbone', QUESTIONS)})."
     ) + _where_measured(
         lambda: (
-            (
-                f" Of a kind of question that no picture trained (`where`) it has {v.told('TR', NEVER_SHOWN)}, "
-                f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` ({v.told('backbone', NEVER_SHOWN)})"
-            )
-            + _by_language_model(v)
-            + "."
+            f" Of a kind of question that no picture trained (`where`) it has {v.told('TR', NEVER_SHOWN)}, "
+            f"{v.against('TR', 'backbone', NEVER_SHOWN)} `backbone` ({v.told('backbone', NEVER_SHOWN)})"
+            f"{_by_language_model(v)}."
         )
     )
 
